@@ -1,0 +1,168 @@
+"""The contract that every paper fulfils.
+
+A paper's file holds the modules of its equations and one `Paper` subclass that trains them. The
+subclass knows PyTorch and its own search space; it knows nothing of Ray, storage or tracking.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from search_spaces.space import Space
+
+Mode = Literal["min", "max"]
+Split = Literal["train", "validation", "test"]
+
+
+class DataError(ValueError):
+    """A data set that is unknown, missing on disk, damaged or not to be fetched; says what to do."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A declared number: its name in the tables, which way is better, and the split it is read on."""
+
+    name: str
+    mode: Mode
+    split: Split
+    unit: str = ""
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether `a` is strictly better than `b`."""
+        return a < b if self.mode == "min" else a > b
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a trial can be trained, in calls of `step`.
+
+    `minimum` is the first step whose value says something about the final one: a scheduler never
+    judges a trial earlier, and the best value of a trial is never taken from before it (a two-stage
+    method has not begun its real work there).
+    """
+
+    unit: str
+    minimum: int
+    maximum: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.maximum:
+            raise ValueError(
+                f"fidelity needs 1 <= minimum <= maximum, got minimum={self.minimum} maximum={self.maximum}"
+            )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper as data: run `treatment` and `baseline` on the same seeds and compare.
+
+    The effect is treatment minus baseline (`kind="difference"`) or treatment over baseline
+    (`kind="ratio"`), in the metric's own units; the claim is that it is at least `margin`
+    (`direction="at_least"`) or at most (`"at_most"`).
+    """
+
+    name: str
+    statement: str
+    treatment: Mapping[str, Any]
+    baseline: Mapping[str, Any]
+    metric: str
+    margin: float
+    direction: Literal["at_least", "at_most"] = "at_least"
+    kind: Literal["difference", "ratio"] = "difference"
+    data: str | None = None
+    seeds: int = 5
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and on what a trial runs; everything that is not a hyperparameter.
+
+    data: name of a data set out of `Paper.datasets`; `None` means the first.
+    data_dir: folder with data in its public layout, for data sets that no package ships.
+    steps: the budget of one trial in calls of `step`; `None` means the paper's own default.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    data: str | None = None
+    data_dir: Path | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """What the contract tests run: a data set that needs no download, and a budget of seconds."""
+
+    data: str
+    steps: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Paper(ABC):
+    """One published method with its baselines, as something that can be trained step by step.
+
+    Life of a trial: `setup`, then `step` until `finished` or the budget's end, then `test` once.
+    `state_dict` / `load_state_dict` may be called between any two steps; a loaded paper continues
+    exactly as if it had not been interrupted, so the state includes the optimiser, the learning-rate
+    schedule, the best model so far, and every random generator (keep `torch.Generator`s of your own;
+    do not draw from the global one).
+    """
+
+    slug: ClassVar[str]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    task: ClassVar[str]
+    datasets: ClassVar[tuple[str, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
+    objective: ClassVar[str]
+    tiny: ClassVar[Tiny]
+    claims: ClassVar[tuple[Claim, ...]] = ()
+
+    @classmethod
+    def space(cls) -> Space:
+        """The paper's search space, from `search_spaces/parameters/<slug>.yaml`."""
+        return Space.load(cls.slug)
+
+    @classmethod
+    def metric(cls, name: str) -> Metric:
+        """The declared metric called `name`; KeyError if the paper does not declare it."""
+        return {m.name: m for m in cls.metrics}[name]
+
+    @classmethod
+    @abstractmethod
+    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
+        """The budget of a trial with `config`, for `steps` calls of `step` (None: the default)."""
+
+    @abstractmethod
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        """Builds data, model and optimiser for `config` (complete, active parameters only).
+
+        Called again on the same object for the next trial; nothing of the last one may remain.
+        Raises `DataError` or `ValueError` with the field, its value and what would be right.
+        """
+
+    @abstractmethod
+    def step(self) -> dict[str, float]:
+        """Trains one unit of fidelity and returns the declared train and validation metrics."""
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether the budget is used up or the method's own early stopping has ended training."""
+
+    @abstractmethod
+    def test(self) -> dict[str, float]:
+        """The declared test metrics of the model with the best validation value. Called once, at the end."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything `load_state_dict` needs: tensors, numbers, strings and containers of these."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from `state`; `setup` with the same configuration and setting has been called."""

@@ -1,0 +1,82 @@
+"""Finds papers by slug. A paper's file registers its class with a decorator; nothing else is to be edited.
+
+Papers outside this package come in through the entry-point group `fairsweep.papers` or through the
+environment variable `FAIRSWEEP_PLUGINS`, a comma-separated list of modules to import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TypeVar
+
+from trainables.base import Paper
+
+P = TypeVar("P", bound=type[Paper])
+_papers: dict[str, type[Paper]] = {}
+_SHARED = {"tasks", "datasets"}
+_REQUIRED = ("slug", "title", "citation", "task", "datasets", "metrics", "objective", "tiny")
+
+
+class UnknownPaper(LookupError):
+    """No paper has this slug; the message names close ones."""
+
+
+def register(paper: P) -> P:
+    """Class decorator that puts a paper into the catalogue. TypeError if its declaration is incomplete."""
+    missing = [name for name in _REQUIRED if not hasattr(paper, name)]
+    if missing:
+        raise TypeError(f"paper {paper.__name__} does not declare {', '.join(missing)}")
+    names = [m.name for m in paper.metrics]
+    if len(set(names)) != len(names):
+        raise TypeError(f"paper {paper.slug} declares a metric twice: {names}")
+    if paper.objective not in names or paper.metric(paper.objective).split != "validation":
+        raise TypeError(f"paper {paper.slug}: objective {paper.objective!r} must be a declared validation metric")
+    known = _papers.get(paper.slug)
+    if known is not None and known.__module__ != paper.__module__:
+        raise TypeError(f"slug {paper.slug!r} is taken by {known.__module__}")
+    _papers[paper.slug] = paper
+    return paper
+
+
+def _modules() -> dict[str, str]:
+    root = Path(__file__).parent
+    return {
+        module.name: f"trainables.{room.name}.{module.name}"
+        for room in pkgutil.iter_modules([str(root)])
+        if room.ispkg and room.name not in _SHARED
+        for module in pkgutil.iter_modules([str(root / room.name)])
+        if not module.name.startswith("_")
+    }
+
+
+def _import_plugins() -> None:
+    for name in filter(None, os.environ.get("FAIRSWEEP_PLUGINS", "").split(",")):
+        importlib.import_module(name.strip())
+    for point in entry_points(group="fairsweep.papers"):
+        point.load()
+
+
+def slugs() -> list[str]:
+    """All slugs, sorted; papers of this package are listed without importing them."""
+    _import_plugins()
+    return sorted(set(_modules()) | set(_papers))
+
+
+def get(slug: str) -> type[Paper]:
+    """The paper called `slug`; `UnknownPaper` if there is none."""
+    if slug not in _papers:
+        module = _modules().get(slug)
+        if module is not None:
+            importlib.import_module(module)
+        else:
+            _import_plugins()
+    if slug not in _papers:
+        close = get_close_matches(slug, slugs(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(slugs())}"
+        raise UnknownPaper(f"trainable={slug}: no such paper; {hint}")
+    return _papers[slug]
