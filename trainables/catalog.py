@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
+from search_spaces.space import Space
 from trainables.base import Paper
 
 P = TypeVar("P", bound=type[Paper])
@@ -80,3 +81,8 @@ def get(slug: str) -> type[Paper]:
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(slugs())}"
         raise UnknownPaper(f"trainable={slug}: no such paper; {hint}")
     return _papers[slug]
+
+
+def space_of(slug: str) -> Space:
+    """The search space of a paper; papers of this package are not imported for it."""
+    return _papers[slug].space() if slug in _papers else Space.load(slug)

@@ -1,0 +1,64 @@
+"""Tables for people and machines, from the store's Arrow tables."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def number(value: Any) -> str:
+    """A value as a table shows it: four significant figures, blank for nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def show_rows(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None, console: Console | None = None
+) -> None:
+    """Prints `columns` of `rows` as a table; columns that are empty everywhere are left out."""
+    kept = [c for c in columns if any(row.get(c) is not None for row in rows)]
+    table = Table(title=title, box=box.SIMPLE, title_justify="left", pad_edge=False)
+    for column in kept:
+        numeric = all(isinstance(row.get(column), (int, float)) or row.get(column) is None for row in rows)
+        table.add_column(column.removeprefix("config.").removeprefix("metric."), justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(number(row.get(c)) for c in kept))
+    (console or Console()).print(table)
+
+
+def trial_columns(rows: Iterable[Mapping[str, Any]], fixed: Iterable[str] = ()) -> list[str]:
+    """The columns of a trial table worth showing: outcome first, then what varied, then what was measured."""
+    rows = list(rows)
+    hidden = {f"config.{name}" for name in fixed}
+    config = [c for c in (rows[0] if rows else {}) if c.startswith("config.") and c not in hidden]
+    metrics = [c for c in (rows[0] if rows else {}) if c.startswith("metric.")]
+    return ["trial", "state", "value", *metrics, *config, "best_step", "steps", "cost_s", "reason"]
+
+
+def jsonable(value: Any) -> Any:
+    """`value` with times as ISO strings and NaN as null, so that `json.dumps` gives standard JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): jsonable(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Prints `value` as JSON to standard output."""
+    print(json.dumps(jsonable(value), indent=2, sort_keys=False))

@@ -1,0 +1,185 @@
+"""Ray Tune adapters: Paper -> tune.Trainable, Conductor -> tune Searcher, TrialScheduler and Callback.
+
+A Tune trial is a *place* for trials: it begins with a leg and, while there is more to do, is handed the
+next one in its warm process (`take`), which costs one actor call. Tune gives what it is good at:
+resources, placement, actors and the loss of them. It is never asked to restore anything; the store is
+the source of truth.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from cluster.conductor import Conductor, Leg
+from cluster.worker import LegRunner, Post
+
+
+class PaperTrainable(tune.Trainable):
+    """Runs legs of trials of one paper. Configuration: `post` (what the sweep is) and `leg`, as JSON."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._runner = LegRunner(Post(**json.loads(config["post"])))
+        self._runner.take(Leg.from_json(config["leg"]))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._runner.take(Leg.from_json(new_config["leg"]))
+        return True
+
+    def take(self, leg: str) -> None:
+        """The next leg, called by the driver just before the next `train`."""
+        self._runner.take(Leg.from_json(leg))
+
+    def step(self) -> dict[str, Any]:
+        return {"report": json.dumps(self._runner.step())}
+
+    def stash(self) -> None:
+        """Checkpoints an unfinished leg before the place is given up."""
+        self._runner.stash()
+
+    def cleanup(self) -> None:
+        self._runner.close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        return None
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        return None
+
+
+class Places:
+    """Which Tune trial holds which of our trials; shared by the three adapters below."""
+
+    def __init__(self, conductor: Conductor, post: str) -> None:
+        self.conductor, self.post = conductor, post
+        self.holds: dict[str, str] = {}  # Tune trial id -> our trial id
+        self.killed: dict[str, str] = {}  # our trial id -> why the driver killed its worker
+        self.fatal: Exception | None = None  # what went wrong in the driver itself; never swallowed
+
+
+class LegSearcher(Searcher):
+    """Hands Tune a new place whenever the conductor has a leg that no warm place can take."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()
+        self.places = places
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        return True
+
+    def suggest(self, trial_id: str) -> Any:
+        conductor = self.places.conductor
+        leg = conductor.next_leg()
+        if leg is None:
+            return Searcher.FINISHED if conductor.finished else None
+        self.places.holds[trial_id] = leg.trial
+        return {"post": self.places.post, "leg": leg.to_json()}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        pass  # Tune's snapshots are never restored: the store is replayed instead
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("sweeps are resumed from the store")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class LegScheduler(FIFOScheduler):
+    """Passes reports to the conductor and the conductor's next leg to the place that has become free."""
+
+    def __init__(self, places: Places) -> None:
+        super().__init__()
+        self.places = places
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        conductor = self.places.conductor
+        held = self.places.holds[trial.trial_id]
+        payload = json.loads(result["report"])
+        if payload["trial"] != held:
+            raise RuntimeError(f"place {trial.trial_id} holds {held} and reported {payload['trial']}")
+        try:
+            goes_on = conductor.report(held, payload)
+        except Exception as error:
+            self.places.fatal = error
+            raise
+        if goes_on:
+            return TrialScheduler.CONTINUE
+        actor = trial.temporary_state.ray_actor
+        if conductor.trials[held].state == "interrupted":
+            _wait_for(actor.stash.remote(), seconds=10)
+        leg = conductor.next_leg()
+        if leg is None:
+            return TrialScheduler.STOP
+        self.places.holds[trial.trial_id] = leg.trial
+        actor.take.remote(leg.to_json())
+        return TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        held = self.places.holds[trial.trial_id]
+        error = trial.get_error()
+        reason = self.places.killed.pop(held, None) or _reason(error)
+        self.places.conductor.lost(held, f"{type(error).__name__}: {error}", reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Watch(Callback):
+    """Looks after time: starts the clock of a leg, ends what hangs, and lets the display breathe."""
+
+    GRACE_S = 15.0
+
+    def __init__(self, places: Places, tick: Callable[[], None]) -> None:
+        self.places, self.tick = places, tick
+        self._stopping_since: float | None = None
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        held = self.places.holds.get(trial.trial_id)
+        if held is not None:
+            self.places.conductor.heard_from(held)
+
+    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        conductor = self.places.conductor
+        self.tick()
+        late = {i: "timed out" for i in conductor.overdue()}
+        if conductor.stopping:
+            if self._stopping_since is None:
+                self._stopping_since = conductor.elapsed_s
+            if conductor.elapsed_s - self._stopping_since > self.GRACE_S:
+                late = {i: "interrupted" for i in conductor.active}
+        for trial in trials if late else ():
+            held = self.places.holds.get(trial.trial_id)
+            actor = trial.temporary_state.ray_actor
+            if trial.status == TuneTrial.RUNNING and held in late and held not in self.places.killed and actor:
+                self.places.killed[held] = late[held]
+                ray.kill(actor, no_restart=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _wait_for(ref: Any, seconds: float) -> None:
+    try:
+        ray.get(ref, timeout=seconds)
+    except Exception:  # the trial then goes on from an older checkpoint
+        return
+
+
+def _reason(error: BaseException | None) -> str:
+    if isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemory" in type(error).__name__:
+        return "out of memory"
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"worker failed ({str(error).splitlines()[-1]})" if str(error) else "worker failed"
+    return "worker died"

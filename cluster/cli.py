@@ -1,0 +1,429 @@
+"""The command line. Answers go to standard output, progress to standard error; `--json` on all that answer.
+
+Exit codes: 0 done, 1 the sweep or the store has a problem, 2 the request is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UserError
+
+DEFAULT_STORAGE = "fairsweep-store"
+EPILOG = """examples:
+  fairsweep run trainable=dagnn budget.trials=20 scheduler=asha
+  fairsweep run trainable=biper space.omega.high=60 seeds=3 name=biper-omega
+  fairsweep resume dagnn-20261124-101500 budget.trials=+20
+  fairsweep best dagnn-20261124-101500 --json"""
+
+
+def run_cli(argv: Sequence[str]) -> int:
+    """Parses and runs one command; returns the exit code."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(list(argv))
+    if not args.command:
+        parser.print_help()
+        return 0
+    if rest and args.command not in ("run", "resume"):
+        print(f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr)
+        return 2
+    from analysis.store import StoreError, SweepLocked, UnknownSweep
+    from search_spaces.space import SpaceError
+    from trainables.catalog import UnknownPaper
+
+    try:
+        return args.handle(args, rest)
+    except (UserError, UnknownSweep, UnknownPaper, SpaceError, SweepLocked) as error:
+        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except StoreError as error:
+        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fairsweep",
+        description="Fair hyperparameter sweeps over published methods, on a laptop or a Ray cluster.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+
+    def add(name: str, handle: Any, text: str, json: bool = True, sweep: bool = False, hydra: bool = False) -> Any:
+        p = commands.add_parser(name, help=text, description=text, add_help=not hydra, allow_abbrev=False)
+        p.set_defaults(handle=handle)
+        if json:
+            p.add_argument("--json", action="store_true", help="answer in JSON on standard output")
+        if sweep:
+            p.add_argument("sweep", help="name of the sweep (`fairsweep ls`)")
+            p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
+        return p
+
+    add("list", _list, "the papers that can be tuned")
+    add("info", _info, "a paper: data sets, metrics, space, claims").add_argument("slug")
+    p = add("run", _run, "run a sweep: fairsweep run trainable=<slug> [key=value ...]", hydra=True)
+    p.add_argument("--help", "-h", nargs="?", const="", metavar="GROUP", help="settings, or the options of a group")
+    p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p = add("resume", _resume, "go on with a sweep that ended in any way, or let it grow", sweep=True)
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p = add("ls", _ls, "the sweeps of a store")
+    p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
+    add("show", _show, "a sweep: its trials, one a row", sweep=True)
+    add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
+    p = add("export", _export, "write a table of a sweep to a file", sweep=True)
+    p.add_argument("--format", choices=["parquet", "csv", "arrow"], default="parquet")
+    p.add_argument("--table", choices=["trials", "results", "sweeps"], default="results")
+    p.add_argument("--output", "-o", help="file to write; default <sweep>-<table>.<format>")
+    p = add("space", _space, "a paper's search space for other tools", json=False)
+    p.add_argument("slug")
+    p.add_argument("--to", choices=["yaml", "optuna", "wandb"], default="yaml")
+    return parser
+
+
+# -- papers -------------------------------------------------------------------------------------------
+
+
+def _list(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from trainables import catalog
+
+    papers = [catalog.get(slug) for slug in catalog.slugs()]
+    rows = [{"slug": p.slug, "task": p.task, "data": p.datasets[0], "title": p.title} for p in papers]
+    if args.json:
+        report.print_json(rows)
+    else:
+        report.show_rows(rows, ["slug", "task", "data", "title"])
+    return 0
+
+
+def _info(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from trainables import catalog
+
+    paper = catalog.get(args.slug)
+    space = paper.space()
+    fidelity = paper.fidelity(space.paper_config(paper.datasets[0]))
+    about = {
+        "slug": paper.slug,
+        "title": paper.title,
+        "citation": paper.citation,
+        "task": paper.task,
+        "datasets": list(paper.datasets),
+        "objective": paper.objective,
+        "metrics": [{"name": m.name, "mode": m.mode, "split": m.split} for m in paper.metrics],
+        "fidelity": {"unit": fidelity.unit, "minimum": fidelity.minimum, "maximum": fidelity.maximum},
+        "claims": [c.statement for c in paper.claims],
+        "space": space.to_mapping(),
+    }
+    if args.json:
+        report.print_json(about)
+        return 0
+    print(f"{paper.slug}: {paper.title}\n{paper.citation}\n")
+    print(f"task       {paper.task}\ndata sets  {', '.join(paper.datasets)}   (the first is the default)")
+    print(f"objective  {paper.objective} ({paper.metric(paper.objective).mode})")
+    print(f"metrics    {', '.join(f'{m.name} ({m.split})' for m in paper.metrics)}")
+    print(f"fidelity   {fidelity.minimum} to {fidelity.maximum} x {fidelity.unit}")
+    for claim in paper.claims:
+        print(f"claim      {claim.statement}")
+    rows = []
+    for name, p in space.parameters.items():
+        domain = "|".join(map(str, p.choices)) if p.choices else f"{report.number(p.low)} .. {report.number(p.high)}"
+        scale = "log" if p.log else f"step {p.step}" if p.step else None
+        when = ", ".join(f"{k}={'|'.join(map(str, v))}" for k, v in p.when.items()) or None
+        own = ", ".join(f"{v}" if k == "default" else f"{k}: {v}" for k, v in p.paper.items()) or None
+        rows.append(
+            {
+                "parameter": name,
+                "kind": p.kind,
+                "range": f"= {p.value}" if p.fixed else domain,
+                "scale": scale,
+                "paper": own,
+                "when": when,
+                "meaning": p.help or None,
+            }
+        )
+    report.show_rows(rows, ["parameter", "kind", "range", "scale", "paper", "when", "meaning"])
+    return 0
+
+
+def _space(args: argparse.Namespace, rest: list[str]) -> int:
+    import yaml
+
+    from trainables import catalog
+
+    paper = catalog.get(args.slug)
+    space = paper.space()
+    if args.to == "yaml":
+        print(space.to_yaml(), end="")
+    elif args.to == "optuna":
+        for name, distribution in space.distributions().items():
+            print(f"{name}: {distribution}")
+    else:
+        sweep = space.to_wandb(paper.objective, paper.metric(paper.objective).mode, prefix="space.")
+        print(yaml.safe_dump(sweep, sort_keys=False), end="")
+    return 0
+
+
+# -- sweeps -------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster import config
+
+    if args.help is not None:
+        return _run_help(args.help)
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        raise UserError(f"run: does not know {' '.join(flags)}; settings are written key=value, see run --help")
+    if args.cfg:
+        print(config.load(rest).to_yaml(), end="")
+        return 0
+    from cluster.local import prepare_environment
+
+    prepare_environment()
+    from cluster import sweep
+    from cluster.display import make_display
+
+    settings = config.load(rest)
+    result = sweep.run(settings, make_display(args.quiet or args.json))
+    return _finished(result, args.json)
+
+
+def _resume(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster.local import prepare_environment
+
+    prepare_environment()
+    from cluster import sweep
+    from cluster.display import make_display
+
+    changes = [word.removeprefix("storage=") for word in rest if word.startswith("storage=")]
+    storage = changes[-1] if changes else args.storage
+    words = [word for word in rest if not word.startswith("storage=")]
+    result = sweep.resume(storage, args.sweep, words, make_display(args.quiet or args.json))
+    return _finished(result, args.json)
+
+
+def _finished(result: Any, as_json: bool) -> int:
+    from analysis import report
+    from analysis.store import Store
+
+    store = Store(result.storage)
+    resume = f"fairsweep resume {result.sweep} --storage {result.storage}"
+    if as_json:
+        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
+        report.print_json({**answer, "best": _best_of(store, result.sweep)})
+    else:
+        _print_trials(store, result.sweep)
+        best = _best_of(store, result.sweep)
+        if best is not None:
+            _print_best(best)
+        print(f"store    {result.storage}  (tables results, trials and sweeps; sweep {result.sweep})")
+        if result.state == "interrupted":
+            print(f"resume   {resume}")
+    if result.state == "interrupted":
+        return 130
+    return 1 if result.state == "failed" else 0
+
+
+def _ls(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+
+    store = _existing(args.storage)
+    names = store.sweeps()
+    table = {row["sweep"]: row for row in store.table("sweeps").to_pylist()} if names else {}
+    rows = [table[name] for name in names if name in table]
+    for row in rows:
+        row["trials"] = store.table("trials", row["sweep"], columns=["trial"]).num_rows
+    columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
+    if args.json:
+        report.print_json([{c: row.get(c) for c in columns} for row in rows])
+    elif not rows:
+        print(f"{store.uri} has no sweeps yet")
+    else:
+        for row in rows:
+            row["created"] = row["created"].strftime("%Y-%m-%d %H:%M") if row["created"] else None
+        report.show_rows(rows, columns)
+    return 0
+
+
+def _show(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+
+    store = _existing(args.storage)
+    if args.json:
+        sweep = store.table("sweeps", args.sweep).to_pylist()[0]
+        trials = store.table("trials", args.sweep).sort_by("number").to_pylist()
+        report.print_json({"sweep": sweep, "trials": trials, "notes": store.notes(args.sweep)})
+        return 0
+    sweep = store.table("sweeps", args.sweep).to_pylist()[0]
+    reports = store.table("results", args.sweep, columns=["trial"]).num_rows
+    print(f"{args.sweep}: {sweep['title']} on {sweep['data']}, {sweep['state']}, {reports} reports")
+    _print_trials(store, args.sweep)
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def _print_trials(store: Any, sweep: str) -> None:
+    from analysis import report
+    from search_spaces.space import Space, SpaceError
+
+    rows = store.table("trials", sweep).sort_by("number").to_pylist()
+    row = store.table("sweeps", sweep).to_pylist()[0]
+    try:
+        import yaml
+
+        space = Space.from_mapping(yaml.safe_load(row["space"]), source=sweep)
+        fixed = [name for name, p in space.parameters.items() if p.fixed]
+    except SpaceError:
+        fixed = []
+    for r in rows:
+        r["reason"] = None if r["reason"] == "complete" else r["reason"]
+        r[row["objective"]] = r.pop("value")
+    columns = [row["objective"] if c == "value" else c for c in report.trial_columns(rows, fixed)]
+    columns = [c for c in columns if c != f"metric.{row['objective']}"]
+    report.show_rows(rows, columns)
+
+
+def _best(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+
+    store = _existing(args.storage)
+    best = _best_of(store, args.sweep)
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    if best is None:
+        print(f"fairsweep: error: {args.sweep} has no trial with a value yet", file=sys.stderr)
+        return 1
+    if args.json:
+        report.print_json(best)
+    else:
+        _print_best(best)
+    return 0
+
+
+def _best_of(store: Any, sweep: str) -> dict[str, Any] | None:
+    from analysis import statistics
+
+    row = store.table("sweeps", sweep).to_pylist()[0]
+    trials = store.table("trials", sweep)
+    try:
+        found = statistics.best(trials, row["mode"])
+    except ValueError:
+        return None
+    if found is None:
+        return None
+    rows = [r for r in trials.sort_by("number").to_pylist() if r["config_id"] == found.config_id]
+    import json
+
+    return {
+        "sweep": sweep,
+        "config_id": found.config_id,
+        "trials": [r["trial"] for r in rows],
+        "complete": found.complete,
+        "objective": row["objective"],
+        "mode": row["mode"],
+        "value": found.value.mean,
+        "seeds": found.value.n,
+        "ci95": found.value.ci95,
+        "metrics": {name: {"mean": s.mean, "ci95": s.ci95, "n": s.n} for name, s in found.metrics.items() if s.n},
+        "config": json.loads(rows[0]["config_json"]),
+    }
+
+
+def _print_best(best: dict[str, Any]) -> None:
+    from analysis.report import number
+
+    def spread(ci: Any) -> str:
+        return f" (95 % CI {number(ci[0])} .. {number(ci[1])})" if ci else ""
+
+    flag = "" if best["complete"] else "  (no configuration is complete; this one was stopped early)"
+    print(f"best     {best['objective']} {number(best['value'])}{spread(best['ci95'])}, {best['seeds']} seed(s){flag}")
+    for name, s in best["metrics"].items():
+        print(f"         {name} {number(s['mean'])}{spread(s['ci95'])}")
+    print("config   " + " ".join(f"{k}={number(v)}" for k, v in best["config"].items()))
+
+
+def _export(args: argparse.Namespace, rest: list[str]) -> int:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from analysis import report
+
+    store = _existing(args.storage)
+    table = store.table(args.table, args.sweep)
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    path = Path(args.output or f"{args.sweep}-{args.table}.{args.format}")
+    if not path.parent.is_dir():
+        raise UserError(f"--output={path}: the folder {path.parent} does not exist")
+    if args.format == "parquet":
+        pa.parquet.write_table(table, path)
+    elif args.format == "csv":
+        pa.csv.write_csv(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    if args.json:
+        report.print_json({"path": str(path), "rows": table.num_rows, "columns": table.column_names})
+    else:
+        print(f"{path}: {table.num_rows} rows, {table.num_columns} columns")
+    return 0
+
+
+def _existing(storage: str) -> Any:
+    from analysis.store import Store
+
+    if "://" not in storage and not Path(storage).expanduser().is_dir():
+        raise UserError(f"--storage={storage}: no such folder; `fairsweep run` makes one, --storage says where it is")
+    return Store(storage if "://" in storage else str(Path(storage).expanduser().resolve()))
+
+
+# -- help ---------------------------------------------------------------------------------------------
+
+
+def _run_help(group: str) -> int:
+    from cluster import config
+
+    folder = Path(config.__file__).parent / "conf"
+    if group and group not in config.GROUPS:
+        raise UserError(f"--help {group}: no such group; groups are {', '.join(config.GROUPS)}")
+    if group == "trainable":
+        print("trainable=<slug>, one of:\n  " + "\n  ".join(config.group_options(group)))
+        return 0
+    if group:
+        for option in config.group_options(group):
+            print(f"== {group}={option}\n{(folder / group / f'{option}.yaml').read_text()}")
+        return 0
+    print("fairsweep run trainable=<slug> [group=option ...] [key=value ...]\n\ngroups (run --help GROUP says more):")
+    for name in config.GROUPS:
+        print(f"  {name:<10} {' | '.join(config.group_options(name))}")
+    print("\nsettings:")
+    lines = (folder / "config.yaml").read_text().splitlines()
+    print("\n".join(f"  {line}" for line in lines[lines.index("  - _self_") + 2 :]))
+    for name in ("search", "scheduler", "budget", "cluster"):
+        option = {"search": "tpe", "scheduler": "asha", "budget": "laptop", "cluster": "local"}[name]
+        for line in (folder / name / f"{option}.yaml").read_text().splitlines():
+            if not line.startswith("#"):
+                print(f"  {name}.{line}")
+    print("\n  space.<parameter>=<value>        fixes a parameter of the paper's space")
+    print("  space.<parameter>.high=<value>   changes its range (also low, log, step, choices)")
+    print("\n--cfg job prints the composed configuration; --json answers in JSON; --quiet shows no progress.")
+    return 0

@@ -1,0 +1,243 @@
+"""From command-line overrides to a checked `Settings`: Hydra composes, this module checks.
+
+The group `trainable` is made from the catalogue: choosing a paper brings its search space into the
+configuration as `space`, so that `space.lr.high=0.1` is an override like any other.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cluster.errors import UserError
+from search_spaces.algorithms import SCHEDULERS, SEARCHES
+from search_spaces.space import Space, SpaceError
+from trainables import catalog
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A checked sweep configuration. `tree` is the composed configuration, `space` what is searched."""
+
+    trainable: str
+    space: Space
+    tree: dict[str, Any]
+
+    def __getattr__(self, group: str) -> Any:
+        tree = object.__getattribute__(self, "tree")
+        if group.startswith("__") or group not in tree:
+            raise AttributeError(group)
+        return tree[group]
+
+    def to_yaml(self) -> str:
+        return OmegaConf.to_yaml(OmegaConf.create(self.tree))
+
+
+def compose_tree(overrides: Sequence[str]) -> DictConfig:
+    """The Hydra configuration for `overrides`; UserError in one line if they do not compose."""
+    _register_papers()
+    prepared = [_prepared(o) for o in overrides]
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module("cluster.conf", version_base="1.3"):
+            return compose("config", overrides=prepared)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error, overrides)) from None
+
+
+def load(overrides: Sequence[str]) -> Settings:
+    """Composes and checks. Raises UserError, naming the field, its value and what would be right."""
+    return check(compose_tree(overrides))
+
+
+def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
+    """Checks a composed (or stored) configuration."""
+    raw = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else dict(tree)
+    assert isinstance(raw, dict)
+    slug = raw["trainable"]
+    try:
+        paper = catalog.get(slug)
+    except catalog.UnknownPaper as error:
+        raise UserError(str(error)) from None
+    try:
+        space = Space.from_mapping(raw["space"], source=f"trainable={slug}", declared=paper.space())
+    except SpaceError as error:
+        raise UserError(str(error)) from None
+    _one_of(raw, "search.name", SEARCHES)
+    _one_of(raw, "scheduler.name", SCHEDULERS)
+    _one_of(raw, "tracking.name", ("none", "wandb"))
+    _one_of(raw, "keep_checkpoints", ("best", "all", "none"))
+    _number(raw, "budget.trials", int, low=1)
+    _number(raw, "budget.minutes", float, low=0, optional=True, open_low=True)
+    _number(raw, "budget.concurrent", int, low=1, optional=True)
+    _number(raw, "budget.steps", int, low=1, optional=True)
+    _number(raw, "budget.trial_timeout", float, low=0, optional=True, open_low=True)
+    _number(raw, "budget.retries", int, low=0)
+    _number(raw, "budget.report_seconds", float, low=0)
+    _number(raw, "budget.checkpoint_seconds", float, low=0)
+    _number(raw, "seeds", int, low=1)
+    _number(raw, "seed", int, low=0)
+    _number(raw, "cluster.cpus", int, low=1, optional=True)
+    _number(raw, "cluster.cpus_per_trial", float, low=0, open_low=True)
+    _number(raw, "cluster.gpus_per_trial", float, low=0)
+    if "points" in raw["search"]:
+        _number(raw, "search.points", int, low=1)
+    if "eta" in raw["scheduler"]:
+        _number(raw, "scheduler.eta", int, low=2)
+    if "min_trials" in raw["scheduler"]:
+        _number(raw, "scheduler.min_trials", int, low=1)
+        _number(raw, "scheduler.checks", int, low=1)
+    if "finish_timeout_s" in raw["tracking"]:
+        _number(raw, "tracking.finish_timeout_s", float, low=0, open_low=True)
+        _one_of(raw, "tracking.mode", ("offline", "online"))
+    _check_name(raw.get("name"))
+    _check_data(raw, paper)
+    if not isinstance(raw["storage"], str) or not raw["storage"].strip():
+        raise UserError(f"storage={raw['storage']!r}: must be a folder or a URI such as s3://bucket/path")
+    if all(p.fixed for p in space.parameters.values()) and raw["budget"]["trials"] > 1:
+        raise UserError(
+            f"budget.trials={raw['budget']['trials']}: every parameter of the space is fixed, so there is one "
+            "configuration; use budget.trials=1 (and seeds=N to repeat it), or free a parameter"
+        )
+    _check_fidelity(raw, paper, space)
+    return Settings(slug, space, raw)
+
+
+def group_options(group: str) -> list[str]:
+    """What can be chosen for a Hydra group."""
+    if group == "trainable":
+        return catalog.slugs()
+    folder = Path(__file__).parent / "conf" / group
+    return sorted(p.stem for p in folder.glob("*.yaml"))
+
+
+# -- composition --------------------------------------------------------------------------------------
+
+
+def _register_papers() -> None:
+    store = ConfigStore.instance()
+    for slug in catalog.slugs():
+        try:
+            space = catalog.space_of(slug)
+        except (SpaceError, OSError) as error:
+            raise UserError(f"trainable={slug}: {error}") from None
+        store.store(
+            group="trainable", name=slug, package="_global_", node={"trainable": slug, "space": space.to_mapping()}
+        )
+
+
+def _prepared(override: str) -> str:
+    # Space overrides may add a key (a fixed `value`), which Hydra's struct mode refuses; the space's own
+    # reader then checks them, with better words than Hydra has.
+    return f"++{override}" if override.startswith("space.") else override
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    text = " ".join(str(error).split())
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            return f"{override!r} is not an override: write key=value, for example budget.trials=50"
+        if key in GROUPS and value not in group_options(key) and f"{key}/{value}" in text:
+            options = group_options(key)
+            return f"{key}={value}: no such {key}; {_hint(value, options)}"
+    match = re.search(r"Could not override '([^']+)'", text)
+    if match:
+        key = match.group(1)
+        return f"{key}: no such setting; {_hint(key, _all_keys())}"
+    if "trainable" in text and ("must specify" in text.lower() or "???" in text):
+        return f"trainable is missing: say which paper to tune, trainable=<slug>; {_hint('', catalog.slugs())}"
+    return text
+
+
+def _hint(word: str, options: Sequence[str]) -> str:
+    close = get_close_matches(word, options, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(options)}"
+
+
+def _all_keys() -> list[str]:
+    keys: list[str] = []
+    base = OmegaConf.to_container(compose_tree(["trainable=" + catalog.slugs()[0]]))
+
+    def walk(node: Any, prefix: str) -> None:
+        for key, value in node.items():
+            if prefix == "" and key == "space":
+                continue
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            else:
+                keys.append(f"{prefix}{key}")
+
+    walk(base, "")
+    return keys
+
+
+# -- checks -------------------------------------------------------------------------------------------
+
+
+def _get(raw: Mapping[str, Any], path: str) -> Any:
+    node: Any = raw
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            raise UserError(f"{path} is missing")
+        node = node[key]
+    return node
+
+
+def _one_of(raw: Mapping[str, Any], path: str, options: Sequence[str]) -> None:
+    value = _get(raw, path)
+    if value not in options:
+        raise UserError(f"{path}={value}: {_hint(str(value), options)}")
+
+
+def _number(
+    raw: Mapping[str, Any], path: str, kind: type, low: float, optional: bool = False, open_low: bool = False
+) -> None:
+    value = _get(raw, path)
+    if value is None and optional:
+        return
+    wanted = "a whole number" if kind is int else "a number"
+    bound = f"above {low:g}" if open_low else f"of at least {low:g}"
+    right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
+    if isinstance(value, bool) or not right or not math.isfinite(value):
+        raise UserError(f"{path}={value}: must be {wanted} {bound}")
+    if value < low or (open_low and value <= low):
+        raise UserError(f"{path}={value}: must be {wanted} {bound}")
+
+
+def _check_name(name: Any) -> None:
+    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise UserError(
+            f"name={name}: must be 1-100 letters, digits, dots, dashes and underscores, and not begin with a dot"
+        )
+
+
+def _check_data(raw: Mapping[str, Any], paper: Any) -> None:
+    if raw["data"] is not None and raw["data"] not in paper.datasets:
+        raise UserError(
+            f"data={raw['data']}: {paper.slug} has no such data set; {_hint(str(raw['data']), paper.datasets)}"
+        )
+    if raw["data_dir"] is not None and not Path(str(raw["data_dir"])).is_dir():
+        raise UserError(f"data_dir={raw['data_dir']}: no such folder on this machine")
+
+
+def _check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:
+    try:
+        paper.fidelity(space.paper_config(raw["data"] or paper.datasets[0]), raw["budget"]["steps"])
+    except (ValueError, SpaceError) as error:
+        raise UserError(f"budget.steps={raw['budget']['steps']}: {error}") from None

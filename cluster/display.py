@@ -1,0 +1,163 @@
+"""What a person sees while a sweep runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from cluster.conductor import Conductor, Trial
+from cluster.config import Settings
+
+QUIET_LINE_S = 15.0
+
+
+class Display:
+    """Shows nothing; the base of the real ones."""
+
+    def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None: ...
+
+    def tick(self, conductor: Conductor) -> None: ...
+
+    def ended(self, trial: Trial) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def make_display(quiet: bool = False) -> Display:
+    """Rich's live view where standard error is a terminal, else lines; nothing if `quiet`."""
+    if quiet:
+        return Display()
+    console = Console(stderr=True)
+    return LiveDisplay(console) if console.is_terminal else LineDisplay()
+
+
+def _best(conductor: Conductor) -> Trial | None:
+    done = [t for t in conductor.trials.values() if t.best is not None and t.state != "failed"]
+    sign = 1.0 if conductor.rules.mode == "min" else -1.0
+    return min(done, key=lambda t: (sign * (t.best or 0.0), t.number), default=None)
+
+
+def _counts(conductor: Conductor) -> str:
+    counts = Counter(t.state for t in conductor.trials.values())
+    order = ("running", "complete", "paused", "pruned", "failed", "interrupted", "pending")
+    return ", ".join(f"{counts[s]} {s}" for s in order if counts[s])
+
+
+def _time_left(conductor: Conductor) -> str:
+    total = conductor.rules.trials * len(conductor.rules.seeds)
+    over = sum(t.state in ("complete", "pruned", "failed", "paused") for t in conductor.trials.values())
+    limits = []
+    if over:
+        limits.append((total - over) * (time.monotonic() - conductor.began) / over)
+    if conductor.rules.minutes is not None:
+        limits.append(max(0.0, 60 * conductor.rules.minutes - conductor.elapsed_s))
+    return clock(min(limits)) if limits else "?"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 8 s, 2:05 min or 1:02 h."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    return f"{s // 60}:{s % 60:02d} min" if s < 3600 else f"{s // 3600}:{s // 60 % 60:02d} h"
+
+
+def _shown(config: dict[str, Any], conductor: Conductor) -> str:
+    fixed = {n for n, p in conductor.space.parameters.items() if p.fixed}
+    return " ".join(
+        f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in config.items() if k not in fixed
+    )
+
+
+class LineDisplay(Display):
+    """One line a trial, and one every quarter of a minute when nothing ends."""
+
+    def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None:
+        self.conductor, self._last = conductor, time.monotonic()
+        rules = conductor.rules
+        self._print(
+            f"sweep {name}: {settings.trainable} by {settings.search['name']}, scheduler "
+            f"{settings.scheduler['name']}, {rules.trials} configurations x {len(rules.seeds)} seed(s), "
+            f"{rules.concurrent} at a time, store {uri}"
+        )
+        if recovery is not None and recovery.message:
+            self._print(recovery.message)
+
+    def tick(self, conductor: Conductor) -> None:
+        if time.monotonic() - self._last > QUIET_LINE_S:
+            self._print(f"{_counts(conductor)}; time left about {_time_left(conductor)}")
+
+    def ended(self, trial: Trial) -> None:
+        value = "" if trial.value is None else f" {self.conductor.rules.objective}={trial.value:.5g}"
+        best = _best(self.conductor)
+        so_far = f"; best {best.best:.5g} ({best.id})" if best is not None else ""
+        self._print(f"trial {trial.id} {trial.reason}{value} ({trial.steps} steps, {clock(trial.cost_s)}){so_far}")
+
+    def note(self, text: str) -> None:
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._last = time.monotonic()
+        print(f"fairsweep: {text}", file=sys.stderr, flush=True)
+
+
+class LiveDisplay(Display):
+    """A live table: best so far, trials by state, what runs now, time left."""
+
+    ROWS = 8
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._drawn = 0.0
+        self.live: Live | None = None
+
+    def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None:
+        self.name, self.uri, self.settings, self.conductor = name, uri, settings, conductor
+        if recovery is not None and recovery.message:
+            self.console.print(recovery.message, style="yellow")
+        self.live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
+        self.live.start()
+
+    def tick(self, conductor: Conductor) -> None:
+        if self.live is not None and time.monotonic() - self._drawn > 0.25:
+            self._drawn = time.monotonic()
+            self.live.update(self._view())
+
+    def note(self, text: str) -> None:
+        (self.live.console if self.live else self.console).print(text, style="yellow")
+
+    def end(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+    def _view(self) -> Group:
+        conductor = self.conductor
+        total = conductor.rules.trials * len(conductor.rules.seeds)
+        head = Text.assemble(
+            (f"{self.name}  ", "bold"),
+            f"{self.settings.trainable} by {self.settings.search['name']}, {len(conductor.trials)}/{total} trials: ",
+            _counts(conductor) or "starting",
+            f"; {clock(conductor.elapsed_s)} gone, about {_time_left(conductor)} left",
+        )
+        best = _best(conductor)
+        line = (
+            Text(f"best {conductor.rules.objective} {best.best:.5g}  {best.id}  {_shown(best.config, conductor)}", "green")
+            if best is not None
+            else Text("no value yet", "dim")
+        )
+        table = Table("trial", "state", "step", conductor.rules.objective, "configuration", box=None)
+        recent = sorted(conductor.trials.values(), key=lambda t: (t.state != "running", -t.heard))[: self.ROWS]
+        for t in recent:
+            value = "" if t.value is None else f"{t.value:.5g}"
+            table.add_row(t.id, t.state, f"{t.steps}/{t.maximum}", value, _shown(t.config, conductor))
+        return Group(head, line, table)

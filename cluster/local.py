@@ -1,0 +1,118 @@
+"""Where a sweep runs: an embedded Ray, a running cluster, or the cluster of the job that we are in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UserError
+
+# Tune writes a CSV, a JSON and a TensorBoard file for every trial, and snapshots that we never restore.
+TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def token_file() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+
+
+def prepare_environment() -> None:
+    """Sets what Ray reads at import and start. Token authentication stays on where a token exists."""
+    for name, value in TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if os.environ.get("RAY_AUTH_TOKEN") or token_file().exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@contextlib.contextmanager
+def connected(options: Mapping[str, Any]) -> Iterator[str]:
+    """Connects to Ray and yields where; shuts down only what it started."""
+    prepare_environment()
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield "the Ray of this process"
+        return
+    address = options.get("address") or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        else:
+            ray.init(
+                num_cpus=options.get("cpus"),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        if "auth" in str(error).lower() or "token" in str(error).lower():
+            raise UserError(
+                f"cluster.address={address}: the cluster refused us ({first}); it wants a token: set "
+                f"RAY_AUTH_MODE=token and put the head node's token in {token_file()} or RAY_AUTH_TOKEN"
+            ) from None
+        raise UserError(
+            f"cluster.address={address}: no Ray cluster answers ({first}); start one with "
+            "`ray start --head`, or leave cluster.address out to use this machine alone"
+        ) from None
+    try:
+        yield f"the cluster at {address}" if address else "an embedded Ray on this machine"
+    finally:
+        ray.shutdown()
+
+
+def slots(options: Mapping[str, Any], wanted: int | None) -> int:
+    """How many trials run at a time: what the cluster holds, or less if `wanted` says so."""
+    import ray
+
+    have = ray.cluster_resources()
+    fits = int(have.get("CPU", 0) // options["cpus_per_trial"])
+    if options["gpus_per_trial"]:
+        fits = min(fits, int(have.get("GPU", 0) / options["gpus_per_trial"]))
+    if fits < 1:
+        raise UserError(
+            f"cluster.cpus_per_trial={options['cpus_per_trial']} cluster.gpus_per_trial="
+            f"{options['gpus_per_trial']}: the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} "
+            "GPUs, so not one trial fits"
+        )
+    return min(fits, wanted) if wanted else fits
+
+
+def check_shared(storage: str) -> None:
+    """On several nodes, makes sure that all of them see the store before a trial depends on it."""
+    import ray
+
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
+    if len(nodes) < 2 or "://" in storage:
+        return
+    token = Path(storage) / f".probe-{uuid.uuid4().hex}"
+    token.parent.mkdir(parents=True, exist_ok=True)
+    token.write_text("fairsweep")
+    try:
+        probe = ray.remote(num_cpus=0)(os.path.exists)
+        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        seen = ray.get(
+            [probe.options(scheduling_strategy=strategy(n, soft=False)).remote(str(token)) for n in nodes], timeout=120
+        )
+    finally:
+        token.unlink()
+    if not all(seen):
+        raise UserError(
+            f"storage={storage}: {len(seen) - sum(seen)} of {len(nodes)} nodes do not see this folder; use a "
+            "shared one (NFS) or object storage such as s3://bucket/path"
+        )

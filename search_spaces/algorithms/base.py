@@ -1,0 +1,62 @@
+"""The ask/tell protocol between a search algorithm and whoever runs its jobs.
+
+Every `tell` carries value, step and reason, so that an algorithm is never led to take the first-epoch
+value of a stopped trial for the result of a finished one. An algorithm's state is a function of its
+seed and of the jobs and outcomes that it has seen: replaying them into a fresh algorithm gives the same
+next suggestion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Reason = Literal["complete", "pruned", "paused", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One configuration to evaluate. `attrs` is what the algorithm needs to see again in a replay."""
+
+    number: int
+    config: Mapping[str, Any]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job, so far.
+
+    value: the objective (in its own direction) if the job is complete, else the best seen or None.
+    step: the fidelity reached. `intermediate` maps every judged step to the objective there.
+    reason: `paused` outcomes may be followed by another outcome of the same job; all others are final
+    (an `interrupted` job may be adopted again by a later run).
+    """
+
+    value: float | None
+    step: int
+    reason: Reason
+    intermediate: Mapping[int, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """Proposes jobs and learns from their outcomes; deterministic for a seed and a log."""
+
+    def ask(self, n: int = 1) -> Sequence[Job]:
+        """Up to `n` new jobs; fewer (or none) once the algorithm has nothing left to propose."""
+        ...
+
+    def adopt(self, job: Job) -> None:
+        """Takes over a job that was asked of an earlier instance or chosen by somebody else."""
+        ...
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """Reports what became of a job that was asked or adopted."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether `ask` will never propose anything again."""
+        ...

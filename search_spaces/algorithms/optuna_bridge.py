@@ -1,0 +1,143 @@
+"""Optuna's samplers behind the ask/tell protocol, told the truth about early stopping.
+
+Ray's own wrapper hands Optuna a stopped trial as COMPLETE with its last value. Here a stopped or paused
+trial is PRUNED with its intermediate values, a failed one is FAIL, and a trial that is taken further
+after a pause replaces its earlier record.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search_spaces.algorithms.base import Job, Outcome
+from search_spaces.space import Space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+def _tpe(seed: int) -> BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _cmaes(seed: int) -> BaseSampler:
+    return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+def _gp(seed: int) -> BaseSampler:
+    return optuna.samplers.GPSampler(seed=seed)
+
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "cmaes": _cmaes, "gp": _gp}
+
+
+class OptunaSearch:
+    """Search with an Optuna sampler, used as it is.
+
+    The sampler is made anew for every suggestion with a seed derived from (seed, number). What it knows
+    is then exactly the study, and the study is a function of the jobs and outcomes: a replay of the log
+    suggests what the uninterrupted search would have suggested.
+    """
+
+    def __init__(
+        self, space: Space, mode: str, seed: int = 0, sampler: str | Callable[[int], BaseSampler] = "tpe"
+    ) -> None:
+        if mode not in ("min", "max"):
+            raise ValueError(f"mode={mode!r}: must be min or max")
+        self.space, self.mode, self.seed = space, mode, seed
+        self._make_sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        self._distributions = space.distributions()
+        self._jobs: dict[int, Job] = {}
+        self._outcomes: dict[int, Outcome] = {}
+        self._study: optuna.Study | None = None
+        self._live: dict[int, optuna.Trial] = {}  # jobs asked of the study at hand and not yet told
+
+    def ask(self, n: int = 1) -> list[Job]:
+        return [self._ask() for _ in range(n)]
+
+    def _ask(self) -> Job:
+        number = max(self._jobs, default=-1) + 1
+        study = self.study
+        study.sampler = self._make_sampler(_derived_seed(self.seed, number))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna marks parts of its samplers as experimental
+            trial = study.ask()
+            config = self.space.suggest(trial)
+        frozen = study.trials[trial.number]
+        job = Job(number, config, {"optuna": dict(frozen.system_attrs)} if frozen.system_attrs else {})
+        self._jobs[number] = job
+        self._live[number] = trial
+        return job
+
+    def adopt(self, job: Job) -> None:
+        self._jobs[job.number] = job
+        self._study = None
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        if job.number not in self._jobs:
+            raise KeyError(f"job {job.number} was neither asked nor adopted")
+        self._outcomes[job.number] = outcome
+        trial = self._live.pop(job.number, None)
+        if self._study is None or trial is None:
+            self._study = None  # Optuna never changes a finished trial; the study is rebuilt on demand
+            return
+        for step, value in sorted(outcome.intermediate.items()):
+            trial.report(value, step)
+        state = _state(outcome)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._study.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state=state)
+
+    @property
+    def finished(self) -> bool:
+        return False
+
+    @property
+    def study(self) -> optuna.Study:
+        """The study that the sampler sees: one trial a job, in the order of asking."""
+        if self._study is None:
+            direction = "minimize" if self.mode == "min" else "maximize"
+            study = optuna.create_study(direction=direction, sampler=self._make_sampler(self.seed))
+            self._live = {}
+            for number in sorted(self._jobs):
+                study.add_trial(self._frozen(self._jobs[number], self._outcomes.get(number)))
+            self._study = study
+        return self._study
+
+    def _frozen(self, job: Job, outcome: Outcome | None) -> FrozenTrial:
+        params = {
+            name: value
+            for name, value in self.space.suggestable(job.config).items()
+            if self._distributions[name]._contains(self._distributions[name].to_internal_repr(value))
+        }
+        state = TrialState.RUNNING if outcome is None else _state(outcome)
+        attrs: Mapping[str, Any] = job.attrs.get("optuna", {})
+        return create_trial(
+            state=state,
+            value=outcome.value if outcome is not None and state == TrialState.COMPLETE else None,
+            params=params,
+            distributions={name: self._distributions[name] for name in params},
+            system_attrs=dict(attrs),
+            intermediate_values=dict(outcome.intermediate) if outcome is not None else {},
+        )
+
+
+def _state(outcome: Outcome) -> TrialState:
+    if outcome.reason == "complete":
+        return TrialState.COMPLETE
+    if outcome.reason in ("pruned", "paused"):
+        return TrialState.PRUNED if outcome.intermediate else TrialState.FAIL
+    return TrialState.FAIL
+
+
+def _derived_seed(seed: int, number: int) -> int:
+    # SplitMix64's finaliser: neighbouring (seed, number) pairs give unrelated generators.
+    mask = 0xFFFFFFFFFFFFFFFF
+    x = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
+    return (x ^ (x >> 31)) & 0x7FFFFFFF
