@@ -15,9 +15,10 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from analysis.store import SweepRecord, SweepWriter
+if TYPE_CHECKING:
+    from analysis.store import SweepRecord, SweepWriter
 from search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
 from search_spaces.space import Space
 

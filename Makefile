@@ -1,0 +1,39 @@
+# fairsweep: `make sweep` runs the main job, `make test` passes the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help sweep test slow lint benchmarks clean
+
+help:  ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "fairsweep needs Python 3.10 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,benchmarks]'
+	@touch $(STAMP)
+
+sweep: $(STAMP)  ## run the main job: tune DAGNN on real data, 12 configurations with ASHA
+	$(BIN)/fairsweep run trainable=dagnn scheduler=asha budget.trials=12
+
+test: $(STAMP)  ## run the tests (slow ones and paper claims left out)
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)  ## run the slow tests too
+	$(BIN)/python -m pytest -m 'slow or not slow' --timeout=1800
+
+lint: $(STAMP)  ## style, types, direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+benchmarks: $(STAMP)  ## measure against stock Ray Tune and bare Optuna
+	$(BIN)/python -m tests.benchmarks.bench_overhead
+	$(BIN)/python -m tests.benchmarks.bench_reading
+	$(BIN)/python -m tests.benchmarks.bench_search
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,122 @@
+"""What a user can get wrong: one clear line, exit code 2, and a store that is as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import run_cli
+
+RUN = ["run", "trainable=test_bowl"]
+
+# (arguments, words that the line must contain)
+CASES: list[tuple[list[str], list[str]]] = [
+    (["run"], ["trainable", "dagnn"]),
+    (["run", "trainable=dagn"], ["trainable=dagn", "did you mean dagnn"]),
+    (["run", "trainable="], ["trainable"]),
+    ([*RUN, "budget.trials=0"], ["budget.trials=0", "at least 1"]),
+    ([*RUN, "budget.trials=-3"], ["budget.trials=-3", "at least 1"]),
+    ([*RUN, "budget.trials=many"], ["budget.trials=many", "whole number"]),
+    ([*RUN, "budget.trials=2.5"], ["budget.trials=2.5", "whole number"]),
+    ([*RUN, "budget.trials=null"], ["budget.trials=None", "whole number"]),
+    ([*RUN, "budget.trails=5"], ["budget.trails", "did you mean budget.trials"]),
+    ([*RUN, "budget.minutes=0"], ["budget.minutes=0", "above 0"]),
+    ([*RUN, "budget.steps=0"], ["budget.steps=0", "at least 1"]),
+    ([*RUN, "budget.concurrent=0"], ["budget.concurrent=0", "at least 1"]),
+    ([*RUN, "budget.trial_timeout=-1"], ["budget.trial_timeout=-1", "above 0"]),
+    ([*RUN, "budget.retries=-1"], ["budget.retries=-1", "at least 0"]),
+    ([*RUN, "search=tpee"], ["search=tpee", "did you mean tpe"]),
+    ([*RUN, "search=grid", "search.points=0"], ["search.points=0", "at least 1"]),
+    ([*RUN, "scheduler=hyperband"], ["scheduler=hyperband", "asha"]),
+    ([*RUN, "scheduler=asha", "scheduler.eta=1"], ["scheduler.eta=1", "at least 2"]),
+    ([*RUN, "seeds=0"], ["seeds=0", "at least 1"]),
+    ([*RUN, "seed=-1"], ["seed=-1", "at least 0"]),
+    ([*RUN, "data=moon"], ["data=moon", "bowl"]),
+    ([*RUN, "data_dir=/no/such/folder"], ["data_dir=/no/such/folder", "no such folder"]),
+    ([*RUN, "name=../evil"], ["name=../evil", "letters"]),
+    ([*RUN, "space.z.high=1"], ["z", "test_bowl"]),
+    ([*RUN, "space.x.hihg=1"], ["hihg", "high"]),
+    ([*RUN, "space.x.low=2"], ["x", "low", "2"]),
+    ([*RUN, "space.x.log=true"], ["x", "log", "0"]),
+    ([*RUN, "space.kind=c"], ["kind", "c"]),
+    ([*RUN, "space.kind.choices=[]"], ["kind", "choices"]),
+    ([*RUN, "space.y=1.5"], ["y", "1.5"]),
+    ([*RUN, "space.x=0.1", "space.y=1", "space.kind=a"], ["budget.trials=20", "fixed"]),
+    ([*RUN, "budget.trials"], ["budget.trials", "key=value"]),
+    ([*RUN, "keep_checkpoints=some"], ["keep_checkpoints=some", "best"]),
+    ([*RUN, "tracking=tensorboard"], ["tracking=tensorboard", "wandb"]),
+    ([*RUN, "cluster.cpus_per_trial=0"], ["cluster.cpus_per_trial=0", "above 0"]),
+    ([*RUN, "storage="], ["storage"]),
+    ([*RUN, "--fast"], ["--fast", "key=value"]),
+    (["info", "dagnnn"], ["dagnnn", "did you mean dagnn"]),
+    (["space", "nope"], ["nope"]),
+    (["show", "no-such-sweep"], ["no-such-sweep"]),
+    (["best", "no-such-sweep"], ["no-such-sweep"]),
+    (["export", "no-such-sweep"], ["no-such-sweep"]),
+    (["resume", "no-such-sweep"], ["no-such-sweep"]),
+]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    from analysis.store import Store
+
+    folder = tmp_path / "store"
+    with Store(folder).create("kept", {"paper": "test_bowl", "state": "running"}, config_fields=[], metric_names=[]) as w:
+        w.close(state="finished")
+    return folder
+
+
+@pytest.mark.parametrize("arguments, words", CASES, ids=[" ".join(a[-1:]) for a, _ in CASES])
+def test_one_line_exit_two_store_untouched(
+    arguments: list[str], words: list[str], store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(store)
+    if arguments[0] == "run":
+        if not any(a.startswith("storage=") for a in arguments):
+            arguments = [*arguments, f"storage={store}"]
+    elif arguments[0] in ("show", "best", "export", "resume"):
+        arguments = [*arguments, "--storage", str(store)]
+    code = run_cli(arguments)
+    err = capsys.readouterr().err.strip()
+    assert code == 2, err
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("fairsweep: error: ")
+    for word in words:
+        assert word in err, err
+    assert snapshot(store) == before
+
+
+def test_there_are_at_least_thirty_cases() -> None:
+    assert len(CASES) >= 30
+
+
+def test_a_name_that_is_taken(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(store)
+    assert run_cli([*RUN, "name=kept", f"storage={store}"]) == 2
+    assert "resume kept" in capsys.readouterr().err
+    assert snapshot(store) == before
+
+
+def test_a_sweep_cannot_shrink_or_change_otherwise(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for change, word in (("seeds=3", "budget.trials"), ("budget.trials=+x", "whole number")):
+        from analysis.store import Store
+
+        before = snapshot(store)
+        assert run_cli(["resume", "kept", change, "--storage", str(store)]) == 2
+        assert word in capsys.readouterr().err
+        assert snapshot(store) == before
+        assert Store(store).has("kept")
+
+
+def test_a_store_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file"
+    path.write_text("not a store")
+    assert run_cli([*RUN, f"storage={path}"]) == 2
+    assert str(path) in capsys.readouterr().err
+    assert path.read_text() == "not a store"

@@ -1,0 +1,36 @@
+"""Shared by all tests: the test papers, the public data sets, one Ray for the whole session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["FAIRSWEEP_PLUGINS"] = "tests.papers"
+os.environ.setdefault("WANDB_MODE", "offline")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of public data sets; tests that need it are skipped where there is none."""
+    folder = os.environ.get("FAIRSWEEP_DATA_DIR")
+    if not folder:
+        pytest.skip("FAIRSWEEP_DATA_DIR is not set: it names the folder with the public data sets")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One embedded Ray of two CPUs for every test that needs one."""
+    from cluster.local import prepare_environment
+
+    prepare_environment()
+    import ray
+
+    ray.init(
+        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", _node_ip_address="127.0.0.1"
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,150 @@
+"""Papers that only tests run: quick, and able to go wrong in every way that matters.
+
+Found through FAIRSWEEP_PLUGINS=tests.papers. None of them imports torch at module level.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from search_spaces.space import Space
+from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
+from trainables.catalog import register
+
+
+class _Quadratic(Paper):
+    """Closes in on (x - 0.3)^2 + 0.1 y, one halving of the distance a step."""
+
+    title = "A quadratic bowl"
+    citation = "none"
+    task = "test"
+    datasets = ("bowl",)
+    metrics = (
+        Metric("val_loss", "min", "validation"),
+        Metric("train_loss", "min", "train"),
+        Metric("test_loss", "min", "test"),
+    )
+    objective = "val_loss"
+    tiny = Tiny("bowl", 5)
+    length = 9
+
+    @classmethod
+    def space(cls) -> Space:
+        return Space.from_mapping(
+            {
+                "x": {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5},
+                "y": {"type": "int", "low": 0, "high": 5, "paper": 1},
+                "kind": {"type": "categorical", "choices": ["a", "b"], "paper": "a"},
+            },
+            source=cls.slug,
+        )
+
+    @classmethod
+    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
+        return Fidelity("epoch", 1, steps or cls.length)
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        self.config, self.setting, self.done = dict(config), setting, 0
+        self.total = self.fidelity(config, setting.steps).maximum
+
+    def loss(self) -> float:
+        seed_effect = 0.001 * (self.setting.seed % 7)
+        return (self.config["x"] - 0.3) ** 2 + 0.1 * self.config["y"] + 2.0**-self.done + seed_effect
+
+    def step(self) -> dict[str, float]:
+        self.done += 1
+        return {"val_loss": self.loss(), "train_loss": self.loss() / 2}
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self.total
+
+    def test(self) -> dict[str, float]:
+        return {"test_loss": 2 * self.loss()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = state["done"]
+
+
+@register
+class Bowl(_Quadratic):
+    slug = "test_bowl"
+
+
+@register
+class Trivial(_Quadratic):
+    """One step that costs nothing: what a trial costs beside its training."""
+
+    slug = "test_trivial"
+    length = 1
+
+
+@register
+class Slow(_Quadratic):
+    """Takes 50 ms a step and notes every step that is really computed in $FAIRSWEEP_TEST_TRACE."""
+
+    slug = "test_slow"
+    length = 12
+
+    def step(self) -> dict[str, float]:
+        time.sleep(float(os.environ.get("FAIRSWEEP_TEST_STEP_S", "0.05")))
+        trace = os.environ.get("FAIRSWEEP_TEST_TRACE")
+        if trace:
+            with open(trace, "a") as f:
+                f.write(f"{self.config['x']!r} {self.setting.seed} {self.done + 1} {os.getpid()}\n")
+        return super().step()
+
+
+@register
+class Faulty(_Quadratic):
+    """Goes wrong as `fault` says, at step 3."""
+
+    slug = "test_faulty"
+
+    FAULTS = ("none", "raise", "nan", "memory", "exit", "hang", "undeclared", "exit_once", "setup")
+
+    @classmethod
+    def space(cls) -> Space:
+        return Space.from_mapping(
+            {
+                "x": {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5},
+                "y": 0,
+                "fault": {"type": "categorical", "choices": list(cls.FAULTS), "paper": "none"},
+            },
+            source=cls.slug,
+        )
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        super().setup(config, setting)
+        if config["fault"] == "setup":
+            raise ValueError("x=0.5: cannot be built")
+
+    def step(self) -> dict[str, float]:
+        metrics = super().step()
+        fault = self.config["fault"]
+        if self.done != 3 or fault == "none":
+            return metrics
+        if fault == "raise":
+            raise ZeroDivisionError("division by zero in the third step")
+        if fault == "nan":
+            return {**metrics, "train_loss": float("nan")}
+        if fault == "memory":
+            raise MemoryError("cannot hold 10 TB")
+        if fault == "exit":
+            os._exit(9)
+        if fault == "exit_once":
+            marker = f"{os.environ['FAIRSWEEP_TEST_TRACE']}.{self.setting.seed}.{self.config['x']}"
+            if not os.path.exists(marker):
+                open(marker, "w").close()
+                os._exit(9)
+        if fault == "hang":
+            time.sleep(600)
+        if fault == "undeclared":
+            return {**metrics, "surprise": 1.0}
+        return metrics
