@@ -137,7 +137,7 @@ FASHION_SYSTEM_DIR = Path("/usr/share/datasets/fashion-mnist")
 
 
 def read_idx(content: bytes, name: str = "idx") -> np.ndarray:
-    """An array of unsigned bytes in the IDX format of MNIST: big-endian magic 0x0000 08 ndim, sizes, bytes."""
+    """The array in an IDX file (MNIST's format) of unsigned bytes: 0, 0, 8, ndim, big-endian sizes, data."""
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError(
             f"data={name}: not an IDX file of unsigned bytes, it begins with {content[:4].hex()!r}"
@@ -277,7 +277,7 @@ def cifar10(data_dir: Path | None = None) -> Images:
     """
     if data_dir is None:
         raise DataError(
-            "data=cifar10: data_dir is not set; give a folder with cifar-10-batches-py or cifar10_jpeg.parquet"
+            "data=cifar10: data_dir is None; give a folder with cifar-10-batches-py or cifar10_jpeg.parquet"
         )
     folders = [f for f in (data_dir / "cifar-10-batches-py", data_dir) if (f / "data_batch_1").is_file()]
     if folders:

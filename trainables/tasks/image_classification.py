@@ -128,7 +128,7 @@ class ImageTask:
 
 
 def cosine_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
-    """Factor on the learning rate in epoch 0, 1, ..., `epochs` - 1: linear warm-up, then half a cosine to 0."""
+    """Factor on the learning rate in epoch 0 .. `epochs` - 1: linear warm-up, then half a cosine to 0."""
     if epoch < warmup:
         return (epoch + 1) / warmup
     start = max(warmup - 1, 0)

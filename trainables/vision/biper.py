@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def periodic_weight(w: Tensor, omega: float, stage: int) -> Tensor:
 
 
 def clipped_weight(w: Tensor, stage: int) -> Tensor:
-    """The baseline: sign(w) with the straight-through estimator clipped at |w| = 1; hardtanh(w) in stage 1."""
+    """The baseline: sign(w), straight-through gradient clipped at |w| = 1; stage 1 has hardtanh(w)."""
     return F.hardtanh(w) if stage == 1 else _Sign.apply(w, "hardtanh")
 
 
@@ -101,7 +101,7 @@ class BinaryConv2d(nn.Conv2d):
         self, inputs: int, outputs: int, kernel: int, stride: int, config: Mapping[str, Any]
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
-        self.weight_mode, self.omega = config["weight_mode"], config.get("omega")
+        self.weight_mode, self.omega = config["weight_mode"], float(config.get("omega", math.nan))
         self.binary_input = config["activations"] == "binary"
         self.stage = 2
         self.alpha = nn.Parameter(torch.rand(outputs, 1, 1)) if self.weight_mode != "fp" else None
@@ -173,7 +173,7 @@ def small_net(channels: int, side: int, classes: int, config: Mapping[str, Any])
 def resnet(
     channels: int, classes: int, widths: list[int], blocks: int, depth: int, config: Mapping[str, Any]
 ) -> nn.Sequential:
-    """Stages of `blocks` x 2 binary convolutions; a shortcut spans `depth` of them (1: every one has its own)."""
+    """Groups of `blocks` x 2 binary convolutions; a shortcut spans `depth` of them (1: each has its own)."""
     layers, last = _stem(channels, widths[0], config), widths[0]
     for i, width in enumerate(widths):
         for j in range(2 * blocks // depth):
@@ -195,6 +195,13 @@ def vgg_small(channels: int, side: int, classes: int, config: Mapping[str, Any])
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512 * (side // 8) ** 2, classes))
 
 
+def _he_normal(net: nn.Sequential, mode: Literal["fan_in", "fan_out"]) -> nn.Sequential:
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode=mode)
+    return net
+
+
 def build(channels: int, side: int, classes: int, config: Mapping[str, Any]) -> nn.Sequential:
     """The backbone `config["backbone"]` for square images of `side` pixels; logits (n, classes)."""
     backbone = config["backbone"]
@@ -203,21 +210,11 @@ def build(channels: int, side: int, classes: int, config: Mapping[str, Any]) -> 
     if backbone == "resnet18":
         return resnet(channels, classes, [64, 128, 256, 512], 2, 2, config)
     if backbone == "resnet20":
-        net = resnet(channels, classes, [16, 32, 64], 3, 1, config)
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight)
-        return net
+        return _he_normal(resnet(channels, classes, [16, 32, 64], 3, 1, config), "fan_in")
     if backbone == "vgg_small":
         if side < 8:
-            raise ValueError(
-                f"backbone=vgg_small: three poolings need images of at least 8 x 8, got {side} x {side}"
-            )
-        net = vgg_small(channels, side, classes, config)
-        for module in net.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        return net
+            raise ValueError(f"backbone=vgg_small: needs images of at least 8 x 8, got {side} x {side}")
+        return _he_normal(vgg_small(channels, side, classes, config), "fan_out")
     raise ValueError(f"backbone={backbone}: known are small, resnet18, resnet20, vgg_small")
 
 
@@ -258,7 +255,7 @@ class BiPer(Paper):
 
     @classmethod
     def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
-        """Epochs; real-valued weights of stage 1 say nothing of the binary network, so judging starts after it."""
+        """In epochs. Stage 1 has real-valued weights, which say little of the binary network: not judged."""
         epochs = 45 if steps is None else steps
         return Fidelity("epoch", cls.stage_one_epochs(config, epochs) + 1, epochs)
 
@@ -280,7 +277,8 @@ class BiPer(Paper):
             self.net = build(self.data.channels, self.data.side, self.data.classes, config)
         self.net.to(setting.device)
         self.binary_layers = [m for m in self.net.modules() if isinstance(m, BinaryConv2d)]
-        self.done, self.best = 0, None
+        self.done = 0
+        self.best: dict[str, Any] | None = None
         self._enter_stage()
 
     @property
@@ -292,7 +290,7 @@ class BiPer(Paper):
         """Sets the weights' mode and starts the optimiser anew for the stage of the next epoch."""
         second = self.stage == 2 and self.config.get("stages") == "two"
         self.learning_rate = self.config["lr2" if second else "lr1"]
-        self.tau = self.config.get("tau1" if self.stage == 1 else "tau2", 0.0)
+        self.tau = float(self.config.get("tau1" if self.stage == 1 else "tau2", 0.0))
         for layer in self.binary_layers:
             layer.stage = self.stage
         self.optimiser = torch.optim.SGD(
@@ -309,16 +307,12 @@ class BiPer(Paper):
     def step(self) -> dict[str, float]:
         if self.done == self.stage_one and self.done > 0:
             self._enter_stage()
-        first = self.stage == 1
-        epoch = self.done - (0 if first else self.stage_one)
-        length = self.stage_one if first else self.epochs - self.stage_one
+        start, end = (0, self.stage_one) if self.stage == 1 else (self.stage_one, self.epochs)
+        warmup = min(self.config["warmup"], end - start)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * cosine_factor(
-                epoch, length, min(self.config["warmup"], length)
-            )
+            group["lr"] = self.learning_rate * cosine_factor(self.done - start, end - start, warmup)
         self.net.train()
-        total = torch.zeros((), device=self.data.mean.device)
-        images = 0
+        total, images = torch.zeros((), device=self.data.mean.device), 0
         for x, y in self.data.batches(self.config["batch_size"]):
             loss = F.cross_entropy(self.net(x), y)
             objective = loss + self.tau * self.penalty() if self.tau else loss
@@ -339,7 +333,7 @@ class BiPer(Paper):
         return self.done >= self.epochs
 
     def test(self) -> dict[str, float]:
-        """Test accuracy of the best binary network; before stage 2 there is none, and the current one is binarised."""
+        """Test accuracy of the best binary network; before stage 2 the current one is binarised for it."""
         net = copy.deepcopy(self.net)
         if self.best is not None:
             net.load_state_dict(self.best["model"])
