@@ -1,0 +1,371 @@
+"""What the files of one sweep say together: sealed Parquet files, and the log for what is newer.
+
+The log is the truth until a sweep is closed. Parquet files that the writer *seals* while it runs are
+faster to read and replace the log where it is cut; where one of them is broken the log replaces it. Only
+rows that are in neither are lost, and then reading raises.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from analysis import schema
+from analysis._files import Folder, Lock, StoreDamaged, StoreError, Unreadable
+from analysis._log import Log, scan
+from analysis.schema import SCHEMA_VERSION, Schemas
+
+_PART = re.compile(r"(?:part|events)-(\d+)-(\d+)\.parquet")
+_SEGMENT = re.compile(r"(\d+)\.log")
+_RETRY_S = (0.02, 0.08, 0.3)
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where the files of a sweep lie, relative to the store."""
+
+    sweep: str
+
+    @property
+    def results(self) -> str:
+        return f"results/{self.sweep}"
+
+    @property
+    def trials(self) -> str:
+        return f"trials/{self.sweep}/trials.parquet"
+
+    @property
+    def row(self) -> str:
+        return f"sweeps/{self.sweep}/sweep.parquet"
+
+    @property
+    def log(self) -> str:
+        return f"log/{self.sweep}"
+
+    @property
+    def lock(self) -> str:
+        return f"{self.log}/lock"
+
+    def part(self, table: str, first: int, last: int) -> str:
+        folder, word = (self.results, "part") if table == "results" else (self.log, "events")
+        return f"{folder}/{word}-{first:012d}-{last:012d}.parquet"
+
+
+@dataclass
+class Part:
+    """A Parquet file with the rows of one table numbered `first` .. `last`; `rows` is None if unreadable."""
+
+    name: str
+    first: int
+    last: int
+    rows: pa.Table | None = None
+    problem: str = ""
+
+
+@dataclass
+class Sealed:
+    """What `sweep.parquet` says of the other files: they are whole up to row `sealed`.
+
+    `results`, `events`, `trials`: the row up to which the last file of each table goes; there is nothing
+    of that table between it and `sealed`.
+    """
+
+    sealed: int = 0
+    results: int = 0
+    events: int = 0
+    trials: int = 0
+
+
+def read_log(folder: Folder, paths: Paths) -> Log:
+    """All segments, scanned."""
+    names = [n for n in folder.names(paths.log) if _SEGMENT.fullmatch(n)]
+    return Log([scan(folder.path(f"{paths.log}/{n}"), folder.read(f"{paths.log}/{n}")) for n in names])
+
+
+def list_parts(folder: Folder, paths: Paths, table: str) -> list[Part]:
+    """The parts of `results` or `events` that are there, longest first."""
+    where = paths.results if table == "results" else paths.log
+    found = [(n, _PART.fullmatch(n)) for n in folder.names(where)]
+    parts = [Part(f"{where}/{n}", int(m[1]), int(m[2])) for n, m in found if m]
+    return sorted(parts, key=lambda p: (p.first - p.last, p.first))
+
+
+def check_version(folder: Folder, name: str, about: dict[str, Any]) -> None:
+    """StoreError if a file was written by a newer version than this."""
+    version = about.get("schema_version", 1)
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{folder.path(name)}: schema version {version}, and this fairsweep reads up to {SCHEMA_VERSION}; "
+            "upgrade fairsweep to read it"
+        )
+
+
+def merge_row(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
+    """Upserts an encoded row of `trials`."""
+    rows.setdefault(row["trial"], {}).update(row)
+
+
+def by_number(rows: Collection[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `trials` in the order in which the trials were made."""
+    return sorted(rows, key=lambda r: (r.get("number") is None, r.get("number") or 0))
+
+
+@dataclass
+class State:
+    """One reading of a sweep. `results`, `events` and `trials` are there if they were asked for."""
+
+    folder: Folder
+    paths: Paths
+    row: dict[str, Any]
+    schemas: Schemas
+    sealed: Sealed
+    log: Log
+    live: bool
+    closed: bool
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    parts: dict[str, list[Part]] = field(default_factory=dict)
+    repairs: list[str] = field(default_factory=list)
+
+    @property
+    def last(self) -> int:
+        """The number of the last row that is known anywhere."""
+        parts = [p.last for found in self.parts.values() for p in found if p.rows is not None]
+        return max([self.log.last, self.sealed.sealed, *parts])
+
+    @classmethod
+    def read(
+        cls, folder: Folder, sweep: str, tables: Sequence[str] = (), columns: Sequence[str] | None = None
+    ) -> State | None:
+        """None if there is no such sweep; StoreDamaged if rows of `tables` are lost.
+
+        Looks again before it says so: a writer that merges or closes meanwhile moves rows from file to file.
+        """
+        for pause in (*_RETRY_S, None):
+            try:
+                return _Reading(folder, Paths(sweep), columns).state(tables)
+            except (StoreDamaged, FileNotFoundError) as error:
+                if pause is None:
+                    if isinstance(error, FileNotFoundError):
+                        raise StoreDamaged(f"{error.filename or error}: the file is missing") from None
+                    raise
+                time.sleep(pause)
+        return None
+
+
+class _Reading:
+    def __init__(self, folder: Folder, paths: Paths, columns: Sequence[str] | None) -> None:
+        self.folder, self.paths, self.columns = folder, paths, columns
+        self.repairs: list[str] = []
+
+    def state(self, tables: Sequence[str]) -> State | None:
+        # Rows move from the log to the parts, never back: parts first, then the log, so that none slips through.
+        base, sealed = self._sealed_row()
+        parts = {t: self._read_parts(t) for t in ("results", "events") if t in tables}
+        trials = self._sealed_trials() if "trials" in tables else None
+        self.log = read_log(self.folder, self.paths)
+        if base is None and self.log.first is None:
+            return None
+        fault = self.log.fault(sealed.sealed)
+        if fault:
+            raise StoreDamaged(f"sweep {self.paths.sweep}: {fault}. Restore the file from a copy")
+        row = self._row(base, sealed)
+        closed = bool(row.get("closed")) and self.log.last <= sealed.sealed
+        if not closed and not self.log.segments:
+            raise StoreDamaged(
+                f"sweep {self.paths.sweep}: {self.folder.path(self.paths.log)} has no log, and the sweep was not "
+                f"closed; rows after number {sealed.sealed} may be lost. Restore the log from a copy"
+            )
+        schemas = Schemas.of_row(row)
+        live = self.folder.local and Lock(self.folder.path(self.paths.lock)).held()
+        state = State(
+            self.folder, self.paths, row, schemas, sealed, self.log, live, closed, {}, parts, self.repairs
+        )
+        for table, found in parts.items():
+            layout = schemas.table(table)
+            if self.columns is not None:
+                layout = pa.schema([f for f in layout if f.name in {*self.columns, "seq"}])
+            state.tables[table] = self._assemble(table, found, sealed, layout)
+        if trials is not None:
+            state.tables["trials"] = self._trials(*trials, sealed, schemas.trials)
+        if closed:
+            self._check_counts(state)
+        return state
+
+    # -- the sweep's row ------------------------------------------------------------------------------
+
+    def _sealed_row(self) -> tuple[dict[str, Any] | None, Sealed]:
+        self._row_problem = ""
+        try:
+            table, about = self.folder.read_parquet(self.paths.row)
+        except FileNotFoundError:
+            return None, Sealed()
+        except Unreadable as error:
+            self._row_problem = error.reason
+            return None, Sealed()
+        check_version(self.folder, self.paths.row, about)
+        if table.num_rows != 1:
+            self._row_problem = f"{table.num_rows} rows in place of 1"
+            return None, Sealed()
+        row = schema.to_encoded(schema.conform(table, schema.SWEEPS))[0]
+        if row["config_schema"] is None:  # written before these columns were
+            row.update(_columns_of(self.folder, self.paths))
+        return row, Sealed(**{k: about.get(k, 0) for k in ("sealed", "results", "events", "trials")})
+
+    def _row(self, base: dict[str, Any] | None, sealed: Sealed) -> dict[str, Any]:
+        if base is None:
+            if not self.log.holds(1, self.log.last):
+                raise StoreDamaged(
+                    f"{self.folder.path(self.paths.row)} {self._row_problem or 'is missing'}: it holds the row of "
+                    f"sweep {self.paths.sweep}, and the log begins at row {self.log.first} only. "
+                    "Restore the file from a copy"
+                )
+            if self._row_problem:
+                self.repairs.append(f"{self.folder.path(self.paths.row)}: {self._row_problem}")
+            base = {}
+        row = dict(base)
+        for _, change in self.log.rows("sweeps", sealed.sealed + 1):
+            row.update(change)
+        row["sweep"] = self.paths.sweep
+        check_version(self.folder, self.paths.log, {"schema_version": row.get("schema_version") or 1})
+        return row
+
+    # -- results and events ---------------------------------------------------------------------------
+
+    def _read_parts(self, table: str) -> list[Part]:
+        parts = list_parts(self.folder, self.paths, table)
+        columns = None if self.columns is None else list(self.columns)
+        if columns is not None and len(parts) > 1:
+            columns.append("seq")  # should two overlap
+        kept: list[Part] = []
+        for part in parts:
+            if any(p.rows is not None and p.first <= part.first and part.last <= p.last for p in kept):
+                continue  # merged into a longer one; its writer died before it could delete it
+            try:
+                part.rows, about = self.folder.read_parquet(part.name, columns)
+            except Unreadable as error:
+                part.problem = error.reason
+            else:
+                check_version(self.folder, part.name, about)
+                if (about.get("first", part.first), about.get("last", part.last)) != (part.first, part.last):
+                    part.rows, part.problem = None, "the rows in it are not those that its name says"
+            kept.append(part)
+        return kept
+
+    def _assemble(self, table: str, parts: list[Part], sealed: Sealed, layout: pa.Schema) -> pa.Table:
+        good = [p for p in parts if p.rows is not None]
+        promised = getattr(sealed, table)
+        pieces: list[pa.Table] = []
+        cover = 0
+        while True:
+            if cover >= promised:
+                cover = max(cover, sealed.sealed)
+            part = max(
+                (p for p in good if p.first <= cover + 1 and p.last > cover),
+                key=lambda p: p.last,
+                default=None,
+            )
+            if part is not None and part.rows is not None:
+                rows = schema.conform(part.rows, layout)
+                if part.first <= cover and "seq" in part.rows.schema.names:
+                    rows = rows.filter(pc.greater(rows.column("seq"), cover))
+                pieces.append(rows)
+                cover = part.last
+                continue
+            later = min((p.first for p in good if p.first > cover + 1), default=None)
+            upto = self.log.last if later is None else later - 1
+            if later is None and upto <= cover:
+                break
+            if not self.log.holds(cover + 1, upto):
+                raise self._lost(table, parts, cover + 1, max(upto, promised))
+            found = self.log.rows(table, cover + 1, upto)
+            pieces.append(_log_table(table, found, layout, self.paths.sweep))
+            cover = upto
+        if cover < promised:
+            raise self._lost(table, parts, cover + 1, promised)
+        self.repairs.extend(f"{self.folder.path(p.name)}: {p.problem}" for p in parts if p.problem)
+        return schema.unify(pieces) if pieces else layout.empty_table()
+
+    def _lost(self, table: str, parts: list[Part], first: int, last: int) -> StoreDamaged:
+        held = f"rows {self.log.first} to {self.log.last}" if self.log.first else "no rows"
+        broken = [p for p in parts if p.problem and p.first <= last and p.last >= first]
+        what = "; ".join(f"{self.folder.path(p.name)} cannot be read ({p.problem})" for p in broken)
+        if not what:
+            where = self.paths.results if table == "results" else self.paths.log
+            what = f"{self.folder.path(where)}: a Parquet file is missing"
+        return StoreDamaged(
+            f"{what}: it held {table} of sweep {self.paths.sweep} in rows {first} to {last}, and the log holds "
+            f"{held}. Restore the file from a copy"
+        )
+
+    # -- trials ---------------------------------------------------------------------------------------
+
+    def _sealed_trials(self) -> tuple[pa.Table | None, int, str]:
+        try:
+            table, about = self.folder.read_parquet(self.paths.trials)
+        except FileNotFoundError:
+            return None, 0, "is missing"
+        except Unreadable as error:
+            return None, 0, f"cannot be read ({error.reason})"
+        check_version(self.folder, self.paths.trials, about)
+        return table, about.get("seq", 0), ""
+
+    def _trials(
+        self, table: pa.Table | None, seq: int, problem: str, sealed: Sealed, layout: pa.Schema
+    ) -> pa.Table:
+        if table is not None and seq >= sealed.trials:
+            seq = max(seq, sealed.sealed)
+        elif table is not None:
+            problem = f"is older than {self.folder.path(self.paths.row)}"
+        if problem:
+            seq = 0
+        if not self.log.holds(seq + 1, max(self.log.last, sealed.trials)):
+            problem = problem or "is older than the log"
+            raise StoreDamaged(
+                f"{self.folder.path(self.paths.trials)} {problem}: it held the trials of sweep {self.paths.sweep} "
+                f"up to row {sealed.trials}, and the log holds "
+                f"{f'rows {self.log.first} to {self.log.last}' if self.log.first else 'no rows'}. "
+                "Restore the file from a copy"
+            )
+        if problem and table is None and sealed.trials:
+            self.repairs.append(f"{self.folder.path(self.paths.trials)} {problem}")
+        changes = self.log.rows("trials", seq + 1)
+        base = layout.empty_table() if table is None else schema.conform(table, layout)
+        if not changes:
+            return base
+        rows = {r["trial"]: r for r in schema.to_encoded(base)}
+        for _, change in changes:
+            merge_row(rows, change)
+        return schema.to_arrow(by_number(rows.values()), base.schema, self.paths.sweep)
+
+    def _check_counts(self, state: State) -> None:
+        for table, column in (("results", "rows_results"), ("trials", "rows_trials")):
+            expected = state.row.get(column)
+            if table in state.tables and expected is not None and state.tables[table].num_rows != expected:
+                where = self.paths.results if table == "results" else self.paths.trials
+                raise StoreDamaged(
+                    f"{self.folder.path(where)}: sweep {self.paths.sweep} was closed with {expected} rows of {table} "
+                    f"and now has {state.tables[table].num_rows}. Restore the file from a copy"
+                )
+
+
+def _log_table(
+    table: str, found: list[tuple[int, dict[str, Any]]], layout: pa.Schema, sweep: str
+) -> pa.Table:
+    rows = [row for _, row in found]
+    return schema.to_arrow(rows, layout, sweep, [seq for seq, _ in found])
+
+
+def _columns_of(folder: Folder, paths: Paths) -> dict[str, str]:
+    try:
+        table, _ = folder.read_parquet(paths.trials)
+    except (FileNotFoundError, Unreadable):
+        return {}
+    config = [f for f in table.schema if f.name.startswith(schema.CONFIG)]
+    metrics = [f.name for f in table.schema if f.name.startswith(schema.METRIC)]
+    return Schemas.of(config, metrics).to_row()
