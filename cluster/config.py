@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -27,6 +27,7 @@ from search_spaces.space import Space, SpaceError
 from trainables import catalog
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+CONF = Path(__file__).parent / "conf"
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
 
 
@@ -54,7 +55,7 @@ def compose_tree(overrides: Sequence[str]) -> DictConfig:
     prepared = [_prepared(o) for o in overrides]
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_module("cluster.conf", version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=prepared)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(error, overrides)) from None
@@ -122,7 +123,7 @@ def group_options(group: str) -> list[str]:
     """What can be chosen for a Hydra group."""
     if group == "trainable":
         return catalog.slugs()
-    folder = Path(__file__).parent / "conf" / group
+    folder = CONF / group
     return sorted(p.stem for p in folder.glob("*.yaml"))
 
 

@@ -76,12 +76,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
         check_shared(store.uri)
         writer = store.open(name)
         record = writer.record
-        writer.sweep(
-            state="running",
-            config=settings.to_yaml(),
-            trials_budget=settings.budget["trials"],
-            updated=now(),
-        )
+        writer.sweep(**_resumed_row(settings))
         return _drive(settings, paper, store, name, writer, record, concurrent, display or Display())
 
 
@@ -377,6 +372,15 @@ def _sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "git_dirty": dirty,
         "versions": provenance.versions(),
         "command": shlex.join(["fairsweep", *sys.argv[1:]]),
+    }
+
+
+def _resumed_row(settings: Settings) -> dict[str, Any]:
+    return {
+        "state": "running",
+        "config": settings.to_yaml(),
+        "trials_budget": settings.budget["trials"],
+        "updated": now(),
     }
 
 

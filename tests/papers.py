@@ -107,7 +107,7 @@ class Faulty(_Quadratic):
 
     slug = "test_faulty"
 
-    FAULTS = ("none", "raise", "nan", "memory", "exit", "hang", "undeclared", "exit_once", "setup")
+    FAULTS = ("none", "raise", "not_finite", "memory", "exit", "hang", "undeclared", "exit_once", "setup")
 
     @classmethod
     def space(cls) -> Space:
@@ -132,7 +132,7 @@ class Faulty(_Quadratic):
             return metrics
         if fault == "raise":
             raise ZeroDivisionError("division by zero in the third step")
-        if fault == "nan":
+        if fault == "not_finite":
             return {**metrics, "train_loss": float("nan")}
         if fault == "memory":
             raise MemoryError("cannot hold 10 TB")
