@@ -246,20 +246,20 @@ def _cifar_jpeg(path: Path) -> dict[str, np.ndarray]:
                 f"data=cifar10: {path.name} needs Pillow to decode JPEG; pip install pillow, or give"
                 " cifar-10-batches-py in data_dir"
             ) from error
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pq.read_table(io.BytesIO(content))
-        missing = {"split", "label", "jpeg"} - set(table.column_names)
-        if missing:
-            raise DataError(f"data=cifar10: {path.name} lacks the columns {sorted(missing)}")
+        def decode(jpeg: bytes) -> np.ndarray:
+            return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).transpose(2, 0, 1)
+
+        try:
+            table = pq.read_table(io.BytesIO(content), columns=["split", "label", "jpeg"])
+            images = np.stack([decode(jpeg) for jpeg in table["jpeg"].to_pylist()])
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"data=cifar10: {path.name} cannot be read ({reason})") from error
         splits = np.asarray(table["split"].to_pylist())
         labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
-        images = np.stack(
-            [
-                np.asarray(Image.open(io.BytesIO(j)).convert("RGB")).transpose(2, 0, 1)
-                for j in table["jpeg"].to_pylist()
-            ]
-        )
         train, test = splits == "train", splits == "test"
         _save_npz(
             cached, train_x=images[train], train_y=labels[train], test_x=images[test], test_y=labels[test]

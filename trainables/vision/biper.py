@@ -355,10 +355,8 @@ class BiPer(Paper):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         state = copy.deepcopy(dict(state))
-        # The saved optimiser belongs to the last epoch that was trained, the stage of which is entered first.
-        self.done = max(state["done"] - 1, 0)
-        self._enter_stage()
         self.done = state["done"]
+        self._enter_stage()
         self.net.load_state_dict(state["model"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
