@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 
+WIDE = 140  # columns where no terminal says how many there are
+
+
 def number(value: Any) -> str:
     """A value as a table shows it: four significant figures, blank for nothing."""
     if value is None:
@@ -28,22 +31,26 @@ def show_rows(
 ) -> None:
     """Prints `columns` of `rows` as a table; columns that are empty everywhere are left out."""
     kept = [c for c in columns if any(row.get(c) is not None for row in rows)]
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
     table = Table(title=title, box=box.SIMPLE, title_justify="left", pad_edge=False)
     for column in kept:
         numeric = all(isinstance(row.get(column), (int, float)) or row.get(column) is None for row in rows)
-        table.add_column(column.removeprefix("config.").removeprefix("metric."), justify="right" if numeric else "left")
+        table.add_column(
+            column.removeprefix("metric."),
+            justify="right" if numeric else "left",
+            no_wrap=numeric or column in ("trial", "state", "sweep", "slug", "parameter"),
+        )
     for row in rows:
         table.add_row(*(number(row.get(c)) for c in kept))
-    (console or Console()).print(table)
+    console.print(table)
 
 
-def trial_columns(rows: Iterable[Mapping[str, Any]], fixed: Iterable[str] = ()) -> list[str]:
-    """The columns of a trial table worth showing: outcome first, then what varied, then what was measured."""
-    rows = list(rows)
-    hidden = {f"config.{name}" for name in fixed}
-    config = [c for c in (rows[0] if rows else {}) if c.startswith("config.") and c not in hidden]
-    metrics = [c for c in (rows[0] if rows else {}) if c.startswith("metric.")]
-    return ["trial", "state", "value", *metrics, *config, "best_step", "steps", "cost_s", "reason"]
+def configuration(config: Mapping[str, Any], hidden: Iterable[str] = ()) -> str:
+    """`config` in one cell: name=value, without the parameters in `hidden`."""
+    left_out = set(hidden)
+    return " ".join(f"{name}={number(value)}" for name, value in config.items() if name not in left_out)
 
 
 def jsonable(value: Any) -> Any:

@@ -281,6 +281,8 @@ def _show(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _print_trials(store: Any, sweep: str) -> None:
+    import json
+
     from analysis import report
     from search_spaces.space import Space, SpaceError
 
@@ -294,11 +296,13 @@ def _print_trials(store: Any, sweep: str) -> None:
     except SpaceError:
         fixed = []
     for r in rows:
-        r["reason"] = None if r["reason"] == "complete" else r["reason"]
-        r[row["objective"]] = r.pop("value")
-    columns = [row["objective"] if c == "value" else c for c in report.trial_columns(rows, fixed)]
-    columns = [c for c in columns if c != f"metric.{row['objective']}"]
-    report.show_rows(rows, columns)
+        r[row["objective"]] = r["value"]
+        r["configuration"] = report.configuration(json.loads(r["config_json"]), fixed)
+        if r["state"] not in ("failed", "interrupted"):
+            r["reason"] = None
+    metrics = [c for c in (rows[0] if rows else {}) if c.startswith("metric.")]
+    columns = ["trial", "state", row["objective"], *metrics, "steps", "cost_s", "configuration", "reason"]
+    report.show_rows(rows, [c for c in columns if c != f"metric.{row['objective']}"])
 
 
 def _best(args: argparse.Namespace, rest: list[str]) -> int:

@@ -310,6 +310,7 @@ def _post(settings: Settings, store: Store, name: str, checkpoints: str) -> Post
         steps=settings.budget["steps"],
         threads=max(1, int(settings.cluster["cpus_per_trial"])),
         plugins=os.environ.get("FAIRSWEEP_PLUGINS", ""),
+        folder=os.getcwd(),
         report_s=settings.budget["report_seconds"],
         checkpoint_s=settings.budget["checkpoint_seconds"],
         keep=settings.keep_checkpoints,

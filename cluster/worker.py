@@ -7,7 +7,6 @@ first, so that a paused trial can be taken up by any worker.
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import socket
@@ -38,6 +37,7 @@ class Post:
     steps: int | None = None
     threads: int = 1
     plugins: str = ""
+    folder: str = ""  # the driver's, where its plug-ins are found
     report_s: float = 0.25
     checkpoint_s: float = 5.0
     keep: str = "best"
@@ -51,8 +51,8 @@ class LegRunner:
         self.post = post
         if post.plugins:
             os.environ["FAIRSWEEP_PLUGINS"] = post.plugins
-            for name in post.plugins.split(","):
-                importlib.import_module(name.strip())
+            if post.folder not in sys.path:
+                sys.path.append(post.folder)
         self.checkpoints = Checkpoints(post.checkpoints)
         self.leg: Leg | None = None
         self.paper: Paper | None = None

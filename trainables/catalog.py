@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import sys
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -56,8 +57,14 @@ def _modules() -> dict[str, str]:
 
 
 def _import_plugins() -> None:
-    for name in filter(None, os.environ.get("FAIRSWEEP_PLUGINS", "").split(",")):
-        importlib.import_module(name.strip())
+    names = [name.strip() for name in os.environ.get("FAIRSWEEP_PLUGINS", "").split(",") if name.strip()]
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UnknownPaper(f"FAIRSWEEP_PLUGINS={name}: cannot be imported ({error})") from None
     for point in entry_points(group="fairsweep.papers"):
         point.load()
 
