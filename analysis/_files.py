@@ -113,7 +113,24 @@ class Folder:
         return self.fs.get_file_info(self.path(name)).type == pafs.FileType.File
 
     def make(self, folder: str) -> None:
+        """Creates a folder and those above it, durably."""
+        if self.local and Path(self.path(folder)).is_dir():
+            return
         self.fs.create_dir(self.path(folder), recursive=True)
+        while self.local and folder:
+            folder = os.path.dirname(folder)
+            self.sync_folder(folder)
+
+    def truncate(self, name: str, size: int) -> None:
+        """Cuts a file to its first `size` bytes, durably."""
+        if self.local:
+            with open(self.path(name), "r+b") as file:
+                file.truncate(size)
+                os.fsync(file.fileno())
+            return
+        data = self.read(name)[:size]
+        with self.replacing(name) as out:
+            out.write(data)
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. FileNotFoundError if there is none."""
@@ -164,6 +181,9 @@ class Folder:
                 compression="zstd",
                 compression_level=1,
                 write_page_checksum=True,
+                # Parquet's minimum and maximum leave NaN out, and DuckDB skips row groups by them even
+                # where a query looks for NaN.
+                write_statistics=[f.name for f in table.schema if not pa.types.is_floating(f.type)],
             )
 
     def read_parquet(

@@ -61,7 +61,7 @@ def _frame_at(data: bytes, at: int) -> Frame | None:
 
 @dataclass
 class Segment:
-    """What a log file holds: intact frames, then perhaps bytes that are no frame, then perhaps frames again."""
+    """What a log file holds: intact frames, perhaps bytes that are no frame, perhaps frames again."""
 
     path: str
     size: int

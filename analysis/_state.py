@@ -101,8 +101,8 @@ def check_version(folder: Folder, name: str, about: dict[str, Any]) -> None:
     version = about.get("schema_version", 1)
     if version > SCHEMA_VERSION:
         raise StoreError(
-            f"{folder.path(name)}: schema version {version}, and this fairsweep reads up to {SCHEMA_VERSION}; "
-            "upgrade fairsweep to read it"
+            f"{folder.path(name)}: schema version {version}, and this fairsweep reads versions up to "
+            f"{SCHEMA_VERSION}; upgrade fairsweep to read it"
         )
 
 
@@ -164,22 +164,34 @@ class _Reading:
         self.repairs: list[str] = []
 
     def state(self, tables: Sequence[str]) -> State | None:
-        # Rows move from the log to the parts, never back: parts first, then the log, so that none slips through.
+        # Rows move from the log to the parts, never back: parts first, then the log, and none slips through.
         base, sealed = self._sealed_row()
         parts = {t: self._read_parts(t) for t in ("results", "events") if t in tables}
         trials = self._sealed_trials() if "trials" in tables else None
         self.log = read_log(self.folder, self.paths)
         if base is None and self.log.first is None:
-            return None
+            others = self.folder.exists(self.paths.trials) or list_parts(self.folder, self.paths, "results")
+            if not (self._row_problem or others):
+                return None
+            raise StoreDamaged(
+                f"{self.folder.path(self.paths.row)} {self._row_problem or 'is missing'}: it holds the row "
+                f"of sweep {self.paths.sweep}, and the log holds no rows. Restore the file from a copy"
+            )
         fault = self.log.fault(sealed.sealed)
         if fault:
             raise StoreDamaged(f"sweep {self.paths.sweep}: {fault}. Restore the file from a copy")
         row = self._row(base, sealed)
         closed = bool(row.get("closed")) and self.log.last <= sealed.sealed
+        where = self.folder.path(self.paths.log)
         if not closed and not self.log.segments:
             raise StoreDamaged(
-                f"sweep {self.paths.sweep}: {self.folder.path(self.paths.log)} has no log, and the sweep was not "
-                f"closed; rows after number {sealed.sealed} may be lost. Restore the log from a copy"
+                f"{where}: has no log, and sweep {self.paths.sweep} was not closed; "
+                f"rows after number {sealed.sealed} may be lost. Restore the log from a copy"
+            )
+        if self.log.first is not None and self.log.first > sealed.sealed + 1:
+            raise StoreDamaged(
+                f"{where}: the log begins at row {self.log.first}, and sweep {self.paths.sweep} is sealed "
+                f"up to row {sealed.sealed} only; the rows between are missing. Restore the log from a copy"
             )
         schemas = Schemas.of_row(row)
         live = self.folder.local and Lock(self.folder.path(self.paths.lock)).held()
@@ -206,11 +218,11 @@ class _Reading:
         except FileNotFoundError:
             return None, Sealed()
         except Unreadable as error:
-            self._row_problem = error.reason
+            self._row_problem = f"cannot be read ({error.reason})"
             return None, Sealed()
         check_version(self.folder, self.paths.row, about)
         if table.num_rows != 1:
-            self._row_problem = f"{table.num_rows} rows in place of 1"
+            self._row_problem = f"has {table.num_rows} rows in place of 1"
             return None, Sealed()
         row = schema.to_encoded(schema.conform(table, schema.SWEEPS))[0]
         if row["config_schema"] is None:  # written before these columns were
@@ -221,12 +233,12 @@ class _Reading:
         if base is None:
             if not self.log.holds(1, self.log.last):
                 raise StoreDamaged(
-                    f"{self.folder.path(self.paths.row)} {self._row_problem or 'is missing'}: it holds the row of "
-                    f"sweep {self.paths.sweep}, and the log begins at row {self.log.first} only. "
+                    f"{self.folder.path(self.paths.row)} {self._row_problem or 'is missing'}: it holds the "
+                    f"row of sweep {self.paths.sweep}, and the log begins at row {self.log.first} only. "
                     "Restore the file from a copy"
                 )
             if self._row_problem:
-                self.repairs.append(f"{self.folder.path(self.paths.row)}: {self._row_problem}")
+                self.repairs.append(f"{self.folder.path(self.paths.row)} {self._row_problem}")
             base = {}
         row = dict(base)
         for _, change in self.log.rows("sweeps", sealed.sealed + 1):
@@ -285,10 +297,17 @@ class _Reading:
                 raise self._lost(table, parts, cover + 1, max(upto, promised))
             found = self.log.rows(table, cover + 1, upto)
             pieces.append(_log_table(table, found, layout, self.paths.sweep))
+            if cover < promised and not any(p.problem for p in parts):
+                where = self.folder.path(parts[0].name if parts else self.paths.results).rpartition("/")[0]
+                self.repairs.append(
+                    f"{where}: the file with rows {cover + 1} to {min(upto, promised)} is missing"
+                )
             cover = upto
         if cover < promised:
             raise self._lost(table, parts, cover + 1, promised)
-        self.repairs.extend(f"{self.folder.path(p.name)}: {p.problem}" for p in parts if p.problem)
+        self.repairs.extend(
+            f"{self.folder.path(p.name)} cannot be read ({p.problem})" for p in parts if p.problem
+        )
         return schema.unify(pieces) if pieces else layout.empty_table()
 
     def _lost(self, table: str, parts: list[Part], first: int, last: int) -> StoreDamaged:
@@ -299,8 +318,8 @@ class _Reading:
             where = self.paths.results if table == "results" else self.paths.log
             what = f"{self.folder.path(where)}: a Parquet file is missing"
         return StoreDamaged(
-            f"{what}: it held {table} of sweep {self.paths.sweep} in rows {first} to {last}, and the log holds "
-            f"{held}. Restore the file from a copy"
+            f"{what}: it held {table} of sweep {self.paths.sweep} in rows {first} to {last}, "
+            f"and the log holds {held}. Restore the file from a copy"
         )
 
     # -- trials ---------------------------------------------------------------------------------------
@@ -327,8 +346,8 @@ class _Reading:
         if not self.log.holds(seq + 1, max(self.log.last, sealed.trials)):
             problem = problem or "is older than the log"
             raise StoreDamaged(
-                f"{self.folder.path(self.paths.trials)} {problem}: it held the trials of sweep {self.paths.sweep} "
-                f"up to row {sealed.trials}, and the log holds "
+                f"{self.folder.path(self.paths.trials)} {problem}: it held the trials of sweep "
+                f"{self.paths.sweep} up to row {sealed.trials}, and the log holds "
                 f"{f'rows {self.log.first} to {self.log.last}' if self.log.first else 'no rows'}. "
                 "Restore the file from a copy"
             )
@@ -349,8 +368,8 @@ class _Reading:
             if table in state.tables and expected is not None and state.tables[table].num_rows != expected:
                 where = self.paths.results if table == "results" else self.paths.trials
                 raise StoreDamaged(
-                    f"{self.folder.path(where)}: sweep {self.paths.sweep} was closed with {expected} rows of {table} "
-                    f"and now has {state.tables[table].num_rows}. Restore the file from a copy"
+                    f"{self.folder.path(where)}: sweep {self.paths.sweep} was closed with {expected} rows of "
+                    f"{table} and now has {state.tables[table].num_rows}. Restore the file from a copy"
                 )
 
 

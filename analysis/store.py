@@ -117,7 +117,13 @@ class Store:
         names = {*self._folder.names("sweeps"), *self._folder.names("log")}
         rows = []
         for name in sorted(names):
-            state = State.read(self._folder, name) if _NAME.fullmatch(name) else None
+            if not _NAME.fullmatch(name):
+                continue
+            try:
+                state = State.read(self._folder, name)
+            except StoreError:  # listed all the same: what is wrong with it is said when it is read
+                rows.append((0, name))
+                continue
             if state is not None:
                 rows.append((state.row.get("created") or 0, name))
         return [name for _, name in sorted(rows)]
@@ -127,7 +133,7 @@ class Store:
         if not _NAME.fullmatch(sweep):
             return False
         paths = Paths(sweep)
-        return self._folder.exists(paths.row) or read_log(self._folder, paths).first is not None
+        return _exists(self._folder, paths)
 
     def table(self, name: str, sweep: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """One of the tables `sweeps`, `trials`, `results`, `events`; of all sweeps if `sweep` is None.
@@ -224,6 +230,12 @@ class Store:
         return UnknownSweep(f"{sweep}: {self.uri} has no such sweep; {hint}")
 
 
+def _exists(folder: Folder, paths: Paths) -> bool:
+    if folder.exists(paths.row) or folder.exists(paths.trials):
+        return True
+    return read_log(folder, paths).first is not None
+
+
 def _own_version() -> str:
     try:
         return version("fairsweep")
@@ -283,7 +295,7 @@ class SweepWriter:
     the call is written. Leaving the `with` block without `close` keeps the log: the sweep can be resumed.
     """
 
-    seal_every = SEAL_EVERY_S
+    seal_every = SEAL_EVERY_S  # seconds between seals; may be set on a writer
 
     def __init__(self, folder: Folder, uri: str, sweep: str, schemas: Schemas, lock: Lock | None) -> None:
         self.name, self.uri = sweep, uri
@@ -331,12 +343,12 @@ class SweepWriter:
         cls, folder: Folder, uri: str, sweep: str, row: dict[str, Any], schemas: Schemas
     ) -> SweepWriter:
         paths = Paths(sweep)
-        if folder.exists(paths.row) or read_log(folder, paths).first is not None:
+        if _exists(folder, paths):
             raise StoreError(f"sweep={sweep}: {uri} has a sweep of this name; open it or choose another name")
         lock = cls._lock(folder, paths)
         try:
             log = read_log(folder, paths)
-            if folder.exists(paths.row) or log.first is not None:
+            if _exists(folder, paths):
                 raise StoreError(
                     f"sweep={sweep}: {uri} has a sweep of this name; open it or choose another name"
                 )
@@ -410,10 +422,12 @@ class SweepWriter:
                 continue
             name = f"{self._paths.log}/{Path(segment.path).name}"
             data = self._folder.read(name)
-            with self._folder.replacing(f"{name.removesuffix('.log')}.torn") as out:
+            aside, n = f"{name.removesuffix('.log')}.torn", 2
+            while self._folder.exists(aside):
+                aside, n = f"{name.removesuffix('.log')}.{n}.torn", n + 1
+            with self._folder.replacing(aside) as out:
                 out.write(data[segment.bad_at :])
-            with self._folder.replacing(name) as out:
-                out.write(data[: segment.bad_at])
+            self._folder.truncate(name, segment.bad_at)
 
     def _number(self, log: _log.Log) -> int:
         """The log file to append to: a local writer goes on in the last one, a remote one begins its own."""
@@ -630,8 +644,8 @@ class SweepWriter:
             rows = state.tables[table]
             if rows.num_rows != self._counts[table] or not _ascending(rows.column("seq")):
                 raise StoreDamaged(
-                    f"sweep {self.name}: {self._counts[table]} {table} were appended, {rows.num_rows} are read back "
-                    f"from {self._folder.path(self._paths.log)}; the log is kept"
+                    f"sweep {self.name}: {self._counts[table]} {table} were appended, {rows.num_rows} are "
+                    f"read back from {self._folder.path(self._paths.log)}; the log is kept"
                 )
             name = self._write_part(table, 1, self._seq, rows)
             self._verify(name, rows.num_rows)
@@ -678,7 +692,7 @@ class SweepWriter:
         with self._mutex:
             if not self._closed:
                 try:
-                    with contextlib.suppress(OSError, StoreError):
+                    with contextlib.suppress(Exception):  # not to hide the error that ended the block
                         self.seal()
                 finally:
                     self._release()
