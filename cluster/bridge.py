@@ -9,6 +9,7 @@ the source of truth.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -128,7 +129,7 @@ class LegScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         held = self.places.holds[trial.trial_id]
-        error = trial.get_error()
+        error = _error_of(trial)
         reason = self.places.killed.pop(held, None) or _reason(error)
         self.places.conductor.lost(held, f"{type(error).__name__}: {error}", reason)
 
@@ -175,6 +176,15 @@ def _wait_for(ref: Any, seconds: float) -> None:
         ray.get(ref, timeout=seconds)
     except Exception:  # the trial then goes on from an older checkpoint
         return
+
+
+def _error_of(trial: TuneTrial) -> BaseException | None:
+    # `Trial.get_pickled_error` looks where Tune will upload the file later; here it is still local.
+    path = trial.pickled_error_file
+    if path is None or not os.path.exists(path):
+        return None
+    with open(path, "rb") as f:
+        return ray.cloudpickle.load(f)
 
 
 def _reason(error: BaseException | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from search_spaces.space import Space
@@ -87,16 +88,15 @@ class Trivial(_Quadratic):
 
 @register
 class Slow(_Quadratic):
-    """Takes 50 ms a step and notes every step that is really computed in $FAIRSWEEP_TEST_TRACE."""
+    """Takes 50 ms a step and notes every step that is really computed in `trace` in its data folder."""
 
     slug = "test_slow"
     length = 12
 
     def step(self) -> dict[str, float]:
-        time.sleep(float(os.environ.get("FAIRSWEEP_TEST_STEP_S", "0.05")))
-        trace = os.environ.get("FAIRSWEEP_TEST_TRACE")
-        if trace:
-            with open(trace, "a") as f:
+        time.sleep(0.05)
+        if self.setting.data_dir is not None:
+            with open(self.setting.data_dir / "trace", "a") as f:
                 f.write(f"{self.config['x']!r} {self.setting.seed} {self.done + 1} {os.getpid()}\n")
         return super().step()
 
@@ -139,9 +139,9 @@ class Faulty(_Quadratic):
         if fault == "exit":
             os._exit(9)
         if fault == "exit_once":
-            marker = f"{os.environ['FAIRSWEEP_TEST_TRACE']}.{self.setting.seed}.{self.config['x']}"
-            if not os.path.exists(marker):
-                open(marker, "w").close()
+            marker = Path(self.setting.data_dir or ".") / f"died-{self.setting.seed}"
+            if not marker.exists():
+                marker.touch()
                 os._exit(9)
         if fault == "hang":
             time.sleep(600)

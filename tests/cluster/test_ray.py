@@ -1,0 +1,161 @@
+"""Sweeps on a real Ray: workers that die, hang or are killed, Tune's adapters, tracking."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.store import Store
+from cluster import config, sweep
+from cluster.sweep import Result
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def run(tmp_path: Path, *overrides: str, name: str = "s") -> Result:
+    return sweep.run(config.load([*overrides, f"storage={tmp_path / 'store'}", f"name={name}"]))
+
+
+def trials(result: Result) -> list[dict[str, Any]]:
+    return Store(result.storage).table("trials", result.sweep).sort_by("number").to_pylist()
+
+
+def steps(result: Result, trial: str) -> list[int]:
+    rows = Store(result.storage).table("results", result.sweep).to_pylist()
+    return [r["step"] for r in rows if r["trial"] == trial]
+
+
+def test_a_sweep_reuses_its_workers(tmp_path: Path) -> None:
+    result = run(tmp_path, "trainable=test_bowl", "budget.trials=12")
+    rows = trials(result)
+    assert result.state == "finished"
+    assert [t["state"] for t in rows] == ["complete"] * 12
+    assert len({t["pid"] for t in rows}) <= 2
+    assert all(steps(result, t["trial"]) == list(range(1, 10)) for t in rows)
+    record = Store(result.storage).table("sweeps", "s").to_pylist()[0]
+    assert record["closed"] and record["rows_results"] == 108 and record["rows_trials"] == 12
+
+
+def test_asha_with_one_slot_pauses_and_promotes(tmp_path: Path) -> None:
+    result = run(tmp_path, "trainable=test_bowl", "budget.trials=9", "scheduler=asha", "budget.concurrent=1")
+    rows = trials(result)
+    assert {t["steps"] for t in rows} == {1, 3, 9}
+    order = [r["trial"] for r in Store(result.storage).table("results", "s").to_pylist()]
+    split = [i for i in set(order) if order[order.index(i) : order.index(i) + order.count(i)] != [i] * order.count(i)]
+    assert split, "no trial was taken up again after others had run"
+
+
+def test_one_slot_on_ray_suggests_what_the_bare_conductor_does(tmp_path: Path) -> None:
+    """Tune neither reorders nor prefetches: the suggestions are a function of the seed."""
+    a = run(tmp_path, "trainable=test_bowl", "budget.trials=10", "budget.concurrent=1", name="a")
+    b = run(tmp_path, "trainable=test_bowl", "budget.trials=10", "budget.concurrent=1", name="b")
+    assert [t["config_json"] for t in trials(a)] == [t["config_json"] for t in trials(b)]
+
+
+def test_a_worker_that_always_dies_is_a_failed_row_and_the_sweep_goes_on(
+    tmp_path: Path,
+) -> None:
+    result = run(
+        tmp_path, "trainable=test_faulty", "space.x=0.5", "space.fault.choices=[exit,none]", "space.fault.paper=none",
+        "search=grid", "budget.trials=2", "budget.retries=1",
+    )  # fmt: skip
+    by_fault = {t["config.fault"]: t for t in trials(result)}
+    assert by_fault["exit"]["state"] == "failed"
+    assert by_fault["exit"]["reason"].startswith("worker died 2 times")
+    assert "Actor" in by_fault["exit"]["error"]
+    assert by_fault["exit"]["retries"] == 1
+    assert by_fault["none"]["state"] == "complete"
+
+
+def test_a_hanging_trial_is_ended_and_not_retried(tmp_path: Path) -> None:
+    began = time.monotonic()
+    result = run(
+        tmp_path, "trainable=test_faulty", "space.x=0.5", "space.fault.choices=[hang,none]", "space.fault.paper=none",
+        "search=grid", "budget.trials=2", "budget.trial_timeout=4", "budget.report_seconds=0",
+    )  # fmt: skip
+    assert time.monotonic() - began < 60
+    by_fault = {t["config.fault"]: t for t in trials(result)}
+    assert by_fault["hang"]["state"] == "failed" and by_fault["hang"]["retries"] == 0
+    assert by_fault["hang"]["reason"] == "timed out: no report for 4 s after step 2"
+    assert steps(result, by_fault["hang"]["trial"]) == [1, 2]
+    assert by_fault["none"]["state"] == "complete"
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    killed: list[int] = []
+
+    def kill_soon() -> None:
+        while not trace.exists() or len(trace.read_text().splitlines()) < 12:
+            time.sleep(0.05)
+        pid = int(trace.read_text().splitlines()[-1].split()[-1])
+        os.kill(pid, signal.SIGKILL)
+        killed.append(pid)
+
+    killer = threading.Thread(target=kill_soon, daemon=True)
+    killer.start()
+    result = run(
+        tmp_path, "trainable=test_slow", "budget.trials=1", "budget.steps=40", f"data_dir={tmp_path}",
+        "budget.checkpoint_seconds=0.2",
+    )  # fmt: skip
+    killer.join()
+    (row,) = trials(result)
+    assert killed and row["state"] == "complete" and row["retries"] == 1
+    assert steps(result, row["trial"]) == list(range(1, 41))
+    computed = [(int(line.split()[2]), int(line.split()[3])) for line in trace.read_text().splitlines()]
+    again = [step for step, pid in computed if pid != killed[0]]
+    assert again and min(again) > 1, "it began anew instead of from the checkpoint"
+    events = Store(result.storage).table("events", "s").to_pylist()
+    assert [e["kind"] for e in events] == ["retry"]
+
+
+def test_wandb_runs_are_written_in_the_worker_and_read_back(tmp_path: Path) -> None:
+    began = time.monotonic()
+    result = run(tmp_path, "trainable=test_bowl", "budget.trials=2", "tracking=wandb")
+    assert time.monotonic() - began < 90
+    runs = sorted(Path(result.storage).glob("wandb/s/wandb/offline-run-*/*.wandb"))
+    assert len(runs) == 2, "one offline run a trial"
+    rows = {t["trial"]: t for t in trials(result)}
+    leet = [sys.executable, "-m", "wandb", "leet", "inspect"]
+    for file in runs:
+        text = subprocess.run([*leet, "--summary", str(file)], capture_output=True, text=True, timeout=60).stdout
+        trial = next(t for t in rows if t in text or t in file.name)
+        assert "val_loss" in text and "test_loss" in text, text
+        assert f"s-{trial}" in file.name or f"s-{trial}" in text
+        whole = subprocess.run([*leet, str(file)], capture_output=True, text=True, timeout=60).stdout
+        assert repr(rows[trial]["value"])[:8] in whole, whole[-2000:]
+
+
+def test_json_and_exit_codes_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cluster.cli import run_cli
+
+    store = str(tmp_path / "store")
+    assert run_cli(["run", "trainable=test_bowl", "budget.trials=3", "name=c", f"storage={store}", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["state"] == "finished" and answer["sweep"] == "c"
+    assert run_cli(["best", "c", "--storage", store, "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)
+    rows = Store(store).table("trials", "c").to_pylist()
+    assert best["value"] == min(t["value"] for t in rows)
+    assert best == answer["best"]
+    assert run_cli(["run", "trainable=test_faulty", "space.x=1.0", "space.fault=raise", "budget.trials=1", "name=d",
+                    f"storage={store}", "--quiet"]) == 1  # fmt: skip
+    assert "raised ZeroDivisionError" in capsys.readouterr().out
+    for command in (["ls"], ["show", "c"], ["show", "d"]):
+        assert run_cli([*command, "--storage", store, "--json"]) == 0
+        json.loads(capsys.readouterr().out)
+    for form in ("parquet", "csv", "arrow"):
+        path = tmp_path / f"out.{form}"
+        assert run_cli(["export", "c", "--storage", store, "--format", form, "-o", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["rows"] == 27
+        assert path.stat().st_size > 0
