@@ -1,0 +1,127 @@
+"""`kill -9` of the driver, interrupts, and resuming: as a user does it, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.store import Store
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    env = {**os.environ, "FAIRSWEEP_PLUGINS": "tests.papers"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cluster", *arguments],
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 200) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def reports(store: Path, sweep: str = "s") -> dict[tuple[str, int], float]:
+    rows = Store(store).table("results", sweep).to_pylist()
+    found = {(r["trial"], r["step"]): r["metric.val_loss"] for r in rows}
+    assert len(found) == len(rows), "a report is doubled"
+    return found
+
+
+def wait_for_reports(process: subprocess.Popen[str], store: Path, more_than: int, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if (store / "log" / "s").is_dir() and Store(store).has("s") and len(reports(store)) > more_than:
+            return
+        time.sleep(0.1)
+
+
+def kill_and_resume(tmp_path: Path, kills: int, trials: int, seed: int) -> None:
+    rng = random.Random(seed)
+    store = tmp_path / "store"
+    command = ["run", "trainable=test_slow", f"budget.trials={trials}", "name=s", f"storage={store}",
+               f"data_dir={tmp_path}", "budget.checkpoint_seconds=0.3"]  # fmt: skip
+    acknowledged: dict[tuple[str, int], float] = {}
+    complete: set[str] = set()
+    for _ in range(kills):
+        process = start(*command)
+        wait_for_reports(process, store, len(acknowledged))
+        time.sleep(rng.uniform(0.0, 2.0))
+        assert process.poll() is None, "the sweep ended before it was killed; give it more trials"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = reports(store)
+        assert acknowledged.items() <= found.items(), "a report that was acknowledged is gone"
+        acknowledged = found
+        rows = Store(store).table("trials", "s").to_pylist()
+        complete |= {t["trial"] for t in rows if t["state"] == "complete"}
+        assert Store(store).notes("s"), "a reader is told that the sweep did not end"
+        with open(tmp_path / "trace", "a") as f:
+            f.write(f"killed {json.dumps(sorted(complete))}\n")
+        command = ["resume", "s", "--storage", str(store)]
+    code, out, err = finish(start(*command))
+    assert code == 0, err
+    assert "recovered" in err
+    final = reports(store)
+    assert acknowledged.items() <= final.items()
+    rows = Store(store).table("trials", "s").sort_by("number").to_pylist()
+    assert len(rows) == trials
+    assert {t["state"] for t in rows} == {"complete"}
+    assert sorted(final) == sorted((t["trial"], step) for t in rows for step in range(1, 13))
+    assert not Store(store).notes("s")
+    done: set[str] = set()
+    by_x = {repr(t["config.x"]): t["trial"] for t in rows}
+    for line in (tmp_path / "trace").read_text().splitlines():
+        if line.startswith("killed "):
+            done = set(json.loads(line.removeprefix("killed ")))
+        else:
+            assert by_x[line.split()[0]] not in done, "a finished trial was run again"
+
+
+@pytest.mark.timeout(280)
+def test_driver_killed_twice(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, kills=2, trials=16, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_driver_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, kills=20, trials=160, seed=20)
+
+
+@pytest.mark.timeout(200)
+def test_one_interrupt_ends_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process = start("run", "trainable=test_slow", "budget.trials=40", "name=s", f"storage={store}", "budget.steps=30")
+    wait_for_reports(process, store, 10)
+    process.send_signal(signal.SIGINT)
+    code, out, err = finish(process, 60)
+    assert code == 130
+    assert f"fairsweep resume s --storage {store}" in out
+    rows: list[dict[str, Any]] = Store(store).table("trials", "s").to_pylist()
+    assert not {t["state"] for t in rows} & {"running"}
+    interrupted = [t for t in rows if t["state"] == "interrupted"]
+    assert interrupted and all(t["reason"].startswith("interrupted at step") for t in interrupted)
+    assert Store(store).table("sweeps", "s").to_pylist()[0]["state"] == "interrupted"
+    before = reports(store)
+    for trial in interrupted:
+        kept = list((store / "checkpoints" / "s" / trial["trial"]).glob("*.ckpt"))
+        assert kept, "an interrupted trial keeps its checkpoint"
+    process = start("resume", "s", f"storage={store}", "budget.minutes=+1")
+    wait_for_reports(process, store, len(before))
+    process.send_signal(signal.SIGTERM)
+    code, out, err = finish(process, 60)
+    assert code == 130, err
+    after = reports(store)
+    assert before.items() <= after.items() and len(after) > len(before)
