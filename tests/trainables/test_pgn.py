@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import lzma
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,6 +319,13 @@ def test_seattle_temps_if_they_can_be_had() -> None:
     assert data.values[0, 0] == 39.4 and data.values[-1, 0] == 39.6
 
 
+def test_an_hour_is_the_mean_of_its_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAIRSWEEP_CACHE", str(tmp_path))
+    monkeypatch.setattr(series, "wheel_member", lambda *pinned: lzma.compress(b"table"))
+    monkeypatch.setattr(series, "read_frame", lambda content: {"Demand": np.array([1.0, 2.0, 5.0, 7.0])})
+    assert series.elecdemand().values.tolist() == [[1.5], [6.0]]
+
+
 def test_elecdemand_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
@@ -413,7 +421,7 @@ def test_etth1_and_a_changed_copy_of_it(tmp_path: Path, monkeypatch: pytest.Monk
     data = series.load("ett_h1", Path(str(DATA)))
     assert data.values.shape == (17420, 7) and data.columns[-1] == "OT"
     assert borders(data, "standard") == (8640, 11520, 14400)
-    assert borders(data, "6:2:2") == (10452, 13936, 17420)
+    assert borders(data, "authors") == (10452, 13936, 17420)
     np.testing.assert_allclose(data.values[0, -1], 30.531, rtol=1e-6)
     text = (Path(str(DATA)) / "ett" / "ETTh1.csv").read_text()
     (tmp_path / "ETTh1.csv").write_text(text.replace("30.5310001373291", "30.6310001373291", 1))
@@ -440,7 +448,7 @@ def test_parts_follow_one_another_and_no_horizon_is_in_two() -> None:
     longer = task(seq_len=336)
     assert torch.equal(longer.starts["validation"], made.starts["validation"])
     assert torch.equal(longer.starts["test"], made.starts["test"])
-    assert int(task(split="6:2:2").starts["validation"][0]) == 1440
+    assert int(task(split="authors").starts["validation"][0]) == 1440
 
 
 def test_a_window_is_the_past_and_then_the_future() -> None:
@@ -493,7 +501,7 @@ def test_metrics_are_means_over_all_windows_steps_and_variables() -> None:
             "horizon=24: the train part of sines has only 10 steps after the first seq_len=1670",
         ),
         ({"horizon": 0}, "horizon=0: must be at least 1"),
-        ({"split": "8:1:1"}, "split=8:1:1: known are standard, 6:2:2"),
+        ({"split": "8:1:1"}, "split=8:1:1: known are standard, authors"),
         ({"features": "all"}, "features=all: known are univariate, multivariate"),
     ],
 )

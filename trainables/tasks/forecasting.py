@@ -21,14 +21,14 @@ METRICS = (
     Metric("test_mse", "min", "test", "standardised"),
     Metric("test_mae", "min", "test", "standardised"),
 )
-SPLITS = ("standard", "6:2:2")
+SPLITS = ("standard", "authors")
 FEATURES = ("univariate", "multivariate")
 
 
 def borders(data: series.Series, split: str) -> tuple[int, int, int]:
     """Ends of the training, validation and test part, in rows.
 
-    "standard": 12/4/4 months of 30 days for ETT, else .7/.1/.2 (Informer, Autoformer). "6:2:2": .6/.2/.2 of
+    "standard": 12/4/4 months of 30 days for ETT, else .7/.1/.2 (Informer, Autoformer). "authors": .6/.2/.2 of
     all rows for every set, as in the code of TPGN, on which its published numbers rest.
     """
     if split not in SPLITS:
