@@ -568,6 +568,16 @@ def test_training_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_a_state_is_not_changed_by_the_steps_after_it() -> None:
+    made = trial(steps=3)
+    made.step()
+    state = made.state_dict()
+    rows = [made.step(), made.step()]
+    again = trial(steps=3)
+    again.load_state_dict(state)
+    assert [again.step(), again.step()] == rows and again.test() == made.test()
+
+
 def test_sines_are_learnt() -> None:
     made = trial(steps=4, lr=3e-3)
     values = [made.step()["val_mse"] for _ in range(4)]

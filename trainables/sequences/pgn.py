@@ -373,7 +373,7 @@ class Forecaster(Paper):
         return {"test_mse": test_mse, "test_mae": test_mae}
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "net": self.net.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
@@ -381,10 +381,12 @@ class Forecaster(Paper):
             "stale": self.stale,
             "best": self.best,
         }
+        # A copy: the tensors above are those that the next step changes.
+        return copy.deepcopy(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
         self.done, self.stale = state["done"], state["stale"]
         self.best = copy.deepcopy(state["best"])
