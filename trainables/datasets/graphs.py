@@ -15,7 +15,6 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits
-from sklearn.neighbors import NearestNeighbors
 
 from trainables.base import DataError
 
@@ -83,9 +82,13 @@ def digits_knn(data_dir: Path | None = None) -> Graph:
         raise DataError(
             f"data=digits_knn: load_digits() has SHA-256 {found}, expected {expected}; reinstall scikit-learn"
         )
-    # Pixels are whole numbers, so brute force finds exact distances and the same neighbours everywhere.
-    search = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(pixels)
-    neighbours = search.kneighbors(return_distance=False)
+    # Whole pixels tie often. Exact integer distances with the index as last word give the same neighbours on
+    # every machine, where a library's search depends on its blocks and threads.
+    norms = (pixels**2).sum(1)
+    squared = (norms[:, None] + norms[None, :] - 2 * pixels @ pixels.T).astype(np.int64)
+    np.fill_diagonal(squared, squared.max() + 1)
+    key = squared * len(labels) + np.arange(len(labels))
+    neighbours = np.argpartition(key, 6, axis=1)[:, :6]
     sources = np.repeat(np.arange(len(labels)), 6)
     adjacency = undirected(len(labels), sources, neighbours.ravel())
     return Graph(

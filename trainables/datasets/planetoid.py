@@ -6,6 +6,7 @@ Python 2, read by an unpickler that can build arrays and plain containers and no
 
 from __future__ import annotations
 
+import codecs
 import collections
 import io
 import pickle
@@ -66,6 +67,8 @@ class PlanetoidUnpickler(pickle.Unpickler):
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("__builtin__", "list"): list,
         ("builtins", "list"): list,
+        # how Python 3 writes bytes into a pickle that Python 2 can read
+        ("_codecs", "encode"): codecs.encode,
     }
 
     def find_class(self, module: str, name: str) -> Any:
