@@ -147,12 +147,12 @@ class GCN(nn.Module):
 
     def forward(self, x: Features, propagation: SparseMatrix) -> Tensor:
         drop = self.drop if self.training else 0.0
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            if i > 0:
-                x = torch.relu(x)
-            scores = x.matmul(weight, drop) if isinstance(x, SparseMatrix) else dropout(x, drop) @ weight
-            x = propagation.matmul(scores) + bias
-        return x
+        h: Features = x
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            scores = h.matmul(weight, drop) if isinstance(h, SparseMatrix) else dropout(h, drop) @ weight
+            out = propagation.matmul(scores) + bias
+            h = torch.relu(out)
+        return out
 
 
 MODELS = ("dagnn", "gcn", "mlp", "sgc", "appnp", "decoupled_last", "decoupled_mean")
