@@ -97,14 +97,11 @@ def _walk(
                 " quote words such as yes, no, on and off"
             )
         name = prefix + key
-        # A mapping with nothing but other mappings or unknown keys is a group; one with `low` lacks its type.
-        if (
-            isinstance(raw, Mapping)
-            and raw
-            and "type" not in raw
-            and name not in declared
-            and all(isinstance(v, Mapping) or k not in _ALL_KEYS for k, v in raw.items())
-        ):
+        if not _ALL_KEYS.isdisjoint(name.split(".")[1:]):
+            raise SpaceError(
+                f"{name}={show(raw)}: {key} is a word of declarations; in a group, use another name"
+            )
+        if isinstance(raw, Mapping) and raw and name not in declared and _ALL_KEYS.isdisjoint(raw):
             yield from _walk(raw, f"{name}.", declared)
         else:
             yield name, raw
@@ -168,9 +165,8 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
     for key in ("low", "high"):
         if raw.get(key) is None:
             raise SpaceError(f"{name}.{key} is missing: a searched {kind} parameter has a low and a high")
-    low, high = (
-        _at(f"{name}.{key}", raw[key], lambda v: number(v, kind, text=True)) for key in ("low", "high")
-    )
+    low = _at(f"{name}.low", raw["low"], lambda v: number(v, kind, text=True))
+    high = _at(f"{name}.high", raw["high"], lambda v: number(v, kind, text=True))
     log, step = raw.get("log", False), raw.get("step")
     if not isinstance(log, bool):
         raise SpaceError(f"{name}.log={show(log)}: must be true or false")
@@ -223,9 +219,7 @@ def _choice(value: Any) -> Any:
         raise SpaceError("must be a string, a number, true, false or null")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number(value, "int" if isinstance(value, int) else "float")
-    if isinstance(value, str) and ("${" in value or not value.isprintable()):
-        raise SpaceError("must be one line of printable text, without the ${ of an interpolation")
-    return value
+    return _text(value) if isinstance(value, str) else value
 
 
 def _paper(
@@ -258,8 +252,9 @@ def _when(name: str, when: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise SpaceError("must be a string")
+    if not isinstance(value, str) or not value.isprintable() or "${" in value or value == "???":
+        # OmegaConf, in which every space is composed, would interpolate ${ and takes ??? for missing.
+        raise SpaceError("must be one line of printable text, without ${ and not ???")
     return value
 
 

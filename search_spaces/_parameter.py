@@ -102,10 +102,10 @@ class Parameter:
         for choice in self.choices:
             if same(choice, value):
                 return choice
+        if not self.choices:
+            raise SpaceError("must be a string")
         listed = ", ".join(map(show, self.choices))
-        raise SpaceError(
-            f"must be one of {listed}{did_you_mean(value, self.choices)}" if listed else "must be a string"
-        )
+        raise SpaceError(f"must be one of {listed}{did_you_mean(value, self.choices)}")
 
     def inside(self, value: Any) -> Any:
         """Range and step of a typed value. The error is the remedy only."""
@@ -240,10 +240,7 @@ class Parameter:
 
     def to_mapping(self) -> Any:
         """The declaration that is read back to an equal parameter."""
-        bare = (self.low is None and self.kind in ("float", "int")) or (
-            self.kind == "categorical" and not self.choices
-        )
-        if bare and not (self.paper or self.when or self.help):
+        if self.fixed and self.low is None and not (self.choices or self.paper or self.when or self.help):
             return self.value
         raw: dict[str, Any] = {"type": self.kind}
         if self.low is not None:
@@ -282,23 +279,18 @@ def number(value: Any, kind: str, text: bool = False) -> Any:
         found = int(value) if kind == "int" else float(value)
     except (OverflowError, ValueError):
         raise remedy from None
-    if (
-        (found != value and kind == "int")
-        or (kind == "int" and abs(found) > _INT64)
-        or not math.isfinite(found)
-    ):
+    if not (math.isfinite(found) if kind == "float" else found == value and abs(found) <= _INT64):
         raise remedy
     return found
 
 
 def same(a: Any, b: Any) -> bool:
     """Equality of scalars in which true is not 1."""
-    if type(a) is type(b):
-        return bool(a == b)
-    if not isinstance(b, (str, int, float, np.generic)) or isinstance(a, bool) != isinstance(
-        b, (bool, np.bool_)
-    ):
-        return False
+    if type(a) is not type(b):
+        if isinstance(a, (bool, np.bool_)) != isinstance(b, (bool, np.bool_)):
+            return False
+        if not isinstance(b, (str, int, float, np.generic)):
+            return False
     return bool(a == b)
 
 
@@ -310,7 +302,9 @@ def show(value: Any) -> str:
 
 def did_you_mean(word: Any, options: Iterable[Any]) -> str:
     """ "; did you mean ...?" or nothing."""
-    close = get_close_matches(str(word), [str(option) for option in options], n=3)
+    spelled = [str(option) for option in options]
+    close = [option for option in spelled if option.lower() == str(word).lower()]
+    close = close or get_close_matches(str(word), spelled, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
