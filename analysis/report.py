@@ -11,7 +11,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-
 WIDE = 140  # columns where no terminal says how many there are
 
 
@@ -27,7 +26,10 @@ def number(value: Any) -> str:
 
 
 def show_rows(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], title: str | None = None, console: Console | None = None
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    title: str | None = None,
+    console: Console | None = None,
 ) -> None:
     """Prints `columns` of `rows` as a table; columns that are empty everywhere are left out."""
     kept = [c for c in columns if any(row.get(c) is not None for row in rows)]

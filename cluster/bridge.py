@@ -117,7 +117,7 @@ class LegScheduler(FIFOScheduler):
             raise
         if goes_on:
             return TrialScheduler.CONTINUE
-        actor = trial.temporary_state.ray_actor
+        actor: Any = trial.temporary_state.ray_actor
         if conductor.trials[held].state == "interrupted":
             _wait_for(actor.stash.remote(), seconds=10)
         leg = conductor.next_leg()
@@ -163,7 +163,12 @@ class Watch(Callback):
         for trial in trials if late else ():
             held = self.places.holds.get(trial.trial_id)
             actor = trial.temporary_state.ray_actor
-            if trial.status == TuneTrial.RUNNING and held in late and held not in self.places.killed and actor:
+            if (
+                trial.status == TuneTrial.RUNNING
+                and held in late
+                and held not in self.places.killed
+                and actor
+            ):
                 self.places.killed[held] = late[held]
                 ray.kill(actor, no_restart=True)
 

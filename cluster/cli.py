@@ -30,7 +30,9 @@ def run_cli(argv: Sequence[str]) -> int:
         parser.print_help()
         return 0
     if rest and args.command not in ("run", "resume"):
-        print(f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr)
+        print(
+            f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
+        )
         return 2
     from analysis.store import StoreError, SweepLocked, UnknownSweep
     from search_spaces.space import SpaceError
@@ -64,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
-    def add(name: str, handle: Any, text: str, json: bool = True, sweep: bool = False, hydra: bool = False) -> Any:
+    def add(
+        name: str, handle: Any, text: str, json: bool = True, sweep: bool = False, hydra: bool = False
+    ) -> Any:
         p = commands.add_parser(name, help=text, description=text, add_help=not hydra, allow_abbrev=False)
         p.set_defaults(handle=handle)
         if json:
@@ -77,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     add("list", _list, "the papers that can be tuned")
     add("info", _info, "a paper: data sets, metrics, space, claims").add_argument("slug")
     p = add("run", _run, "run a sweep: fairsweep run trainable=<slug> [key=value ...]", hydra=True)
-    p.add_argument("--help", "-h", nargs="?", const="", metavar="GROUP", help="settings, or the options of a group")
+    p.add_argument(
+        "--help", "-h", nargs="?", const="", metavar="GROUP", help="settings, or the options of a group"
+    )
     p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     p.add_argument("--quiet", action="store_true", help="no progress")
     p = add("resume", _resume, "go on with a sweep that ended in any way, or let it grow", sweep=True)
@@ -143,7 +149,11 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
         print(f"claim      {claim.statement}")
     rows = []
     for name, p in space.parameters.items():
-        domain = "|".join(map(str, p.choices)) if p.choices else f"{report.number(p.low)} .. {report.number(p.high)}"
+        domain = (
+            "|".join(map(str, p.choices))
+            if p.choices
+            else f"{report.number(p.low)} .. {report.number(p.high)}"
+        )
         scale = "log" if p.log else f"step {p.step}" if p.step else None
         when = ", ".join(f"{k}={'|'.join(map(str, v))}" for k, v in p.when.items()) or None
         own = ", ".join(f"{v}" if k == "default" else f"{k}: {v}" for k, v in p.paper.items()) or None
@@ -190,7 +200,9 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
         return _run_help(args.help)
     flags = [word for word in rest if word.startswith("-")]
     if flags:
-        raise UserError(f"run: does not know {' '.join(flags)}; settings are written key=value, see run --help")
+        raise UserError(
+            f"run: does not know {' '.join(flags)}; settings are written key=value, see run --help"
+        )
     if args.cfg:
         print(config.load(rest).to_yaml(), end="")
         return 0
@@ -346,7 +358,9 @@ def _best_of(store: Any, sweep: str) -> dict[str, Any] | None:
         "value": found.value.mean,
         "seeds": found.value.n,
         "ci95": found.value.ci95,
-        "metrics": {name: {"mean": s.mean, "ci95": s.ci95, "n": s.n} for name, s in found.metrics.items() if s.n},
+        "metrics": {
+            name: {"mean": s.mean, "ci95": s.ci95, "n": s.n} for name, s in found.metrics.items() if s.n
+        },
         "config": json.loads(rows[0]["config_json"]),
     }
 
@@ -358,7 +372,9 @@ def _print_best(best: dict[str, Any]) -> None:
         return f" (95 % CI {number(ci[0])} .. {number(ci[1])})" if ci else ""
 
     flag = "" if best["complete"] else "  (no configuration is complete; this one was stopped early)"
-    print(f"best     {best['objective']} {number(best['value'])}{spread(best['ci95'])}, {best['seeds']} seed(s){flag}")
+    print(
+        f"best     {best['objective']} {number(best['value'])}{spread(best['ci95'])}, {best['seeds']} seed(s){flag}"
+    )
     for name, s in best["metrics"].items():
         print(f"         {name} {number(s['mean'])}{spread(s['ci95'])}")
     print("config   " + " ".join(f"{k}={number(v)}" for k, v in best["config"].items()))
@@ -393,11 +409,13 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _existing(storage: str) -> Any:
-    from analysis.store import Store
+    from cluster.sweep import open_store
 
     if "://" not in storage and not Path(storage).expanduser().is_dir():
-        raise UserError(f"--storage={storage}: no such folder; `fairsweep run` makes one, --storage says where it is")
-    return Store(storage if "://" in storage else str(Path(storage).expanduser().resolve()))
+        raise UserError(
+            f"--storage={storage}: no such folder; `fairsweep run` makes one, --storage says where it is"
+        )
+    return open_store(storage)
 
 
 # -- help ---------------------------------------------------------------------------------------------
@@ -416,7 +434,9 @@ def _run_help(group: str) -> int:
         for option in config.group_options(group):
             print(f"== {group}={option}\n{(folder / group / f'{option}.yaml').read_text()}")
         return 0
-    print("fairsweep run trainable=<slug> [group=option ...] [key=value ...]\n\ngroups (run --help GROUP says more):")
+    print(
+        "fairsweep run trainable=<slug> [group=option ...] [key=value ...]\n\ngroups (run --help GROUP says more):"
+    )
     for name in config.GROUPS:
         print(f"  {name:<10} {' | '.join(config.group_options(name))}")
     print("\nsettings:")

@@ -299,9 +299,17 @@ class Conductor:
             self._end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
         elif reason == "timed out":
             limit = f"{self.rules.timeout_s:g} s"
-            self._end(trial, "failed", f"timed out: no report for {limit} after step {trial.steps}", {}, error)
+            self._end(
+                trial, "failed", f"timed out: no report for {limit} after step {trial.steps}", {}, error
+            )
         elif trial.retries >= self.rules.retries:
-            self._end(trial, "failed", f"{reason} {trial.retries + 1} times, last after step {trial.steps}", {}, error)
+            self._end(
+                trial,
+                "failed",
+                f"{reason} {trial.retries + 1} times, last after step {trial.steps}",
+                {},
+                error,
+            )
         else:
             trial.retries += 1
             trial.state = "pending"
@@ -309,7 +317,9 @@ class Conductor:
             self.waiting.appendleft(trial_id)
             with self.writer.batch():
                 self.writer.event("retry", trial=trial_id, reason=reason, after_step=trial.steps)
-                self.writer.trial(trial_id, state="pending", reason=f"{reason}; retried", retries=trial.retries)
+                self.writer.trial(
+                    trial_id, state="pending", reason=f"{reason}; retried", retries=trial.retries
+                )
 
     def overdue(self) -> list[str]:
         """Running trials that have given no sign of life for `timeout_s` seconds."""

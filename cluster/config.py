@@ -68,8 +68,8 @@ def load(overrides: Sequence[str]) -> Settings:
 
 def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration."""
-    raw = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else dict(tree)
-    assert isinstance(raw, dict)
+    found: Any = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else tree
+    raw: dict[str, Any] = dict(found)
     slug = raw["trainable"]
     try:
         paper = catalog.get(slug)
@@ -138,7 +138,10 @@ def _register_papers() -> None:
         except (SpaceError, OSError) as error:
             raise UserError(f"trainable={slug}: {error}") from None
         store.store(
-            group="trainable", name=slug, package="_global_", node={"trainable": slug, "space": space.to_mapping()}
+            group="trainable",
+            name=slug,
+            package="_global_",
+            node={"trainable": slug, "space": space.to_mapping()},
         )
 
 
@@ -162,7 +165,9 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         key = match.group(1)
         return f"{key}: no such setting; {_hint(key, _all_keys())}"
     if "trainable" in text and ("must specify" in text.lower() or "???" in text):
-        return f"trainable is missing: say which paper to tune, trainable=<slug>; {_hint('', catalog.slugs())}"
+        return (
+            f"trainable is missing: say which paper to tune, trainable=<slug>; {_hint('', catalog.slugs())}"
+        )
     return text
 
 

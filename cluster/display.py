@@ -100,7 +100,9 @@ class LineDisplay(Display):
         value = "" if trial.value is None else f" {self.conductor.rules.objective}={trial.value:.5g}"
         best = _best(self.conductor)
         so_far = f"; best {best.best:.5g} ({best.id})" if best is not None else ""
-        self._print(f"trial {trial.id} {trial.reason}{value} ({trial.steps} steps, {clock(trial.cost_s)}){so_far}")
+        self._print(
+            f"trial {trial.id} {trial.reason}{value} ({trial.steps} steps, {clock(trial.cost_s)}){so_far}"
+        )
 
     def note(self, text: str) -> None:
         self._print(text)
@@ -151,12 +153,17 @@ class LiveDisplay(Display):
         )
         best = _best(conductor)
         line = (
-            Text(f"best {conductor.rules.objective} {best.best:.5g}  {best.id}  {_shown(best.config, conductor)}", "green")
+            Text(
+                f"best {conductor.rules.objective} {best.best:.5g}  {best.id}  {_shown(best.config, conductor)}",
+                "green",
+            )
             if best is not None
             else Text("no value yet", "dim")
         )
         table = Table("trial", "state", "step", conductor.rules.objective, "configuration", box=None)
-        recent = sorted(conductor.trials.values(), key=lambda t: (t.state != "running", -t.heard))[: self.ROWS]
+        recent = sorted(conductor.trials.values(), key=lambda t: (t.state != "running", -t.heard))[
+            : self.ROWS
+        ]
         for t in recent:
             value = "" if t.value is None else f"{t.value:.5g}"
             table.add_row(t.id, t.state, f"{t.steps}/{t.maximum}", value, _shown(t.config, conductor))

@@ -107,7 +107,8 @@ def check_shared(storage: str) -> None:
         probe = ray.remote(num_cpus=0)(os.path.exists)
         strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         seen = ray.get(
-            [probe.options(scheduling_strategy=strategy(n, soft=False)).remote(str(token)) for n in nodes], timeout=120
+            [probe.options(scheduling_strategy=strategy(n, soft=False)).remote(str(token)) for n in nodes],
+            timeout=120,
         )
     finally:
         token.unlink()

@@ -27,7 +27,9 @@ def code_version() -> tuple[str | None, bool | None]:
 
 
 def _git(root: Path, *args: str) -> str:
-    run = subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True)
+    run = subprocess.run(
+        ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True
+    )
     return run.stdout.strip()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from analysis.store import Store, SweepRecord, SweepWriter
+from analysis.store import Store, StoreError, SweepRecord, SweepWriter
 from cluster import config, provenance
 from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Rules, Trial, now
@@ -46,10 +46,12 @@ class Result:
 
 def run(settings: Settings, display: Display | None = None) -> Result:
     """Runs a new sweep to its end. UserError if the configuration cannot run as it stands."""
-    store = Store(_absolute(settings.storage))
+    store = open_store(settings.storage)
     name = settings.name or _free_name(store, settings.trainable)
     if store.has(name):
-        raise UserError(f"name={name}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {name}`")
+        raise UserError(
+            f"name={name}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {name}`"
+        )
     paper = catalog.get(settings.trainable)
     _preflight(settings, paper)
     with connected(settings.cluster):
@@ -66,7 +68,7 @@ def run(settings: Settings, display: Display | None = None) -> Result:
 
 def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
     """Takes a sweep up where its store says that it was; `budget.trials=+20` lets it grow."""
-    store = Store(_absolute(storage))
+    store = open_store(storage)
     tree = OmegaConf.create(store.read(name).sweep["config"])
     settings = config.check(_changed(tree, changes))
     paper = catalog.get(settings.trainable)
@@ -95,7 +97,9 @@ def _changed(tree: Any, changes: list[str]) -> Any:
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals or key not in GROWABLE:
-            raise UserError(f"{change}: a sweep can be resumed with other values of {', '.join(GROWABLE)} only")
+            raise UserError(
+                f"{change}: a sweep can be resumed with other values of {', '.join(GROWABLE)} only"
+            )
         kind = GROWABLE[key]
         if text in ("null", "none"):
             OmegaConf.update(tree, key, None)
@@ -142,7 +146,9 @@ def _drive(
         finally:
             state = conductor.close()
             display.end()
-            if state == "finished" and not any(t.state in ("complete", "pruned") for t in conductor.trials.values()):
+            if state == "finished" and not any(
+                t.state in ("complete", "pruned") for t in conductor.trials.values()
+            ):
                 state = "failed"
                 writer.sweep(state=state)
             writer.close(state=state)
@@ -241,7 +247,9 @@ def _run_on_tune(settings: Settings, conductor: Conductor, post: Post, display: 
             except tune.TuneError as error:
                 if places.fatal is not None:
                     raise places.fatal from None
-                display.note(f"Tune's controller failed and is started anew: {str(error).strip().splitlines()[-1]}")
+                display.note(
+                    f"Tune's controller failed and is started anew: {str(error).strip().splitlines()[-1]}"
+                )
         for trial_id in list(conductor.active):
             conductor.lost(trial_id, "the Tune controller ended while the trial ran", "worker lost")
     if not conductor.finished:
@@ -259,7 +267,9 @@ def _interruptible(conductor: Conductor, display: Display) -> Iterator[None]:
         if conductor.interrupted:
             raise KeyboardInterrupt
         conductor.interrupt()
-        display.note("interrupted: running trials end at their next report; press Ctrl-C again to end at once")
+        display.note(
+            "interrupted: running trials end at their next report; press Ctrl-C again to end at once"
+        )
 
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -385,8 +395,12 @@ def _resumed_row(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _absolute(storage: str) -> str:
-    return storage if "://" in storage else str(Path(storage).expanduser().resolve())
+def open_store(storage: str) -> Store:
+    """The store at a folder or URI; UserError if it cannot be one."""
+    try:
+        return Store(storage if "://" in storage else str(Path(storage).expanduser().resolve()))
+    except StoreError as error:
+        raise UserError(str(error)) from None
 
 
 def _free_name(store: Store, slug: str) -> str:

@@ -73,7 +73,9 @@ class WandbTracker:
 
         threading.Thread(target=end, daemon=True).start()
         if not done.wait(self.timeout):
-            logger.warning("W&B run %s is still being sent after %g s; it stays on disk", self.run.id, self.timeout)
+            logger.warning(
+                "W&B run %s is still being sent after %g s; it stays on disk", self.run.id, self.timeout
+            )
 
 
 def make_tracker(

@@ -141,10 +141,16 @@ class LegRunner:
         assert leg is not None and paper is not None
         began = time.monotonic()
         rows += [row for row in self._history if row["step"] > self._reported]
-        while not (rows and rows[-1]["step"] in leg.milestones) and not paper.finished and self._done < leg.maximum:
+        while (
+            not (rows and rows[-1]["step"] in leg.milestones)
+            and not paper.finished
+            and self._done < leg.maximum
+        ):
             metrics = {name: float(value) for name, value in paper.step().items()}
             if set(metrics) - self._declared:
-                raise ValueError(f"step() returned undeclared metrics: {sorted(set(metrics) - self._declared)}")
+                raise ValueError(
+                    f"step() returned undeclared metrics: {sorted(set(metrics) - self._declared)}"
+                )
             self._done += 1
             row = {
                 "step": self._done,
@@ -181,7 +187,12 @@ class LegRunner:
         self.checkpoints.save(
             self.leg.trial,
             self._done,
-            {"paper": self.paper.state_dict(), "step": self._done, "spent_s": spent, "history": self._history},
+            {
+                "paper": self.paper.state_dict(),
+                "step": self._done,
+                "spent_s": spent,
+                "history": self._history,
+            },
         )
         self._saved, self._last_save = self._done, time.monotonic()
 
@@ -213,7 +224,9 @@ def describe(error: BaseException) -> str:
     first = text.splitlines()[0] if text else ""
     out_of_memory = isinstance(error, MemoryError) or (
         type(error).__name__ in ("OutOfMemoryError", "RuntimeError")
-        and ("out of memory" in text.lower() or "can't allocate memory" in text or "not enough memory" in text)
+        and (
+            "out of memory" in text.lower() or "can't allocate memory" in text or "not enough memory" in text
+        )
     )
     if out_of_memory:
         return f"out of memory: {first}" if first else "out of memory"

@@ -183,13 +183,15 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
     step = _at(f"{name}.step", step, lambda v: number(v, kind, text=True))
     if log:
         raise SpaceError(f"{name}.step={step}: goes with a linear scale, not with log: true")
-    if not 0 < step <= high - low:
-        raise SpaceError(f"{name}.step={step}: must be above 0 and at most high - low = {high - low}")
+    # In decimals, as they are written: 0.3 is three steps of 0.1, though not in binary.
+    exact_low, exact_high, exact_step = (Decimal(str(x)) for x in (low, high, step))
+    if not 0 < exact_step <= exact_high - exact_low:
+        reach = exact_high - exact_low
+        raise SpaceError(f"{name}.step={step}: must be above 0 and at most high - low = {reach}")
     if kind == "float" and step < 1e-7 * max(abs(low), abs(high)):
         raise SpaceError(f"{name}.step={step}: is lost in the rounding of [{low}, {high}]; leave it out")
-    # The last value that steps reach is the honest end; in decimals, for 0.3 is three steps of 0.1.
-    exact = [Decimal(str(x)) for x in (low, high, step)]
-    reached = exact[0] + (exact[1] - exact[0]) // exact[2] * exact[2]
+    # The last value that steps reach is the honest end of the range; Optuna would lower it with a warning.
+    reached = exact_low + (exact_high - exact_low) // exact_step * exact_step
     return {"low": low, "high": int(reached) if kind == "int" else float(reached), "step": step}
 
 

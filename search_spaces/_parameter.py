@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import optuna
 
 KINDS = ("float", "int", "categorical", "boolean")
-_INT64 = 2**63 - 1
+_EXACT = 2**53  # Optuna keeps numbers as doubles, W&B as JSON: larger whole numbers would change
 _MOST_LISTED = 1000
 _BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
 _RESERVED_WORDS = {"true", "false", "null", "inf", "nan"}
@@ -263,8 +263,10 @@ class Parameter:
 
 
 def number(value: Any, kind: str, text: bool = False) -> Any:
-    """`value` as a finite float or a 64-bit int; the error is the remedy only."""
-    remedy = SpaceError("must be a whole number of 64 bits" if kind == "int" else "must be a finite number")
+    """`value` as a finite float, or an int that a float holds exactly; the error is the remedy only."""
+    remedy = SpaceError(
+        "must be a whole number of at most 2**53" if kind == "int" else "must be a finite number"
+    )
     if text and isinstance(value, str):
         try:
             value = int(value)
@@ -279,7 +281,7 @@ def number(value: Any, kind: str, text: bool = False) -> Any:
         found = int(value) if kind == "int" else float(value)
     except (OverflowError, ValueError):
         raise remedy from None
-    if not (math.isfinite(found) if kind == "float" else found == value and abs(found) <= _INT64):
+    if not (math.isfinite(found) if kind == "float" else found == value and abs(found) <= _EXACT):
         raise remedy
     return found
 

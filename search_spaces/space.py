@@ -28,7 +28,6 @@ from search_spaces._parameter import (
     SEARCHED,
     Parameter,
     SpaceError,
-    did_you_mean,
     hint,
     hydra_word,
     same,
@@ -231,6 +230,8 @@ class Space:
             raise SpaceError(f"mode={show(mode)}: must be min or max")
         if method not in _WANDB_METHODS:
             raise SpaceError(f"method={show(method)}: must be {', '.join(_WANDB_METHODS)}")
+        if not self.parameters:
+            raise SpaceError(f"{self.source}: no parameters: a W&B sweep needs at least one")
         parameters = {prefix + name: p.wandb(hydra=bool(prefix)) for name, p in self.parameters.items()}
         for name, p in self.parameters.items():
             if method == "grid" and p.kind == "float" and p.step is None and not p.fixed:

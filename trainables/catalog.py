@@ -37,7 +37,9 @@ def register(paper: P) -> P:
     if len(set(names)) != len(names):
         raise TypeError(f"paper {paper.slug} declares a metric twice: {names}")
     if paper.objective not in names or paper.metric(paper.objective).split != "validation":
-        raise TypeError(f"paper {paper.slug}: objective {paper.objective!r} must be a declared validation metric")
+        raise TypeError(
+            f"paper {paper.slug}: objective {paper.objective!r} must be a declared validation metric"
+        )
     known = _papers.get(paper.slug)
     if known is not None and known.__module__ != paper.__module__:
         raise TypeError(f"slug {paper.slug!r} is taken by {known.__module__}")

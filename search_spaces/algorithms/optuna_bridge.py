@@ -13,12 +13,14 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search_spaces.algorithms.base import Job, Outcome
 from search_spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 
 def _tpe(seed: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
@@ -100,7 +102,7 @@ class OptunaSearch:
     def study(self) -> optuna.Study:
         """The study that the sampler sees: one trial a job, in the order of asking."""
         if self._study is None:
-            direction = "minimize" if self.mode == "min" else "maximize"
+            direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
             study = optuna.create_study(direction=direction, sampler=self._make_sampler(self.seed))
             self._live = {}
             for number in sorted(self._jobs):

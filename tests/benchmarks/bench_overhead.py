@@ -73,7 +73,9 @@ def main() -> None:
     print(f"ray {ray.__version__}, {int(ray.cluster_resources()['CPU'])} CPUs, {args.trials} trivial trials")
     print(f"stock Tune, fresh actors  {fresh:8.1f} trials/s   ({args.fresh} trials)")
     print(f"stock Tune, reuse_actors  {reused:8.1f} trials/s")
-    print(f"fairsweep                 {mine:8.1f} trials/s   {mine / fresh:.1f}x fresh, {mine / reused:.2f}x reused")
+    print(
+        f"fairsweep                 {mine:8.1f} trials/s   {mine / fresh:.1f}x fresh, {mine / reused:.2f}x reused"
+    )
     ray.shutdown()
 
 

@@ -54,7 +54,9 @@ def index(space: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> 
     )
 
 
-def ours(search: str, space: dict[str, Any], seed: int, loss: Callable[[Mapping[str, Any]], float]) -> list[float]:
+def ours(
+    search: str, space: dict[str, Any], seed: int, loss: Callable[[Mapping[str, Any]], float]
+) -> list[float]:
     from search_spaces.algorithms import Outcome, create_search
     from search_spaces.space import Space
 
@@ -67,7 +69,9 @@ def ours(search: str, space: dict[str, Any], seed: int, loss: Callable[[Mapping[
     return losses
 
 
-def bare(search: str, space: dict[str, Any], seed: int, loss: Callable[[Mapping[str, Any]], float]) -> list[float]:
+def bare(
+    search: str, space: dict[str, Any], seed: int, loss: Callable[[Mapping[str, Any]], float]
+) -> list[float]:
     import warnings
 
     import optuna
@@ -151,8 +155,12 @@ def main() -> None:
     for who, search, name, seed, found, spent in rows:
         shares.setdefault((who, search), {})[(name, seed)] = found
         seconds.setdefault((who, search), []).append(spent)
-    print(f"optuna {optuna.__version__}, {len(tasks())} tasks x {len(seeds)} seeds, median share better, in %")
-    print(f"{'':<18}" + "".join(f"{b:>26}" for b in ("nb201", "hpobench", "hpolib")) + f"{'ms/evaluation':>16}")
+    print(
+        f"optuna {optuna.__version__}, {len(tasks())} tasks x {len(seeds)} seeds, median share better, in %"
+    )
+    print(
+        f"{'':<18}" + "".join(f"{b:>26}" for b in ("nb201", "hpobench", "hpolib")) + f"{'ms/evaluation':>16}"
+    )
     for search in searches:
         for who in ("ours", "bare"):
             cells = []

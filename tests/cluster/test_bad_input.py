@@ -67,7 +67,9 @@ def store(tmp_path: Path) -> Path:
     from analysis.store import Store
 
     folder = tmp_path / "store"
-    with Store(folder).create("kept", {"paper": "test_bowl", "state": "running"}, config_fields=[], metric_names=[]) as w:
+    with Store(folder).create(
+        "kept", {"paper": "test_bowl", "state": "running"}, config_fields=[], metric_names=[]
+    ) as w:
         w.close(state="finished")
     return folder
 

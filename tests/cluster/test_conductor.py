@@ -53,7 +53,9 @@ class Engine:
         self.conductor = sweep.make_conductor(self.settings, self.paper, self.writer, concurrent, record)
         self.post = sweep._post(self.settings, self.store, self.name, "")
 
-    def run(self, crash_after: int | None = None, before_report: Callable[[dict], dict] | None = None) -> Conductor:
+    def run(
+        self, crash_after: int | None = None, before_report: Callable[[dict], dict] | None = None
+    ) -> Conductor:
         """Runs to the end, or 'crashes' (nothing is closed) after so many reports."""
         conductor = self.conductor
         places: list[LegRunner] = []
@@ -139,7 +141,13 @@ def test_seeds_are_replicates_of_one_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheduler", ["none", "asha", "median"])
 def test_interrupted_at_half_suggests_the_same(tmp_path: Path, search: str, scheduler: str) -> None:
     n = 8 if search == "gp" else 16
-    what = ["trainable=test_bowl", f"budget.trials={n}", f"search={search}", f"scheduler={scheduler}", "seed=3"]
+    what = [
+        "trainable=test_bowl",
+        f"budget.trials={n}",
+        f"search={search}",
+        f"scheduler={scheduler}",
+        "seed=3",
+    ]
     whole = engine(tmp_path / "whole", *what)
     whole.run()
     cut = engine(tmp_path / "cut", *what)
@@ -153,7 +161,9 @@ def test_interrupted_at_half_suggests_the_same(tmp_path: Path, search: str, sche
     assert [{k: t[k] for k in keep} for t in trials(again.store)] == [
         {k: t[k] for k in keep} for t in trials(whole.store)
     ]
-    rows = [(r["trial"], r["step"], r["metric.val_loss"]) for r in again.store.table("results", "s").to_pylist()]
+    rows = [
+        (r["trial"], r["step"], r["metric.val_loss"]) for r in again.store.table("results", "s").to_pylist()
+    ]
     assert sorted(rows) == sorted(
         (r["trial"], r["step"], r["metric.val_loss"]) for r in whole.store.table("results", "s").to_pylist()
     )
@@ -275,7 +285,9 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_failures_are_rows(tmp_path: Path, fault: str) -> None:
-    run = engine(tmp_path, "trainable=test_faulty", f"space.fault={fault}", "space.x=0.5", "budget.trials=1", "seeds=2")
+    run = engine(
+        tmp_path, "trainable=test_faulty", f"space.fault={fault}", "space.x=0.5", "budget.trials=1", "seeds=2"
+    )
     run.run()
     for row in trials(run.store):
         assert row["state"] == "failed"
@@ -284,7 +296,12 @@ def test_failures_are_rows(tmp_path: Path, fault: str) -> None:
         assert row["value"] is None
         assert row["retries"] == 0, "what is deterministic is not retried"
     steps = [r["step"] for r in run.store.table("results", "s").to_pylist() if r["seed"] == 0]
-    assert steps == {"raise": [1, 2], "not_finite": [1, 2, 3], "memory": [1, 2], "undeclared": [1, 2], "setup": []}[fault]
+    assert (
+        steps
+        == {"raise": [1, 2], "not_finite": [1, 2, 3], "memory": [1, 2], "undeclared": [1, 2], "setup": []}[
+            fault
+        ]
+    )
 
 
 def test_a_failed_configuration_is_failed_for_optuna_and_the_sweep_goes_on(tmp_path: Path) -> None:
@@ -298,7 +315,9 @@ def test_a_failed_configuration_is_failed_for_optuna_and_the_sweep_goes_on(tmp_p
 
 
 def test_a_lost_worker_is_retried_from_the_checkpoint_and_at_most_so_often(tmp_path: Path) -> None:
-    run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1", "budget.retries=2", "budget.checkpoint_seconds=0")
+    run = engine(
+        tmp_path, "trainable=test_bowl", "budget.trials=1", "budget.retries=2", "budget.checkpoint_seconds=0"
+    )
     conductor = run.conductor
     for loss in range(3):
         leg = conductor.next_leg()
@@ -372,7 +391,9 @@ def test_checkpoints_of_done_trials_are_dropped_but_the_best(tmp_path: Path) -> 
     assert kept == {min(trials(run.store), key=lambda t: t["value"])["trial"]}
 
 
-def test_timeouts_are_counted_from_the_last_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_timeouts_are_counted_from_the_last_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1", "budget.trial_timeout=5")
     import cluster.conductor as module
 

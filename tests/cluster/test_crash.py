@@ -39,7 +39,9 @@ def reports(store: Path, sweep: str = "s") -> dict[tuple[str, int], float]:
     return found
 
 
-def wait_for_reports(process: subprocess.Popen[str], store: Path, more_than: int, seconds: float = 60) -> None:
+def wait_for_reports(
+    process: subprocess.Popen[str], store: Path, more_than: int, seconds: float = 60
+) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         if (store / "log" / "s").is_dir() and Store(store).has("s") and len(reports(store)) > more_than:
@@ -70,7 +72,7 @@ def kill_and_resume(tmp_path: Path, kills: int, trials: int, seed: int) -> None:
         with open(tmp_path / "trace", "a") as f:
             f.write(f"killed {json.dumps(sorted(complete))}\n")
         command = ["resume", "s", "--storage", str(store)]
-    code, out, err = finish(start(*command))
+    code, _out, err = finish(start(*command))
     assert code == 0, err
     assert "recovered" in err
     final = reports(store)
@@ -103,7 +105,9 @@ def test_driver_killed_at_twenty_random_moments(tmp_path: Path) -> None:
 @pytest.mark.timeout(200)
 def test_one_interrupt_ends_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    process = start("run", "trainable=test_slow", "budget.trials=40", "name=s", f"storage={store}", "budget.steps=30")
+    process = start(
+        "run", "trainable=test_slow", "budget.trials=40", "name=s", f"storage={store}", "budget.steps=30"
+    )
     wait_for_reports(process, store, 10)
     process.send_signal(signal.SIGINT)
     code, out, err = finish(process, 60)

@@ -50,7 +50,11 @@ def test_asha_with_one_slot_pauses_and_promotes(tmp_path: Path) -> None:
     rows = trials(result)
     assert {t["steps"] for t in rows} == {1, 3, 9}
     order = [r["trial"] for r in Store(result.storage).table("results", "s").to_pylist()]
-    split = [i for i in set(order) if order[order.index(i) : order.index(i) + order.count(i)] != [i] * order.count(i)]
+    split = [
+        i
+        for i in set(order)
+        if order[order.index(i) : order.index(i) + order.count(i)] != [i] * order.count(i)
+    ]
     assert split, "no trial was taken up again after others had run"
 
 
@@ -128,7 +132,9 @@ def test_wandb_runs_are_written_in_the_worker_and_read_back(tmp_path: Path) -> N
     rows = {t["trial"]: t for t in trials(result)}
     leet = [sys.executable, "-m", "wandb", "leet", "inspect"]
     for file in runs:
-        text = subprocess.run([*leet, "--summary", str(file)], capture_output=True, text=True, timeout=60).stdout
+        text = subprocess.run(
+            [*leet, "--summary", str(file)], capture_output=True, text=True, timeout=60
+        ).stdout
         trial = next(t for t in rows if t in text or t in file.name)
         assert "val_loss" in text and "test_loss" in text, text
         assert f"s-{trial}" in file.name or f"s-{trial}" in text
@@ -140,7 +146,10 @@ def test_json_and_exit_codes_of_the_command_line(tmp_path: Path, capsys: pytest.
     from cluster.cli import run_cli
 
     store = str(tmp_path / "store")
-    assert run_cli(["run", "trainable=test_bowl", "budget.trials=3", "name=c", f"storage={store}", "--json"]) == 0
+    assert (
+        run_cli(["run", "trainable=test_bowl", "budget.trials=3", "name=c", f"storage={store}", "--json"])
+        == 0
+    )
     answer = json.loads(capsys.readouterr().out)
     assert answer["state"] == "finished" and answer["sweep"] == "c"
     assert run_cli(["best", "c", "--storage", store, "--json"]) == 0
