@@ -22,6 +22,7 @@ try:
 except ImportError:  # Windows: a store can be read there, not written
     fcntl = None  # type: ignore[assignment]
 
+TEMPORARY = ".tmp"
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -141,10 +142,19 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             self.fs.delete_file(self.path(name))
 
+    def delete_temporaries(self, folder: str) -> None:
+        """Drops what writers that died left half-written; only for who holds the folder's lock."""
+        for name in self.names(folder):
+            if name.startswith(".") and name.endswith(TEMPORARY):
+                self.delete(f"{folder}/{name}")
+
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Any]:
         """A binary file that takes the place of `name` when the block ends without an error, durably."""
-        temporary = f"{name}.{uuid.uuid4().hex[:8]}.tmp"
+        # Readers of a folder (pyarrow, DuckDB, Polars, Spark) pass over names that begin with a dot, so
+        # what a killed writer left half-written does not break them.
+        where, _, base = name.rpartition("/")
+        temporary = f"{where}/.{base}.{uuid.uuid4().hex[:8]}{TEMPORARY}".lstrip("/")
         try:
             if self.local:
                 with open(self.path(temporary), "wb") as out:

@@ -325,8 +325,9 @@ class SweepWriter:
 
     @classmethod
     def _lock(cls, folder: Folder, paths: Paths) -> Lock | None:
+        folders = (paths.results, f"trials/{paths.sweep}", f"sweeps/{paths.sweep}", paths.log)
         try:
-            for where in (paths.results, f"trials/{paths.sweep}", f"sweeps/{paths.sweep}", paths.log):
+            for where in folders:
                 folder.make(where)
         except OSError as error:
             raise StoreError(
@@ -336,6 +337,8 @@ class SweepWriter:
             return None
         lock = Lock(folder.path(paths.lock))
         lock.acquire(f"sweep {paths.sweep}")
+        for where in folders:
+            folder.delete_temporaries(where)
         return lock
 
     @classmethod

@@ -954,6 +954,41 @@ def test_kill_9_loses_no_acknowledged_row(tmp_path: Path) -> None:
     assert steps(tmp_path) == raw(tmp_path)["arrow"] == list(range(len(found)))
 
 
+DIES_WHILE_IT_SEALS = """
+import os, sys
+from analysis import _files
+from tests.analysis.test_store import create, report
+
+def torn(table, out, **options):
+    out.write(b"PAR1 and then the power went")
+    out.flush()
+    os.kill(os.getpid(), 9)
+
+w = create(sys.argv[1])
+w.seal_every = 1e9
+w.results([report(step) for step in range(5)])
+_files.pq.write_table = torn
+w.seal()
+"""
+
+
+def test_a_half_written_file_breaks_no_reader_and_is_cleared_away(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", DIES_WHILE_IT_SEALS, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert list(tmp_path.rglob("*.tmp")), "the writer was to die while it wrote a file"
+    assert pyarrow.dataset.dataset(f"{tmp_path}/results/s", format="parquet").count_rows() == 0
+    assert steps(tmp_path) == list(range(5))
+    with Store(tmp_path).open("s") as w:
+        assert not list(tmp_path.rglob("*.tmp"))
+        w.close(state="finished")
+    assert raw(tmp_path)["arrow"] == steps(tmp_path) == list(range(5))
+
+
 def test_a_full_disk_is_one_error_and_the_log_stays_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,6 @@ shared by all nodes and hops weighs each node's K + 1 representations.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -15,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.base import Claim, Fidelity, Paper, Setting, Tiny
+from trainables.base import Claim, Tiny
 from trainables.catalog import register
 from trainables.tasks.node_classification import LOADERS, METRICS, NodeTask, SparseMatrix, dropout, hops
-from trainables.tasks.rng import TrialRNG
+from trainables.tasks.training import NetworkPaper
 
 Features = Tensor | SparseMatrix
 
@@ -178,7 +177,7 @@ def build(inputs: int, classes: int, config: Mapping[str, Any]) -> nn.Module:
 
 
 @register
-class DAGNNPaper(Paper):
+class DAGNNPaper(NetworkPaper):
     """Full-batch Adam with the early stopping of the authors' code; `model` gives the baselines."""
 
     slug = "dagnn"
@@ -214,53 +213,38 @@ class DAGNNPaper(Paper):
         ),
     )
 
-    @classmethod
-    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
-        """In epochs; the paper's own is 1000. The first ten are still the warm-up of Adam's averages."""
-        epochs = 200 if steps is None else steps
-        return Fidelity("epoch", min(10, epochs), epochs)
+    default_steps = 200  # the paper's own is 1000
+    # The authors' selection and early stopping (train_eval.py of github.com/mengliu1998/DeeperGNN): the
+    # weights of the least validation loss are kept; in the second half of the epochs training ends when
+    # the validation loss exceeds the mean of the `patience` epochs before.
+    selection = "val_loss"
+    carried = ("history",)
 
-    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
-        self.config = dict(config)
-        self.epochs = self.fidelity(config, setting.steps).maximum
-        self.rng = TrialRNG(setting.seed, setting.device)
-        name = setting.data or self.datasets[0]
-        self.data = NodeTask(name, setting.data_dir, setting.device, self.rng.numpy)
-        with self.rng.scope():
-            self.net = build(self.data.inputs, self.data.classes, config).to(setting.device)
+    @classmethod
+    def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
+        """The first ten epochs are still the warm-up of Adam's averages."""
+        return 10
+
+    def prepare(self) -> None:
+        config = self.config
+        self.data = NodeTask(self.data_name, self.setting.data_dir, self.device, self.rng.numpy)
+        self.net = build(self.data.inputs, self.data.classes, config).to(self.device)
         self.optimiser = torch.optim.Adam(
             self.net.parameters(), lr=config["lr"], weight_decay=config.get("weight_decay", 0.0), fused=True
         )
-        self.done, self.stopped = 0, False
         self.history: list[float] = []
-        self.best: dict[str, Any] | None = None
 
-    def logits(self, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Scores (n, C) of all nodes in evaluation mode, with the current or other weights."""
-        self.net.eval()
-        inputs = (self.data.features, self.data.propagation)
+    def logits(self, net: nn.Module) -> Tensor:
+        """Scores (n, C) of all nodes in evaluation mode."""
         with torch.no_grad():
-            if weights is None:
-                return self.net(*inputs)
-            return torch.func.functional_call(self.net, dict(weights), inputs)
+            return net.eval()(self.data.features, self.data.propagation)
 
-    def step(self) -> dict[str, float]:
-        self.net.train()
-        with self.rng.scope():
-            loss = self.data.loss(self.net(self.data.features, self.data.propagation), "train")
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-        logits = self.logits()
+    def epoch(self) -> dict[str, float]:
+        loss = self.data.loss(self.net(self.data.features, self.data.propagation), "train")
+        self.descend(loss)
+        logits = self.logits(self.net)
         val_loss = self.data.loss(logits, "validation").item()
-        self.done += 1
-        # The authors' selection and early stopping (train_eval.py of github.com/mengliu1998/DeeperGNN): the
-        # weights of the least validation loss are kept; in the second half of the epochs training ends when
-        # the validation loss exceeds the mean of the `patience` epochs before.
-        if self.best is None or val_loss < self.best["val_loss"]:
-            weights = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
-            self.best = {"val_loss": val_loss, "weights": weights}
-        if self.done > self.epochs // 2 and self.history:
+        if self.done >= self.epochs // 2 and self.history:
             self.stopped = val_loss > sum(self.history) / len(self.history)
         self.history = [*self.history, val_loss][-self.config["patience"] :]
         return {
@@ -269,34 +253,5 @@ class DAGNNPaper(Paper):
             "train_loss": loss.item(),
         }
 
-    @property
-    def finished(self) -> bool:
-        return self.stopped or self.done >= self.epochs
-
-    def test(self) -> dict[str, float]:
-        logits = self.logits(self.best and self.best["weights"])
-        return {"test_accuracy": self.data.accuracy(logits, "test")}
-
-    def state_dict(self) -> dict[str, Any]:
-        return copy.deepcopy(
-            {
-                "done": self.done,
-                "stopped": self.stopped,
-                "history": self.history,
-                "best": self.best,
-                "net": dict(self.net.state_dict()),
-                "optimiser": self.optimiser.state_dict(),
-                "rng": self.rng.state_dict(),
-            }
-        )
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        state = copy.deepcopy(dict(state))
-        self.done, self.stopped, self.history = state["done"], state["stopped"], list(state["history"])
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.rng.load_state_dict(state["rng"])
-        self.best = state["best"]
-        if self.best is not None:
-            device = next(self.net.parameters()).device
-            self.best["weights"] = {name: tensor.to(device) for name, tensor in self.best["weights"].items()}
+    def measure_test(self, net: nn.Module) -> dict[str, float]:
+        return {"test_accuracy": self.data.accuracy(self.logits(net), "test")}
