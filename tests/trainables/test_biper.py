@@ -241,11 +241,11 @@ def test_the_best_model_is_a_binary_one() -> None:
     for epoch in range(6):
         rows.append(paper.step()["val_accuracy"])
         assert (paper.best is None) == (epoch < 3)
-    assert paper.best is not None and paper.best["val_accuracy"] == max(rows[3:])
+    assert paper.best is not None and paper.best["value"] == max(rows[3:])
     with torch.no_grad():
         paper.net[-1].weight.zero_()
     found = paper.test()
-    paper.net.load_state_dict(paper.best["model"])
+    paper.net.load_state_dict(paper.best["weights"])
     assert found == {"test_accuracy": paper.data.evaluate(paper.net, "test")[1]}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
-import itertools
 import math
 import os
 import pickle
@@ -25,7 +24,7 @@ DATA_DIR = os.environ.get("FAIRSWEEP_DATA_DIR")
 
 
 def digits_task(seed: int = 0, augmentation: str = "standard") -> task.ImageTask:
-    return task.ImageTask("digits", None, "cpu", torch.Generator().manual_seed(seed), augmentation)
+    return task.ImageTask("digits", None, "cpu", augmentation, torch.Generator().manual_seed(seed))
 
 
 # ---- data sets ----
@@ -310,13 +309,3 @@ def test_evaluation_counts_every_image_in_evaluation_mode() -> None:
     share = (data.parts["validation"][1] == 3).float().mean().item()
     assert accuracy == pytest.approx(share)
     assert loss == pytest.approx(math.log(9 + math.e) - share, rel=1e-5)
-
-
-def test_cosine_with_and_without_warmup() -> None:
-    assert [task.cosine_factor(e, 4) for e in range(4)] == pytest.approx(
-        [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]
-    )
-    warm = [task.cosine_factor(e, 300, 5) for e in range(300)]
-    assert warm[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert warm[5] == pytest.approx(0.5 * (1 + math.cos(math.pi / 296)))
-    assert all(b < a for a, b in itertools.pairwise(warm[4:]))

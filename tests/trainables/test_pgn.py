@@ -436,7 +436,7 @@ def test_etth1_and_a_changed_copy_of_it(tmp_path: Path, monkeypatch: pytest.Monk
 
 def task(seq_len: int = 168, horizon: int = 24, **overrides: Any) -> ForecastingTask:
     return ForecastingTask(
-        "sines", None, "cpu", torch.Generator().manual_seed(0), seq_len, horizon, **overrides
+        "sines", None, "cpu", seq_len, horizon, generator=torch.Generator().manual_seed(0), **overrides
     )
 
 
@@ -514,17 +514,17 @@ def test_a_constant_series_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     flat = series.Series("flat", series.sines().dates, np.ones((2400, 1)), ("OT",))
     monkeypatch.setitem(series.LOADERS, "flat", lambda data_dir: flat)
     with pytest.raises(DataError, match=r"^data=flat: column 'OT' is constant in the training part"):
-        ForecastingTask("flat", None, "cpu", torch.Generator(), 24, 24)
+        ForecastingTask("flat", None, "cpu", 24, 24)
 
 
 def test_multivariate_standardises_each_column(monkeypatch: pytest.MonkeyPatch) -> None:
     base = series.sines().values
     two = series.Series("two", series.sines().dates, np.hstack([100 + 50 * base, base]), ("a", "OT"))
     monkeypatch.setitem(series.LOADERS, "two", lambda data_dir: two)
-    made = ForecastingTask("two", None, "cpu", torch.Generator(), 24, 24, features="multivariate")
+    made = ForecastingTask("two", None, "cpu", 24, 24, features="multivariate")
     assert made.variables == 2
     torch.testing.assert_close(made.values[:, 0], made.values[:, 1], rtol=1e-4, atol=1e-4)
-    assert ForecastingTask("two", None, "cpu", torch.Generator(), 24, 24).variables == 1
+    assert ForecastingTask("two", None, "cpu", 24, 24).variables == 1
 
 
 # ---- training ----

@@ -225,6 +225,9 @@ class DAGNNPaper(NetworkPaper):
         """The first ten epochs are still the warm-up of Adam's averages."""
         return 10
 
+    def eligible(self) -> bool:
+        return True
+
     def prepare(self) -> None:
         config = self.config
         self.data = NodeTask(self.data_name, self.setting.data_dir, self.device, self.rng.numpy)

@@ -10,19 +10,18 @@ Variables are independent: each has weights of its own in every layer.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Fidelity, Paper, Setting, Tiny
+from trainables.base import Claim, Tiny
 from trainables.catalog import register
 from trainables.tasks.forecasting import METRICS, ForecastingTask
+from trainables.tasks.training import Mean, NetworkPaper
 
 # ---- the unit (section 3.1) ----
 
@@ -253,7 +252,7 @@ def build(config: Mapping[str, Any], variables: int, time_features: int) -> nn.M
 
 
 @register
-class Forecaster(Paper):
+class Forecaster(NetworkPaper):
     """TPGN on one series; `model`, `long_unit`, the branches and the gate give baselines and ablations."""
 
     slug = "pgn"
@@ -312,81 +311,36 @@ class Forecaster(Paper):
         ),
     )
 
-    @classmethod
-    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
-        """In epochs: 6 by default, where the paper allows 25 and stops early."""
-        return Fidelity("epoch", 1, 6 if steps is None else steps)
+    default_steps = 6  # the paper allows 25 and stops early
+    carried = ("stale",)
 
-    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
-        self.config = dict(config)
-        self.epochs = self.fidelity(config, setting.steps).maximum
-        init_seed, batch_seed = np.random.SeedSequence(setting.seed).generate_state(2).tolist()
-        self.generator = torch.Generator().manual_seed(batch_seed)
+    def prepare(self) -> None:
+        config = self.config
         self.data = ForecastingTask(
-            setting.data or self.datasets[0],
-            setting.data_dir,
-            setting.device,
-            self.generator,
+            self.data_name,
+            self.setting.data_dir,
+            self.device,
             config["seq_len"],
             config["horizon"],
             config["split"],
             config["features"],
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(init_seed)
-            self.net = build(config, self.data.variables, self.data.time_features)
-        self.net.to(setting.device)
+        self.net = build(config, self.data.variables, self.data.time_features).to(self.device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config["lr"])
-        self.done = self.stale = 0
-        self.best: dict[str, Any] | None = None
+        self.stale = 0  # epochs since the best one
 
-    def step(self) -> dict[str, float]:
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config["lr"] * self.config["lr_decay"] ** self.done
-        self.net.train()
-        total, windows = 0.0, 0
+    def epoch(self) -> dict[str, float]:
+        self.set_learning_rate(self.config["lr"] * self.config["lr_decay"] ** self.done)
+        train_mse = Mean()
         for x, marks, y in self.data.batches(self.config["batch_size"]):
             loss = F.mse_loss(self.net(x, marks), y)
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-            total += loss.detach() * len(y)
-            windows += len(y)
+            self.descend(loss)
+            train_mse.add(loss, len(y))
         val_mse, val_mae = self.data.evaluate(self.net, "validation")
-        self.done += 1
-        if self.best is None or val_mse < self.best["val_mse"]:
-            self.best = {"val_mse": val_mse, "model": copy.deepcopy(self.net.state_dict())}
-            self.stale = 0
-        else:
-            self.stale += 1
-        return {"val_mse": val_mse, "val_mae": val_mae, "train_mse": float(total) / windows}
+        self.stale = 0 if self.best is None or val_mse < self.best["value"] else self.stale + 1
+        self.stopped = self.stale >= self.config["patience"]
+        return {"val_mse": val_mse, "val_mae": val_mae, "train_mse": train_mse.value}
 
-    @property
-    def finished(self) -> bool:
-        return self.done >= self.epochs or self.stale >= self.config["patience"]
-
-    def test(self) -> dict[str, float]:
-        net = copy.deepcopy(self.net)
-        if self.best is not None:
-            net.load_state_dict(self.best["model"])
+    def measure_test(self, net: nn.Module) -> dict[str, float]:
         test_mse, test_mae = self.data.evaluate(net, "test")
         return {"test_mse": test_mse, "test_mae": test_mae}
-
-    def state_dict(self) -> dict[str, Any]:
-        state = {
-            "net": self.net.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "generator": self.generator.get_state(),
-            "done": self.done,
-            "stale": self.stale,
-            "best": self.best,
-        }
-        # A copy: the tensors above are those that the next step changes.
-        return copy.deepcopy(state)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"].cpu())
-        self.done, self.stale = state["done"], state["stale"]
-        self.best = copy.deepcopy(state["best"])

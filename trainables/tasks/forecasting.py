@@ -74,7 +74,8 @@ class ForecastingTask:
 
     Values are standardised with mean and deviation of the training part; errors are on that scale. A window
     belongs to the part that holds its whole horizon; its known steps may lie in the part before, so that
-    the horizons of a part are the same for every `seq_len`. `generator` (CPU) draws the batches.
+    the horizons of a part are the same for every `seq_len`. Batches are drawn from `generator` (CPU), or
+    from PyTorch's global one.
     """
 
     def __init__(
@@ -82,11 +83,11 @@ class ForecastingTask:
         name: str,
         data_dir: Path | None,
         device: str,
-        generator: torch.Generator,
         seq_len: int,
         horizon: int,
         split: str = "standard",
         features: str = "univariate",
+        generator: torch.Generator | None = None,
     ) -> None:
         for field, value in (("seq_len", seq_len), ("horizon", horizon)):
             if value < 1:

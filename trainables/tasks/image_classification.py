@@ -1,8 +1,7 @@
-"""Image classification: splits, batches, augmentation, schedule and metrics shared by the vision papers."""
+"""Image classification: splits, batches, augmentation and metrics shared by the vision papers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -50,7 +49,7 @@ def _moments(name: str, data_dir: Path | None, device: str) -> tuple[Tensor, Ten
     return mean.float().view(1, -1, 1, 1), deviation.float().view(1, -1, 1, 1)
 
 
-def random_crop(pixels: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+def random_crop(pixels: Tensor, padding: int, generator: torch.Generator | None) -> Tensor:
     """Each image of (n, c, h, w), zero-padded by `padding`, cut back to h x w at a place of its own."""
     n, c, h, w = pixels.shape
     corners = torch.randint(2 * padding + 1, (2, n), generator=generator).to(pixels.device)
@@ -61,7 +60,7 @@ def random_crop(pixels: Tensor, padding: int, generator: torch.Generator) -> Ten
     return F.pad(pixels, (padding,) * 4)[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def random_flip(pixels: Tensor, generator: torch.Generator) -> Tensor:
+def random_flip(pixels: Tensor, generator: torch.Generator | None) -> Tensor:
     """Each image of (n, c, h, w) mirrored left to right with probability one half."""
     mirrored = (torch.rand(len(pixels), generator=generator) < 0.5).to(pixels.device)
     return torch.where(mirrored[:, None, None, None], pixels.flip(3), pixels)
@@ -71,7 +70,8 @@ class ImageTask:
     """One data set on one device; training, validation and test parts are the same for every trial.
 
     The validation part is a stratified part of the public training images. Pixels are standardised with
-    the mean and deviation of the training part. `generator` (CPU) draws batches and augmentations.
+    the mean and deviation of the training part. Batches and augmentations are drawn from `generator` (CPU), or
+    from PyTorch's global one.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class ImageTask:
         name: str,
         data_dir: Path | None,
         device: str,
-        generator: torch.Generator,
         augmentation: str = "standard",
+        generator: torch.Generator | None = None,
     ) -> None:
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation={augmentation}: known are {', '.join(AUGMENTATIONS)}")
@@ -125,11 +125,3 @@ class ImageTask:
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += (logits.argmax(1) == labels).sum().item()
         return loss / len(y), correct / len(y)
-
-
-def cosine_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
-    """Factor on the learning rate in epoch 0 .. `epochs` - 1: linear warm-up, then half a cosine to 0."""
-    if epoch < warmup:
-        return (epoch + 1) / warmup
-    start = max(warmup - 1, 0)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - start) / max(epochs - start, 1)))

@@ -7,19 +7,18 @@ the quantisation error. Training has two stages: binary activations with sine we
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Fidelity, Paper, Setting, Tiny
+from trainables.base import Claim, Tiny
 from trainables.catalog import register
-from trainables.tasks.image_classification import METRICS, ImageTask, cosine_factor
+from trainables.tasks.image_classification import METRICS, ImageTask
+from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 # ---- the binary functions (section 3) ----
 
@@ -222,7 +221,7 @@ def build(channels: int, side: int, classes: int, config: Mapping[str, Any]) -> 
 
 
 @register
-class BiPer(Paper):
+class BiPer(NetworkPaper):
     """Two-stage training of a binary network; `weight_mode` and `stages` give the baselines and ablations."""
 
     slug = "biper"
@@ -253,32 +252,18 @@ class BiPer(Paper):
             return 0
         return min(round(config["stage1_frac"] * epochs), epochs - 1)
 
-    @classmethod
-    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
-        """In epochs. Stage 1 has real-valued weights, which say little of the binary network: not judged."""
-        epochs = 45 if steps is None else steps
-        return Fidelity("epoch", cls.stage_one_epochs(config, epochs) + 1, epochs)
+    default_steps = 45
 
-    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
-        self.config = dict(config)
-        self.epochs = self.fidelity(config, setting.steps).maximum
-        self.stage_one = self.stage_one_epochs(config, self.epochs)
-        init_seed, batch_seed = np.random.SeedSequence(setting.seed).generate_state(2).tolist()
-        self.generator = torch.Generator().manual_seed(batch_seed)
-        self.data = ImageTask(
-            setting.data or self.datasets[0],
-            setting.data_dir,
-            setting.device,
-            self.generator,
-            config["augmentation"],
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(init_seed)
-            self.net = build(self.data.channels, self.data.side, self.data.classes, config)
-        self.net.to(setting.device)
+    @classmethod
+    def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
+        """Stage 1 has real-valued weights, which say little of the binary network: not judged."""
+        return cls.stage_one_epochs(config, steps) + 1
+
+    def prepare(self) -> None:
+        self.stage_one = self.stage_one_epochs(self.config, self.epochs)
+        self.data = ImageTask(self.data_name, self.setting.data_dir, self.device, self.config["augmentation"])
+        self.net = build(self.data.channels, self.data.side, self.data.classes, self.config).to(self.device)
         self.binary_layers = [m for m in self.net.modules() if isinstance(m, BinaryConv2d)]
-        self.done = 0
-        self.best: dict[str, Any] | None = None
         self._enter_stage()
 
     @property
@@ -304,60 +289,29 @@ class BiPer(Paper):
         """Sum over the binary layers of the mean of sin(omega w)^2."""
         return torch.stack([torch.sin(m.omega * m.weight).square().mean() for m in self.binary_layers]).sum()
 
-    def step(self) -> dict[str, float]:
+    def epoch(self) -> dict[str, float]:
         if self.done == self.stage_one and self.done > 0:
             self._enter_stage()
         start, end = (0, self.stage_one) if self.stage == 1 else (self.stage_one, self.epochs)
         warmup = min(self.config["warmup"], end - start)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.learning_rate * cosine_factor(self.done - start, end - start, warmup)
-        self.net.train()
-        total, images = torch.zeros((), device=self.data.mean.device), 0
+        factor = cosine_factor(self.done - start, end - start, warmup)
+        self.set_learning_rate(self.learning_rate * factor)
+        train_loss = Mean()
         for x, y in self.data.batches(self.config["batch_size"]):
             loss = F.cross_entropy(self.net(x), y)
-            objective = loss + self.tau * self.penalty() if self.tau else loss
-            self.optimiser.zero_grad()
-            objective.backward()
-            self.optimiser.step()
-            total += loss.detach() * len(y)
-            images += len(y)
+            self.descend(loss + self.tau * self.penalty() if self.tau else loss)
+            train_loss.add(loss, len(y))
         val_loss, val_accuracy = self.data.evaluate(self.net, "validation")
-        self.done += 1
-        judged = self.done > self.stage_one
-        if judged and (self.best is None or val_accuracy > self.best["val_accuracy"]):
-            self.best = {"val_accuracy": val_accuracy, "model": copy.deepcopy(self.net.state_dict())}
-        return {"val_accuracy": val_accuracy, "val_loss": val_loss, "train_loss": total.item() / images}
+        return {"val_accuracy": val_accuracy, "val_loss": val_loss, "train_loss": train_loss.value}
 
-    @property
-    def finished(self) -> bool:
-        return self.done >= self.epochs
-
-    def test(self) -> dict[str, float]:
+    def measure_test(self, net: nn.Module) -> dict[str, float]:
         """Test accuracy of the best binary network; before stage 2 the current one is binarised for it."""
-        net = copy.deepcopy(self.net)
-        if self.best is not None:
-            net.load_state_dict(self.best["model"])
         for module in net.modules():
             if isinstance(module, BinaryConv2d):
                 module.stage = 2
         return {"test_accuracy": self.data.evaluate(net, "test")[1]}
 
-    def state_dict(self) -> dict[str, Any]:
-        return copy.deepcopy(
-            {
-                "done": self.done,
-                "model": dict(self.net.state_dict()),
-                "optimiser": self.optimiser.state_dict(),
-                "generator": self.generator.get_state(),
-                "best": self.best and {**self.best, "model": dict(self.best["model"])},
-            }
-        )
-
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        state = copy.deepcopy(dict(state))
         self.done = state["done"]
         self._enter_stage()
-        self.net.load_state_dict(state["model"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
-        self.best = state["best"]
+        super().load_state_dict(state)

@@ -1,0 +1,171 @@
+"""The loop that papers share: one network, trained unit by unit, its best weights kept, resumable exactly.
+
+A paper gives what is its own: `prepare` (data, network, optimiser), `epoch` (one unit of training, and what it
+measured) and `measure_test`. Everything random draws from PyTorch's global generators or from `self.rng.numpy`;
+both are the trial's own while `prepare` and `epoch` run.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trainables.base import Fidelity, Paper, Setting
+from trainables.tasks.rng import TrialRNG
+
+
+class NetworkPaper(Paper):
+    """A paper whose trial trains `self.net` with `self.optimiser`, both made by `prepare`.
+
+    The weights with the best value of `selection` (a declared validation metric; default: the objective)
+    are kept, and `test` measures them.
+    """
+
+    default_steps: ClassVar[int]  # calls of `step` in a trial where the budget does not say
+    unit: ClassVar[str] = "epoch"
+    selection: ClassVar[str | None] = None
+    carried: ClassVar[
+        tuple[str, ...]
+    ] = ()  # attributes (numbers, strings, lists of them) that a checkpoint keeps
+
+    net: nn.Module
+    optimiser: torch.optim.Optimizer
+
+    @classmethod
+    def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
+        """The first of `steps` steps whose value says something about the last one's."""
+        return 1
+
+    @classmethod
+    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
+        steps = cls.default_steps if steps is None else steps
+        return Fidelity(cls.unit, min(cls.minimum(config, steps), steps), steps)
+
+    # -- what a paper gives -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Makes data, `self.net` and `self.optimiser` out of `self.config` and `self.setting`."""
+
+    @abstractmethod
+    def epoch(self) -> dict[str, float]:
+        """Trains one unit and returns every declared train and validation metric. `self.done` counts those before."""
+
+    @abstractmethod
+    def measure_test(self, net: nn.Module) -> dict[str, float]:
+        """The declared test metrics of `net`, which is in evaluation mode."""
+
+    def stateful(self) -> dict[str, Any]:
+        """What has `state_dict` and `load_state_dict` and belongs into a checkpoint, by name."""
+        return {"net": self.net, "optimiser": self.optimiser}
+
+    def eligible(self) -> bool:
+        """Whether the weights of now may be the best: by default from the fidelity's minimum on."""
+        return self.done >= self._judged_from
+
+    # -- the loop ------------------------------------------------------------------------------------------
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        self.config, self.setting = dict(config), setting
+        self.device, self.data_name = setting.device, setting.data or self.datasets[0]
+        fidelity = self.fidelity(config, setting.steps)
+        self.epochs, self._judged_from = fidelity.maximum, fidelity.minimum
+        self.done, self.stopped = 0, False
+        self.best: dict[str, Any] | None = None
+        self.rng = TrialRNG(setting.seed, setting.device)
+        with self.rng.scope():
+            self.prepare()
+
+    def step(self) -> dict[str, float]:
+        with self.rng.scope():
+            self.net.train()
+            metrics = self.epoch()
+        self.done += 1
+        metric = self.metric(self.selection or self.objective)
+        value = metrics[metric.name]
+        if self.eligible() and (self.best is None or metric.better(value, self.best["value"])):
+            self.best = {"value": value, "step": self.done, "weights": _clone(self.net.state_dict())}
+        return metrics
+
+    @property
+    def finished(self) -> bool:
+        return self.stopped or self.done >= self.epochs
+
+    def test(self) -> dict[str, float]:
+        net = copy.deepcopy(self.net)
+        if self.best is not None:
+            net.load_state_dict(self.best["weights"])
+        # Streams of its own: what a test draws must not depend on when it is asked for.
+        with TrialRNG(self.setting.seed, self.device).scope(), torch.no_grad():
+            return self.measure_test(net.eval())
+
+    def state_dict(self) -> dict[str, Any]:
+        # A copy: the tensors of the live state are those that the next step changes.
+        return copy.deepcopy(
+            {
+                "done": self.done,
+                "stopped": self.stopped,
+                "best": self.best,
+                "rng": self.rng.state_dict(),
+                "carried": {name: getattr(self, name) for name in self.carried},
+                "parts": {name: dict(part.state_dict()) for name, part in self.stateful().items()},
+            }
+        )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        state = copy.deepcopy(dict(state))
+        self.done, self.stopped, self.best = state["done"], state["stopped"], state["best"]
+        self.rng.load_state_dict(state["rng"])
+        for name, value in state["carried"].items():
+            setattr(self, name, value)
+        for name, part in self.stateful().items():
+            part.load_state_dict(state["parts"][name])
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of `self.optimiser` down the gradient of `loss`."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+
+    def set_learning_rate(self, value: float) -> None:
+        """Gives every parameter group of `self.optimiser` the learning rate `value`."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = value
+
+
+def _clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+class Mean:
+    """A weighted mean of scalars that stay on their device until `value` is read."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | float = 0.0
+        self.weight = 0.0
+
+    def add(self, value: Tensor | float, weight: float = 1.0) -> None:
+        """Counts `value` (a scalar, detached here) `weight` times."""
+        self.total = self.total + (value.detach() if isinstance(value, Tensor) else value) * weight
+        self.weight += weight
+
+    @property
+    def value(self) -> float:
+        """The mean; ValueError if nothing was added."""
+        if not self.weight:
+            raise ValueError("the mean of nothing: no batch was drawn")
+        return float(self.total) / self.weight
+
+
+def cosine_factor(epoch: int, epochs: int, warmup: int = 0) -> float:
+    """Factor on the learning rate in epoch 0 .. `epochs` - 1: linear warm-up, then half a cosine to 0."""
+    if epoch < warmup:
+        return (epoch + 1) / warmup
+    start = max(warmup - 1, 0)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - start) / max(epochs - start, 1)))
