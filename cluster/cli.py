@@ -440,8 +440,8 @@ def _run_help(group: str) -> int:
     for name in config.GROUPS:
         print(f"  {name:<10} {' | '.join(config.group_options(name))}")
     print("\nsettings:")
-    lines = (folder / "config.yaml").read_text().splitlines()
-    print("\n".join(f"  {line}" for line in lines[lines.index("  - _self_") + 2 :]))
+    _, _, own = (folder / "config.yaml").read_text().partition("\n\n")  # below the defaults list
+    print("\n".join(f"  {line}" for line in own.splitlines()))
     for name in ("search", "scheduler", "budget", "cluster"):
         option = {"search": "tpe", "scheduler": "asha", "budget": "laptop", "cluster": "local"}[name]
         for line in (folder / name / f"{option}.yaml").read_text().splitlines():

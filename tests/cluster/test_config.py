@@ -1,0 +1,38 @@
+"""What Hydra composes: experiments, who wins over whom, and that every option of every group is valid."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import config
+from cluster.config import GROUPS, group_options
+
+
+def test_an_experiments_values_win_over_the_defaults_and_lose_to_the_command_line() -> None:
+    cora = config.load(["experiment=dagnn_cora"])
+    assert (cora.trainable, cora.data, cora.seeds) == ("dagnn", "cora", 10)
+    assert (cora.budget["trials"], cora.budget["steps"]) == (1, 1000)
+    changed = config.load(["experiment=dagnn_cora", "seeds=3", "budget.trials=2"])
+    assert (changed.data, changed.seeds, changed.budget["trials"]) == ("cora", 3, 2)
+
+
+def test_the_forecasting_experiment_runs_on_the_authors_split() -> None:
+    etth1 = config.load(["experiment=tpgn_etth1"])
+    assert (etth1.data, etth1.seeds, etth1.budget["steps"]) == ("ett_h1", 5, 25)
+    assert etth1.space.parameters["split"].value == "authors"
+    assert etth1.space.paper_config("ett_h1")["split"] == "authors"
+
+
+@pytest.mark.parametrize("experiment", group_options("experiment"))
+def test_every_experiment_composes(experiment: str) -> None:
+    assert config.load([f"experiment={experiment}"]).trainable
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{group}={option}" for group in GROUPS if group != "experiment" for option in group_options(group)],
+)
+def test_every_option_of_every_group_composes(choice: str) -> None:
+    words = [choice] if choice.startswith("trainable=") else ["trainable=test_bowl", choice]
+    settings = config.load(words)
+    assert config.check(settings.tree) == settings
