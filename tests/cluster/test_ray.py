@@ -17,6 +17,7 @@ import pytest
 from analysis.store import Store
 from cluster import config, sweep
 from cluster.sweep import Result
+from tests.cluster.test_conductor import lies_about_early_stopping
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -92,6 +93,38 @@ def test_a_hanging_trial_is_ended_and_not_retried(tmp_path: Path) -> None:
     assert by_fault["hang"]["reason"] == "timed out: no report for 4 s after step 2"
     assert steps(result, by_fault["hang"]["trial"]) == [1, 2]
     assert by_fault["none"]["state"] == "complete"
+
+
+def test_rays_own_optuna_wrapper_lies(tmp_path: Path) -> None:
+    """Why we have a bridge of our own: the check of test_conductor.py on ASHA with Ray's `OptunaSearch`."""
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    def bowl(config: dict[str, float]) -> None:
+        for step in range(1, 10):
+            tune.report({"val_loss": (config["x"] - 0.3) ** 2 + 2.0**-step})
+
+    search = OptunaSearch(metric="val_loss", mode="min", seed=0)
+    tuner = tune.Tuner(
+        bowl,
+        param_space={"x": tune.uniform(0.0, 1.0)},
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=ASHAScheduler(
+                metric="val_loss", mode="min", max_t=9, grace_period=1, reduction_factor=3
+            ),
+            num_samples=12,
+            max_concurrent_trials=1,
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), name="s", verbose=0),
+    )
+    found = tuner.fit()
+    steps = {search._ot_trials[r.metrics["trial_id"]].number: r.metrics["training_iteration"] for r in found}
+    assert len(steps) == 12 and min(steps.values()) < 9, "ASHA stopped none"
+    lies = lies_about_early_stopping(search._ot_study, steps, 9)
+    assert len(lies) == sum(ran < 9 for ran in steps.values())
+    assert all("and is COMPLETE" in lie for lie in lies)
 
 
 @pytest.mark.timeout(120)
