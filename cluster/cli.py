@@ -409,9 +409,9 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _existing(storage: str) -> Any:
-    from cluster.sweep import open_store
+    from cluster.sweep import locate, open_store
 
-    if "://" not in storage and not Path(storage).expanduser().is_dir():
+    if "://" not in storage and not Path(locate(storage)).is_dir():
         raise UserError(
             f"--storage={storage}: no such folder; `fairsweep run` makes one, --storage says where it is"
         )

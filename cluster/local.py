@@ -53,6 +53,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
+                address="local",  # without it Ray attaches to whatever cluster was last started here
                 num_cpus=options.get("cpus"),
                 include_dashboard=False,
                 log_to_driver=False,

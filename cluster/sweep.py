@@ -33,6 +33,7 @@ from trainables import catalog
 from trainables.base import DataError, Paper, Setting
 
 MAX_ENGINE_RESTARTS = 5
+RAY_COPIES = "/runtime_resources/working_dir_files/"
 
 
 @dataclass(frozen=True)
@@ -398,9 +399,22 @@ def _resumed_row(settings: Settings) -> dict[str, Any]:
 def open_store(storage: str) -> Store:
     """The store at a folder or URI; UserError if it cannot be one."""
     try:
-        return Store(storage if "://" in storage else str(Path(storage).expanduser().resolve()))
+        return Store(locate(storage))
     except StoreError as error:
         raise UserError(str(error)) from None
+
+
+def locate(storage: str) -> str:
+    """`storage` as a URI or an absolute path.
+
+    A job runs in a copy of its working directory that Ray deletes later: there a relative path is taken from
+    the home folder.
+    """
+    if "://" in storage:
+        return storage
+    here = Path.cwd()
+    base = Path.home() if RAY_COPIES in here.as_posix() else here
+    return str((base / Path(storage).expanduser()).resolve())
 
 
 def _free_name(store: Store, slug: str) -> str:
