@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from cluster.errors import UserError
 
+CONNECT_S = 10.0
 # Tune writes a CSV, a JSON and a TensorBoard file for every trial, and snapshots that we never restore.
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -36,10 +38,51 @@ def prepare_environment() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
+def find_cluster(address: str | None) -> str | None:
+    """`address` as host:port where it can be known; UserError if nothing listens there.
+
+    None for none and for "local", a Ray of one's own; an address with a scheme (ray://) is returned as it is.
+    Ray itself would try an address at which nothing answers for many minutes.
+    """
+    if address in (None, "", "local"):
+        return None
+    assert address is not None
+    if "://" in address:
+        return address
+    found = address
+    if address == "auto":
+        note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+        found = note.read_text().strip() if note.is_file() else ""
+    host, colon, port = found.rpartition(":")
+    if address == "auto" and not found:
+        raise UserError(
+            "cluster.address=auto: no Ray cluster runs on this machine; start one with `ray start --head`, or "
+            "leave cluster.address out to use this machine alone"
+        )
+    if not (colon and host and port.isdigit()):
+        raise UserError(f"cluster.address={address}: must be auto or host:port, such as 10.0.0.5:6379")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise UserError(
+            f"cluster.address={address}: nothing answers at {found} ({error}); start a cluster with "
+            "`ray start --head`, or leave cluster.address out to use this machine alone"
+        ) from None
+    return found
+
+
 @contextlib.contextmanager
 def connected(options: Mapping[str, Any]) -> Iterator[str]:
-    """Connects to Ray and yields where; shuts down only what it started."""
+    """Connects to Ray and yields where; shuts down only what it started.
+
+    An embedded Ray listens on the loopback interface only.
+    """
     prepare_environment()
+    address = find_cluster(options.get("address") or os.environ.get("RAY_ADDRESS"))
+    if address is None or address.startswith(("127.", "localhost:")):
+        # Ray replaces 127.0.0.1 by the machine's address unless it is told that no other machine will join,
+        # and it reads this when it is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -47,7 +90,6 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     if ray.is_initialized():
         yield "the Ray of this process"
         return
-    address = options.get("address") or os.environ.get("RAY_ADDRESS")
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -62,14 +104,12 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        if "auth" in str(error).lower() or "token" in str(error).lower():
-            raise UserError(
-                f"cluster.address={address}: the cluster refused us ({first}); it wants a token: set "
-                f"RAY_AUTH_MODE=token and put the head node's token in {token_file()} or RAY_AUTH_TOKEN"
-            ) from None
+        if address is None:
+            raise UserError(f"no Ray could be started on this machine ({first})") from None
         raise UserError(
-            f"cluster.address={address}: no Ray cluster answers ({first}); start one with "
-            "`ray start --head`, or leave cluster.address out to use this machine alone"
+            f"cluster.address={address}: something answers there, but does not let us in ({first}); a Ray cluster "
+            f"wants its token: set RAY_AUTH_MODE=token and put the head node's token in {token_file()} or "
+            "RAY_AUTH_TOKEN"
         ) from None
     try:
         yield f"the cluster at {address}" if address else "an embedded Ray on this machine"

@@ -1,0 +1,155 @@
+"""Where a sweep runs: an embedded Ray on loopback, `ray start` and `ray job submit` as the README has them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from analysis.store import Store
+from cluster.errors import UserError
+from cluster.local import find_cluster
+from cluster.sweep import locate
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def test_addresses_are_looked_at_before_ray_waits_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert find_cluster(None) is find_cluster("") is find_cluster("local") is None
+    assert find_cluster("ray://head:10001") == "ray://head:10001"
+    for address, words in (
+        ("auto", ["no Ray cluster runs on this machine"]),
+        ("nohost", ["must be auto or host:port"]),
+        (":6379", ["must be auto or host:port"]),
+        (f"127.0.0.1:{free_port()}", ["nothing answers", "ray start --head"]),
+    ):
+        with pytest.raises(UserError) as error:
+            find_cluster(address)
+        assert f"cluster.address={address}" in str(error.value)
+        assert all(word in str(error.value) for word in words)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(there)
+        assert find_cluster("auto") == find_cluster(there) == there
+
+
+def test_a_jobs_relative_store_is_not_in_rays_copy_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert locate("store") == str(tmp_path / "store")
+    copy = tmp_path / "session" / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert locate("store") == str(tmp_path / "home" / "store")
+    assert locate("/data/store") == "/data/store"
+    assert locate("s3://bucket/store") == "s3://bucket/store"
+
+
+LISTENERS = """
+import psutil
+from cluster.local import connected
+with connected({"cpus": 1}):
+    me = psutil.Process()
+    pids = {me.pid, *(p.pid for p in me.children(recursive=True))}
+    for c in psutil.net_connections("inet"):
+        if c.status == psutil.CONN_LISTEN and c.pid in pids:
+            print(c.laddr.ip)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_an_embedded_ray_listens_on_loopback_only() -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", LISTENERS], cwd=ROOT, env=env, capture_output=True, text=True, timeout=100
+    )
+    found = {ip.removeprefix("::ffff:") for ip in done.stdout.split()}
+    assert found == {"127.0.0.1"}, done.stderr
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A cluster of one loopback node with its token, ended by its own process; yields the environment."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env |= {
+        "PATH": f"{BIN}:{env['PATH']}",
+        "HOME": str(tmp_path / "home"),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "7" * 64,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{(port := free_port())}",
+        "FAIRSWEEP_PLUGINS": "tests.papers",
+    }
+    command = [
+        "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--dashboard-port={port}",
+        f"--port={(gcs := free_port())}", f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
+    ]  # fmt: skip
+    with open(tmp_path / "head.log", "w") as log:
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while "Ray runtime started" not in (tmp_path / "head.log").read_text():
+            assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "head.log").read_text()
+            time.sleep(0.5)
+        yield {**env, "CLUSTER": f"127.0.0.1:{gcs}"}
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_jobs_and_drivers_on_a_cluster_with_a_token(head: dict[str, str], tmp_path: Path) -> None:
+    submit = ["ray", "job", "submit", "--working-dir", str(ROOT), "--"]
+    what = ["python", "-m", "cluster", "run", "trainable=test_bowl", "budget.trials=3"]
+    deadline = time.monotonic() + 90
+    while True:  # a head that has just started has no agent yet
+        done = subprocess.run(
+            [*submit, *what, "name=job"], env=head, capture_output=True, text=True, timeout=200
+        )
+        if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            break
+        time.sleep(2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout + done.stderr
+    store = tmp_path / "home" / "fairsweep-store"
+    assert [t["state"] for t in Store(store).table("trials", "job").to_pylist()] == ["complete"] * 3
+
+    driver = [sys.executable, "-m", "cluster", "run", "trainable=test_bowl", "budget.trials=3", "--json"]
+    driver += [f"storage={store}", f"cluster.address={head['CLUSTER']}"]
+    done = subprocess.run([*driver, "name=driver"], env=head, cwd=ROOT, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    refused = subprocess.run(
+        [*driver, "name=refused"],
+        env={**head, "RAY_AUTH_TOKEN": "8" * 64},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert refused.returncode == 2
+    line = next(text for text in refused.stderr.splitlines() if text.startswith("fairsweep: error"))
+    assert "RAY_AUTH_MODE=token" in line and head["CLUSTER"] in line
+    assert not Store(store).has("refused")
