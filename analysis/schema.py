@@ -1,8 +1,9 @@
 """The tables of a store: their columns, their types, their version.
 
 `results` has one row a report, `trials` one row a trial, `sweeps` one row a sweep, `events` one row for
-each decision that a resumed driver replays. Readers ignore columns that they do not know and give null
-for columns that a file of an older version lacks.
+each decision that a resumed driver replays, `claims` one row for each verdict of `fairsweep claims`.
+Readers ignore columns that they do not know and give null for columns that a file of an older version
+lacks.
 """
 
 from __future__ import annotations
@@ -101,6 +102,33 @@ SWEEPS = pa.schema(
         ("closed", pa.bool_()),
         ("config_schema", pa.string()),
         ("metrics", pa.string()),
+    ]
+)
+CLAIMS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("paper", pa.string()),
+        ("claim", pa.string()),
+        ("statement", pa.string()),
+        ("data", pa.string()),
+        ("metric", pa.string()),
+        ("kind", pa.string()),
+        ("direction", pa.string()),
+        ("margin", pa.float64()),
+        ("treatment", pa.string()),
+        ("baseline", pa.string()),
+        ("first_seed", pa.int64()),
+        ("seeds", pa.int64()),
+        ("steps", pa.int64()),
+        ("pairs", pa.int64()),
+        ("effect", pa.float64()),
+        ("ci_low", pa.float64()),
+        ("ci_high", pa.float64()),
+        ("verdict", pa.string()),
+        ("reason", pa.string()),
+        ("cost_s", pa.float64()),
+        ("sweep", pa.string()),
+        ("judged", TIME),
     ]
 )
 _EVENTS = pa.schema(

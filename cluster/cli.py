@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def run_cli(argv: Sequence[str]) -> int:
     if not args.command:
         parser.print_help()
         return 0
-    if rest and args.command not in ("run", "resume"):
+    if rest and args.command not in ("run", "resume", "claims"):
         print(
             f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
         )
@@ -94,8 +95,18 @@ def _parser() -> argparse.ArgumentParser:
     add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
     p = add("export", _export, "write a table of a sweep to a file", sweep=True)
     p.add_argument("--format", choices=["parquet", "csv", "arrow"], default="parquet")
-    p.add_argument("--table", choices=["trials", "results", "sweeps"], default="results")
+    p.add_argument("--table", choices=["trials", "results", "sweeps", "claims"], default="results")
     p.add_argument("--output", "-o", help="file to write; default <sweep>-<table>.<format>")
+    p = add("claims", _claims, "do the papers' claims hold? paired sweeps over seeds")
+    p.add_argument("slugs", nargs="*", metavar="SLUG", help="papers; default: all that declare claims")
+    p.add_argument(
+        "--only", action="append", default=[], metavar="CLAIM", help="this claim alone; may be repeated"
+    )
+    p.add_argument("--seed", type=int, default=0, help="the first seed (0)")
+    p.add_argument("--seeds", type=int, help="pairs of seeds, in place of what each claim says")
+    p.add_argument("--name", help="of the run; the same name goes on with one that was interrupted")
+    p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
+    p.add_argument("--quiet", action="store_true", help="no progress")
     p = add("space", _space, "a paper's search space for other tools", json=False)
     p.add_argument("slug")
     p.add_argument("--to", choices=["yaml", "optuna", "wandb"], default="yaml")
@@ -120,6 +131,7 @@ def _list(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _info(args: argparse.Namespace, rest: list[str]) -> int:
     from analysis import report
+    from analysis.report import number
     from trainables import catalog
 
     paper = catalog.get(args.slug)
@@ -149,19 +161,23 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
         print(f"claim      {claim.statement}")
     rows = []
     for name, p in space.parameters.items():
-        domain = (
-            "|".join(map(str, p.choices))
-            if p.choices
-            else f"{report.number(p.low)} .. {report.number(p.high)}"
-        )
+        if p.kind == "boolean":
+            domain = "true|false"
+        elif p.choices:
+            domain = "|".join(map(number, p.choices))
+        else:
+            domain = f"{number(p.low)} .. {number(p.high)}"
         scale = "log" if p.log else f"step {p.step}" if p.step else None
-        when = ", ".join(f"{k}={'|'.join(map(str, v))}" for k, v in p.when.items()) or None
-        own = ", ".join(f"{v}" if k == "default" else f"{k}: {v}" for k, v in p.paper.items()) or None
+        when = ", ".join(f"{k}={'|'.join(map(number, v))}" for k, v in p.when.items()) or None
+        own = (
+            ", ".join(number(v) if k == "default" else f"{k}: {number(v)}" for k, v in p.paper.items())
+            or None
+        )
         rows.append(
             {
                 "parameter": name,
                 "kind": p.kind,
-                "range": f"= {p.value}" if p.fixed else domain,
+                "range": f"= {number(p.value)}" if p.fixed else domain,
                 "scale": scale,
                 "paper": own,
                 "when": when,
@@ -416,6 +432,65 @@ def _existing(storage: str) -> Any:
             f"--storage={storage}: no such folder; `fairsweep run` makes one, --storage says where it is"
         )
     return open_store(storage)
+
+
+# -- claims -------------------------------------------------------------------------------------------
+
+
+def _claims(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster.local import prepare_environment
+
+    prepare_environment()
+    from datetime import datetime
+
+    from analysis import report
+    from cluster import claims
+    from cluster.display import make_display
+
+    for field, value, low in (("--seed", args.seed, 0), ("--seeds", args.seeds, 2)):
+        if value is not None and value < low:
+            raise UserError(f"{field}={value}: must be at least {low}")
+    odd = [
+        word
+        for word in rest
+        if not word.startswith(("cluster.", "cluster=", "data_dir=", "tracking", "budget."))
+    ]
+    if odd:
+        raise UserError(f"claims: does not know {' '.join(odd)}; a claim fixes what it runs")
+    name = args.name or f"claims-{datetime.now():%Y%m%d-%H%M%S}"
+    slugs = claims.with_claims(args.slugs)
+    groups = claims.plan(slugs, name, args.storage, rest, args.seed, args.seeds, args.only)
+
+    def display() -> Any:
+        return make_display(args.quiet or args.json)
+
+    rows, state = claims.run(groups, name, args.storage, display)
+    if args.json:
+        report.print_json({"run": name, "state": state, "claims": rows})
+    else:
+        show_claims(rows)
+        if state == "interrupted":
+            print(f"resume   {shlex.join(['fairsweep', 'claims', *sys.argv[2:]])} --name {name}")
+    return 130 if state == "interrupted" else 0
+
+
+def show_claims(rows: list[dict[str, Any]]) -> None:
+    """Prints verdicts as a table, and the statements below it."""
+    from analysis import report
+    from cluster.claims import statement
+
+    shown = []
+    for row in rows:
+        low, high = row["ci_low"], row["ci_high"]
+        interval = None if low is None else f"{report.number(low)} .. {report.number(high)}"
+        shown.append({**row, "claimed": statement(row), "95 % interval": interval})
+    columns = ["paper", "claim", "data", "claimed", "effect", "95 % interval", "pairs", "verdict", "cost_s"]
+    report.show_rows(shown, columns)
+    counts = {v: sum(row["verdict"] == v for row in rows) for v in ("holds", "fails", "inconclusive")}
+    print(", ".join(f"{n} {v}" for v, n in counts.items()))
+    for row in rows:
+        if row["pairs"] < row["seeds"]:
+            print(f"note: {row['paper']}/{row['claim']}: {row['reason']}", file=sys.stderr)
 
 
 # -- help ---------------------------------------------------------------------------------------------

@@ -61,6 +61,12 @@ def compose_tree(overrides: Sequence[str]) -> DictConfig:
         raise UserError(_explain(error, overrides)) from None
 
 
+def as_mapping(tree: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """A composed configuration as plain dicts and lists."""
+    found: Any = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else tree
+    return dict(found)
+
+
 def load(overrides: Sequence[str]) -> Settings:
     """Composes and checks. Raises UserError, naming the field, its value and what would be right."""
     return check(compose_tree(overrides))
@@ -68,8 +74,7 @@ def load(overrides: Sequence[str]) -> Settings:
 
 def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration."""
-    found: Any = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else tree
-    raw: dict[str, Any] = dict(found)
+    raw = as_mapping(tree)
     slug = raw["trainable"]
     try:
         paper = catalog.get(slug)
@@ -96,6 +101,8 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     _number(raw, "cluster.cpus", int, low=1, optional=True)
     _number(raw, "cluster.cpus_per_trial", float, low=0, open_low=True)
     _number(raw, "cluster.gpus_per_trial", float, low=0)
+    if raw["search"]["name"] == "listed":
+        raw = {**raw, "search": {**raw["search"], "configs": _listed(raw, space, paper)}}
     if "points" in raw["search"]:
         _number(raw, "search.points", int, low=1)
     if "eta" in raw["scheduler"]:
@@ -110,7 +117,8 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     _check_data(raw, paper)
     if not isinstance(raw["storage"], str) or not raw["storage"].strip():
         raise UserError(f"storage={raw['storage']!r}: must be a folder or a URI such as s3://bucket/path")
-    if all(p.fixed for p in space.parameters.values()) and raw["budget"]["trials"] > 1:
+    fixed = all(p.fixed for p in space.parameters.values())
+    if fixed and raw["budget"]["trials"] > 1 and raw["search"]["name"] != "listed":
         raise UserError(
             f"budget.trials={raw['budget']['trials']}: every parameter of the space is fixed, so there is one "
             "configuration; use budget.trials=1 (and seeds=N to repeat it), or free a parameter"
@@ -240,6 +248,35 @@ def _check_data(raw: Mapping[str, Any], paper: Any) -> None:
         )
     if raw["data_dir"] is not None and not Path(str(raw["data_dir"])).is_dir():
         raise UserError(f"data_dir={raw['data_dir']}: no such folder on this machine")
+
+
+def _listed(raw: Mapping[str, Any], space: Space, paper: Any) -> list[dict[str, Any]]:
+    """The configurations of `search=listed`, whole."""
+    configs = raw["search"].get("configs")
+    if not isinstance(configs, list) or not configs:
+        raise UserError(
+            f"search.configs={configs}: must list at least one configuration, such as [{{lr: 0.01}}]"
+        )
+    found = []
+    for i, config in enumerate(configs):
+        if not isinstance(config, Mapping):
+            raise UserError(f"search.configs[{i}]={config}: must map parameters to values")
+        try:
+            found.append(space.fill(flat(config), raw["data"] or paper.datasets[0]))
+        except SpaceError as error:
+            raise UserError(f"search.configs[{i}]: {error}") from None
+    return found
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def _check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:

@@ -126,6 +126,19 @@ class Space:
         """
         return self._build(lambda p: p.paper.get(data or "default", p.paper["default"]))
 
+    def fill(
+        self,
+        config: Mapping[str, Any],
+        data: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """A whole configuration: the values of `config`, and for what it leaves out fixed values, then
+        `defaults`, then the paper's own for `data`. SpaceError as `validate`."""
+        self._check_names(config)
+        given = {**(defaults or {}), **config}
+        found = self._build(lambda p: given.get(p.name, p.paper.get(data or "default", p.paper["default"])))
+        return self.validate({**found, **config})
+
     def validate(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`config` with its values in their types.
 

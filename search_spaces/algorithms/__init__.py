@@ -7,14 +7,14 @@ from typing import Any
 from search_spaces.algorithms.base import Algorithm, Job, Outcome, Reason
 from search_spaces.algorithms.optuna_bridge import SAMPLERS, OptunaSearch
 from search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
-from search_spaces.algorithms.simple import GridSearch, RandomSearch
+from search_spaces.algorithms.simple import GridSearch, ListedSearch, RandomSearch
 from search_spaces.space import Space
 
-SEARCHES = ("tpe", "random", "grid", "cmaes", "gp")
+SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "listed")
 SCHEDULERS = ("none", "asha", "median")
 
 __all__ = [
-    "ASHA", "SCHEDULERS", "SEARCHES", "Algorithm", "GridSearch", "Job", "MedianStopping", "NoScheduler",
+    "ASHA", "SCHEDULERS", "SEARCHES", "Algorithm", "GridSearch", "Job", "ListedSearch", "MedianStopping", "NoScheduler",
     "OptunaSearch", "Outcome", "RandomSearch", "Reason", "Scheduler", "create_scheduler", "create_search",
 ]  # fmt: skip
 
@@ -27,6 +27,8 @@ def create_search(name: str, space: Space, mode: str, seed: int = 0, **options: 
         return RandomSearch(space, mode, seed)
     if name == "grid":
         return GridSearch(space, mode, seed, points=int(options.get("points", 3)))
+    if name == "listed":
+        return ListedSearch(space, mode, seed, configs=options.get("configs") or ())
     raise ValueError(f"search={name}: no such search; known: {', '.join(SEARCHES)}")
 
 

@@ -1,8 +1,8 @@
-"""Searches that do not learn: random sampling and the full factorial grid."""
+"""Searches that do not learn: random sampling, the full factorial grid, a list."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,3 +79,29 @@ class GridSearch:
     @property
     def finished(self) -> bool:
         return self._left == 0
+
+
+class ListedSearch:
+    """The given configurations, in their order, and no other."""
+
+    def __init__(
+        self, space: Space, mode: str, seed: int = 0, configs: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        if not configs:
+            raise ValueError("search.configs=[]: must list at least one configuration")
+        self._configs = [space.validate(config) for config in configs]
+        self._next = 0
+
+    def ask(self, n: int = 1) -> list[Job]:
+        first, self._next = self._next, min(self._next + n, len(self._configs))
+        return [Job(number, self._configs[number]) for number in range(first, self._next)]
+
+    def adopt(self, job: Job) -> None:
+        self._next = max(self._next, job.number + 1)
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        pass
+
+    @property
+    def finished(self) -> bool:
+        return self._next >= len(self._configs)

@@ -1,0 +1,202 @@
+"""The job `claims`: every claim of a paper as a paired sweep; trials -> verdicts.
+
+Treatment and baseline run under the same seeds, on the same split, with the same budget. The claims of a paper
+that share data, budget and seeds share a sweep, in which a configuration that several claims name runs once.
+How they are judged is fixed in `analysis.claims`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from analysis import claims as verdicts
+from analysis.store import Store
+from cluster import config, sweep
+from cluster.conductor import now
+from cluster.config import Settings
+from cluster.display import Display
+from cluster.errors import UserError
+from cluster.local import connected
+from search_spaces.space import SEARCHED, Space, SpaceError
+from trainables import catalog
+from trainables.base import Claim, Paper
+
+
+@dataclass(frozen=True)
+class Group:
+    """Claims of one paper that run as one sweep. `arms`: by claim, the treatment and the baseline, whole."""
+
+    paper: type[Paper]
+    claims: tuple[Claim, ...]
+    arms: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+    settings: Settings
+
+    @property
+    def data(self) -> str:
+        return self.settings.data
+
+
+def plan(
+    slugs: Sequence[str],
+    name: str,
+    storage: str,
+    overrides: Sequence[str] = (),
+    seed: int = 0,
+    seeds: int | None = None,
+    only: Sequence[str] = (),
+) -> list[Group]:
+    """The sweeps that answer the claims of the papers `slugs`. UserError if there is nothing to run.
+
+    seed: the first seed. seeds: pairs of each claim, in place of what the claim says.
+    only: names of claims, to leave the others out.
+    """
+    known = {claim.name for slug in slugs for claim in catalog.get(slug).claims}
+    for claim_name in only:
+        if claim_name not in known:
+            raise UserError(f"--only={claim_name}: no such claim; known: {', '.join(sorted(known))}")
+    groups = []
+    for slug in slugs:
+        paper = catalog.get(slug)
+        chosen = [
+            replace(claim, seeds=seeds or claim.seeds)
+            for claim in paper.claims
+            if not only or claim.name in only
+        ]
+        shared: dict[tuple[Any, ...], list[Claim]] = {}
+        for claim in chosen:
+            shared.setdefault((claim.data or paper.datasets[0], claim.steps, claim.seeds), []).append(claim)
+        for number, ((data, steps, count), found) in enumerate(shared.items()):
+            words = [
+                f"trainable={slug}", "search=listed", f"data={data}", f"seed={seed}", f"seeds={count}",
+                f"budget.steps={'null' if steps is None else steps}", f"storage={storage}",
+                f"name={name}-{slug}" + (f"-{number + 1}" if len(shared) > 1 else ""), *overrides,
+            ]  # fmt: skip
+            groups.append(_group(paper, found, data, words))
+    if not groups:
+        raise UserError(f"claims: {', '.join(slugs)}: declares no claims")
+    return groups
+
+
+def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str]) -> Group:
+    declared = paper.space()
+    named = {n for claim in claims for arm in (claim.treatment, claim.baseline) for n in arm}
+    space = _freed(declared, named)
+    # A parameter that another arm sets keeps here what it is fixed at, not the paper's value.
+    fixed = {n: p.value for n, p in declared.parameters.items() if p.fixed and n in named}
+    arms = []
+    for claim in claims:
+        try:
+            treatment, baseline = (
+                space.fill(arm, data, {n: v for n, v in fixed.items() if n not in arm})
+                for arm in (claim.treatment, claim.baseline)
+            )
+        except SpaceError as error:
+            raise UserError(f"claim {paper.slug}/{claim.name}: {error}") from None
+        arms.append((treatment, baseline))
+    unique: dict[str, dict[str, Any]] = {json.dumps(arm): arm for pair in arms for arm in pair}
+    tree = config.compose_tree(words)
+    raw: Any = config.as_mapping(tree)
+    raw["space"] = space.to_mapping()
+    raw["search"]["configs"] = list(unique.values())
+    raw["budget"]["trials"] = len(unique)
+    return Group(paper, tuple(claims), tuple(arms), config.check(raw))
+
+
+def _freed(space: Space, names: set[str]) -> Space:
+    """`space` with the parameters `names` searched over their range, where it fixes them."""
+    parameters = {
+        n: replace(p, value=SEARCHED)
+        if n in names and (p.choices or p.kind == "boolean" or p.low is not None)
+        else p
+        for n, p in space.parameters.items()
+    }
+    return Space(space.name, space.source, parameters)
+
+
+def run(
+    groups: Sequence[Group],
+    name: str,
+    storage: str,
+    make_display: Callable[[], Display],
+    on_verdicts: Callable[[list[dict[str, Any]]], None] | None = None,
+) -> tuple[list[dict[str, Any]], str]:
+    """Runs what is not finished yet and judges; the rows of the table `claims`, and the state of the run.
+
+    A run that was interrupted is taken up where it ended if it is given the same name. Verdicts are written
+    as they come.
+    """
+    store = sweep.open_store(storage)
+    rows: list[dict[str, Any]] = []
+    with connected(groups[0].settings.cluster):
+        for group in groups:
+            known = store.has(group.settings.name)
+            if known and store.read(group.settings.name).sweep["state"] == "finished":
+                state = "finished"
+            elif known:
+                state = sweep.resume(storage, group.settings.name, [], make_display()).state
+            else:
+                state = sweep.run(group.settings, make_display()).state
+            if state == "interrupted":
+                return rows, state
+            found = judge(store, group)
+            rows += found
+            store.write_claims(name, rows)
+            if on_verdicts is not None:
+                on_verdicts(found)
+    return rows, "finished"
+
+
+def judge(store: Store, group: Group) -> list[dict[str, Any]]:
+    """The verdicts on the claims of a group from the rows of its sweep."""
+    name = group.settings.name
+    trials, results = store.table("trials", name), store.table("results", name)
+    rows = []
+    for claim, (treatment, baseline) in zip(group.claims, group.arms, strict=True):
+        about = {
+            "metric": claim.metric,
+            "kind": claim.kind,
+            "direction": claim.direction,
+            "margin": claim.margin,
+        }
+        found, cost = verdicts.compare(trials, results, json.dumps(treatment), json.dumps(baseline), about)
+        low, high = found.ci95 or (None, None)
+        rows.append(
+            {
+                "paper": group.paper.slug,
+                "claim": claim.name,
+                "statement": claim.statement,
+                "data": group.data,
+                **about,
+                "treatment": json.dumps(treatment),
+                "baseline": json.dumps(baseline),
+                "first_seed": group.settings.seed,
+                "seeds": group.settings.seeds,
+                "steps": group.settings.budget["steps"],
+                "pairs": found.pairs,
+                "effect": found.effect,
+                "ci_low": low,
+                "ci_high": high,
+                "verdict": found.verdict,
+                "reason": found.reason,
+                "cost_s": cost,
+                "sweep": name,
+                "judged": now(),
+            }
+        )
+    return rows
+
+
+def with_claims(slugs: Sequence[str]) -> list[str]:
+    """`slugs`, or all papers that declare claims if there are none. UnknownPaper for an unknown slug."""
+    if slugs:
+        return [catalog.get(slug).slug for slug in slugs]
+    return [slug for slug in catalog.slugs() if catalog.get(slug).claims]
+
+
+def statement(row: Mapping[str, Any]) -> str:
+    """What was claimed, in one cell: effect, direction and margin."""
+    sign = "≥" if row["direction"] == "at_least" else "≤"
+    return f"{row['metric']} {'ratio' if row['kind'] == 'ratio' else 'difference'} {sign} {row['margin']:g}"
