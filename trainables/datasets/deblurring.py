@@ -157,9 +157,10 @@ def _pairs(name: str, sequences: Sequence[Path]) -> Pairs:
 def gopro(data_dir: Path | None = None) -> dict[str, Pairs]:
     """GoPro, 720 x 1280: 2103 training and validation pairs and 1111 test pairs.
 
-    Source: Nah, Kim and Lee, CVPR 2017 (terms on its page; no sums are published): `{train,test}/<sequence>/{blur,sharp}/<number>.png` in
-    `data_dir` or its folder `GOPRO_Large`. Validation is the last tenth of the training sequences, at least
-    one: frames of one sequence resemble each other too much to be in both parts.
+    Source: Nah, Kim and Lee, CVPR 2017, GOPRO_Large (its page has the terms; no checksums are published):
+    `{train,test}/<sequence>/{blur,sharp}/<number>.png` in `data_dir` or its folder `GOPRO_Large`. Validation
+    is the last tenth of the training sequences, at least one: frames of one sequence resemble each other too
+    much to be in both parts.
     """
     if data_dir is None:
         raise DataError("data=gopro: data_dir is None; give the folder that has GoPro's train and test")
