@@ -21,6 +21,7 @@ from trainables.vision.multi_output_deblur import MultiOutputDeblur
 
 torch.set_num_threads(1)
 DATA = "digits_simulated_motion"
+SMALL = "digits_simulated_motion_small"
 
 
 def config(data: str = DATA, **changes: Any) -> dict[str, Any]:
@@ -263,7 +264,7 @@ def test_channel_attention_is_global_in_training_and_local_in_evaluation() -> No
 def test_learning_rate_falls_by_a_cosine_to_its_end_in_every_gradient_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    paper = trial(steps=2, batch_size=64, width=8)
+    paper = trial(steps=2, data=SMALL, batch_size=32, width=8)
     assert paper.optimiser.defaults["betas"] == (0.9, 0.9)
     seen, norms = [], []
 
@@ -275,7 +276,7 @@ def test_learning_rate_falls_by_a_cosine_to_its_end_in_every_gradient_step(
     monkeypatch.setattr(paper, "descend", record)
     paper.step()
     paper.step()
-    n = 2 * math.ceil(1200 / 64)
+    n = 2 * math.ceil(240 / 32)
     expected = [1e-7 + (2e-3 - 1e-7) * 0.5 * (1 + math.cos(math.pi * i / n)) for i in range(n)]
     assert seen == pytest.approx(expected)
     assert max(norms) <= 0.01 * (1 + 1e-4) and min(norms) > 0.009
@@ -298,7 +299,7 @@ def test_learning_rate_falls_by_a_cosine_to_its_end_in_every_gradient_step(
     ],
 )
 def test_every_baseline_and_ablation_trains(changes: dict[str, Any]) -> None:
-    paper = trial(steps=1, width=8, **changes)
+    paper = trial(steps=1, data=SMALL, batch_size=8, width=8, **changes)
     before = paper.data.evaluate(paper.net, "validation").mean(0).max().item()
     found = paper.step()
     assert found["val_psnr_best_overall"] > before
@@ -327,7 +328,7 @@ def test_best_overall_is_at_least_best_single_is_at_least_the_mean() -> None:
 
 
 def test_selected_output_is_chosen_on_the_validation_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    paper = trial(steps=1, width=8)
+    paper = trial(steps=1, data=SMALL)
     tables = {"validation": torch.tensor([[1.0, 9.0, 2.0]]), "test": torch.tensor([[7.0, 5.0, 6.0]] * 2)}
     monkeypatch.setattr(paper.data, "evaluate", lambda net, part: tables[part])
     assert paper.measure_test(paper.net) == {
@@ -378,7 +379,7 @@ def test_training_does_not_touch_the_global_generator() -> None:
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    trial(steps=2, width=8, augment=True).step()
+    trial(steps=2, data=SMALL, width=8, augment=True).step()
     assert torch.equal(torch.rand(3), expected)
 
 

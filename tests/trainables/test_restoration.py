@@ -18,6 +18,7 @@ from trainables.vision.multi_output_deblur import MultiOutputDeblur
 
 torch.set_num_threads(1)
 AMBIGUOUS, CONTROL = "digits_simulated_motion", "digits_simulated_motion_control"
+SMALL = "digits_simulated_motion_small"
 
 
 class Copies(nn.Module):
@@ -52,6 +53,14 @@ def test_both_variants_have_the_same_blurry_images() -> None:
     assert all(np.array_equal(a[part].blurry, b[part].blurry) for part in a)
     same = np.mean([np.array_equal(x, y) for x, y in zip(a["train"].sharp, b["train"].sharp, strict=True)])
     assert same == pytest.approx(1 / 7, abs=0.04), "the middle frame is one of seven"
+
+
+def test_the_small_set_is_the_beginning_of_the_large_one() -> None:
+    small, large = deblurring.load(SMALL), deblurring.load(AMBIGUOUS)
+    assert {k: len(p) for k, p in small.items()} == {"train": 240, "validation": 100, "test": 100}
+    for part, pairs in small.items():
+        assert np.array_equal(pairs.blurry, large[part].blurry[: len(pairs)])
+        assert np.array_equal(pairs.sharp, large[part].sharp[: len(pairs)])
 
 
 def test_blurry_is_the_mean_of_the_frames_and_sharp_is_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +122,7 @@ def test_damaged_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unknown_data_lists_the_known() -> None:
-    with pytest.raises(DataError, match=rf"data=hide: unknown .* {AMBIGUOUS}, {CONTROL}, gopro"):
+    with pytest.raises(DataError, match=rf"data=hide: unknown .* {AMBIGUOUS}, {CONTROL}, {SMALL}, gopro"):
         deblurring.load("hide")
 
 

@@ -94,6 +94,13 @@ def digits_simulated_motion(control: bool, data_dir: Path | None = None) -> dict
     }
 
 
+def digits_simulated_motion_small(data_dir: Path | None = None) -> dict[str, Pairs]:
+    """The first 240, 100 and 100 pairs of the parts of `digits_simulated_motion`, for trying things out."""
+    parts = digits_simulated_motion(False)
+    sizes = {"train": 240, "validation": 100, "test": 100}
+    return {part: Pairs(parts[part].blurry[:n], parts[part].sharp[:n]) for part, n in sizes.items()}
+
+
 # ---- GoPro ----
 
 
@@ -179,6 +186,7 @@ def gopro(data_dir: Path | None = None) -> dict[str, Pairs]:
 LOADERS: Mapping[str, Callable[[Path | None], dict[str, Pairs]]] = {
     "digits_simulated_motion": partial(digits_simulated_motion, False),
     "digits_simulated_motion_control": partial(digits_simulated_motion, True),
+    "digits_simulated_motion_small": digits_simulated_motion_small,
     "gopro": gopro,
 }
 

@@ -126,7 +126,7 @@ class RestorationTask:
         return _pixels(pairs.blurry[index], self.device), _pixels(pairs.sharp[index], self.device)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module, part: str, size: int = 200) -> Tensor:
+    def evaluate(self, model: nn.Module, part: str, size: int = 32) -> Tensor:
         """PSNR (images, outputs) on the CPU of `model` in evaluation mode, its outputs clipped to 0..1."""
         model.eval()
         pairs, errors = self.parts[part], []

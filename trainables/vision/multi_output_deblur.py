@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from trainables.base import Claim, Tiny
 from trainables.catalog import register
+from trainables.datasets.deblurring import LOADERS
 from trainables.tasks.restoration import METRICS, RestorationTask, named, summary
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
@@ -259,10 +260,10 @@ class MultiOutputDeblur(NetworkPaper):
     title = "Multi-Outputs Is All You Need For Deblur"
     citation = "Liu, Qiao, Dou. arXiv:2208.13029 (2022)"
     task = "image restoration"
-    datasets = ("digits_simulated_motion", "digits_simulated_motion_control", "gopro")
+    datasets = tuple(LOADERS)
     metrics = METRICS
     objective = "val_psnr_best_overall"
-    tiny = Tiny("digits_simulated_motion", 4, {"width": 8})
+    tiny = Tiny("digits_simulated_motion_small", 4)
     claims = (
         Claim(
             name="more_outputs_cover_ambiguous_labels",
