@@ -224,6 +224,16 @@ def test_nafnet_starts_without_its_blocks_and_trains_them() -> None:
     assert all(b.beta.grad.abs().max() > 0 for b in net.modules() if isinstance(b, mod.NAFBlock))
 
 
+def test_skips_carry_every_resolution_past_what_lies_below() -> None:
+    trunk = network(trunk="nafnet", nafnet_levels=2).trunk
+    x = noise(2, 1, 8, 8)
+    before = trunk(x)
+    torch.nn.init.zeros_(trunk.ups[0][0].weight)
+    assert not torch.allclose(trunk(x), before) and not torch.allclose(trunk(x), trunk.intro(x))
+    torch.nn.init.zeros_(trunk.ups[1][0].weight)
+    torch.testing.assert_close(trunk(x), trunk.intro(x))
+
+
 def test_simple_gate_and_channel_norm() -> None:
     x = noise(2, 4, 3, 3)
     assert torch.equal(mod.SimpleGate()(x), x[:, :2] * x[:, 2:])
