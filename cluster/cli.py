@@ -450,16 +450,14 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
     for field, value, low in (("--seed", args.seed, 0), ("--seeds", args.seeds, 2)):
         if value is not None and value < low:
             raise UserError(f"{field}={value}: must be at least {low}")
-    odd = [
-        word
-        for word in rest
-        if not word.startswith(("cluster.", "cluster=", "data_dir=", "tracking", "budget."))
-    ]
+    words = [*rest, *(word for word in args.slugs if "=" in word)]
+    allowed = ("cluster.", "cluster=", "data_dir=", "tracking", "budget.")
+    odd = [word for word in words if not word.startswith(allowed)]
     if odd:
         raise UserError(f"claims: does not know {' '.join(odd)}; a claim fixes what it runs")
     name = args.name or f"claims-{datetime.now():%Y%m%d-%H%M%S}"
-    slugs = claims.with_claims(args.slugs)
-    groups = claims.plan(slugs, name, args.storage, rest, args.seed, args.seeds, args.only)
+    slugs = claims.with_claims([word for word in args.slugs if "=" not in word])
+    groups = claims.plan(slugs, name, args.storage, words, args.seed, args.seeds, args.only)
 
     def display() -> Any:
         return make_display(args.quiet or args.json)

@@ -24,17 +24,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One embedded Ray of two CPUs for every test that needs one."""
-    from cluster.local import prepare_environment
+    from cluster.local import connected
 
-    prepare_environment()
-    import ray
-
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        _node_ip_address="127.0.0.1",
-    )
-    yield
-    ray.shutdown()
+    with connected({"cpus": 2}):
+        yield

@@ -1,0 +1,113 @@
+"""The rule by which claims are judged, and what counts as a pair."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from scipy import stats
+
+from analysis.claims import compare, judge, values_by_seed
+from analysis.store import Store, StoreError
+
+
+def test_the_whole_interval_must_be_on_the_claimed_side() -> None:
+    base = [0.5, 0.5, 0.5]
+    assert judge([0.9, 0.91, 0.89], base, "difference", "at_least", 0.3).verdict == "holds"
+    assert judge([0.6, 0.61, 0.59], base, "difference", "at_least", 0.3).verdict == "fails"
+    assert judge([0.9, 0.7, 0.5], base, "difference", "at_least", 0.1).verdict == "inconclusive"
+    assert judge([0.6, 0.61, 0.59], base, "difference", "at_most", 0.3).verdict == "holds"
+    assert judge([0.9, 0.91, 0.89], base, "difference", "at_most", 0.3).verdict == "fails"
+
+
+def test_the_interval_is_students_over_the_paired_differences() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(1, 0.3, 7), rng.normal(0, 0.3, 7)
+    found = judge(a.tolist(), b.tolist(), "difference", "at_least", 0.0)
+    assert found.ci95 is not None
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert found.ci95 == pytest.approx((expected.low, expected.high))
+    assert found.effect == pytest.approx((a - b).mean()) and found.pairs == 7
+
+
+def test_a_ratio_is_judged_in_logarithms() -> None:
+    a, b = [0.8, 0.9, 1.0], [1.0, 1.0, 1.25]
+    found = judge(a, b, "ratio", "at_most", 0.95)
+    logs = np.log(np.divide(a, b))
+    half = stats.t.ppf(0.975, 2) * logs.std(ddof=1) / math.sqrt(3)
+    assert found.effect == pytest.approx(math.exp(logs.mean()))
+    assert found.ci95 == pytest.approx((math.exp(logs.mean() - half), math.exp(logs.mean() + half)))
+    doubled = judge([2 * x for x in a], [2 * x for x in b], "ratio", "at_most", 0.95)
+    assert doubled.ci95 == pytest.approx(found.ci95)
+    assert judge([0.0, 1.0], [1.0, 1.0], "ratio", "at_most", 1).verdict == "inconclusive"
+
+
+def test_one_pair_or_none_says_nothing() -> None:
+    for pairs in ([], [9.0]):
+        found = judge(pairs, [0.0] * len(pairs), "difference", "at_least", 1.0)
+        assert (found.verdict, found.ci95) == ("inconclusive", None)
+    exact = judge([2.0, 2.0], [1.0, 1.0], "difference", "at_least", 1.0)
+    assert exact.verdict == "holds" and exact.ci95 == (1.0, 1.0)
+
+
+def test_what_cannot_be_judged_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind='sum'"):
+        judge([1.0], [1.0], "sum", "at_least", 0)
+    with pytest.raises(ValueError, match="direction='more'"):
+        judge([1.0], [1.0], "ratio", "more", 0)
+    with pytest.raises(ValueError, match="2 values against 1"):
+        judge([1.0, 2.0], [1.0], "ratio", "at_most", 0)
+
+
+def tables() -> tuple[pa.Table, pa.Table]:
+    """Arms a and b under seeds 0, 1, 2; b failed under seed 2, and ran out of order."""
+    rows = [
+        ("a0", "A", 0, "complete", 2, 0.9), ("b1", "B", 1, "complete", 1, 0.4), ("a1", "A", 1, "complete", 2, 0.8),
+        ("b0", "B", 0, "complete", 2, 0.5), ("a2", "A", 2, "complete", 2, 0.7), ("b2", "B", 2, "failed", None, None),
+    ]  # fmt: skip
+    trials = pa.Table.from_pylist(
+        [
+            {"trial": t, "config_json": c, "seed": s, "state": state, "reason": "raised ValueError: no",
+             "best_step": step, "metric.test_accuracy": value, "cost_s": 10.0}
+            for t, c, s, state, step, value in rows
+        ]
+    )  # fmt: skip
+    results = pa.Table.from_pylist(
+        [{"trial": t, "step": k, "metric.val_loss": 10.0 * k + s} for t, _, s, *_ in rows for k in (1, 2, 3)]
+    )
+    return trials, results
+
+
+def test_pairs_are_by_seed_and_what_is_left_out_is_said() -> None:
+    trials, results = tables()
+    claim = {"metric": "test_accuracy", "kind": "difference", "direction": "at_least", "margin": 0.3}
+    found, cost = compare(trials, results, "A", "B", claim)
+    assert found.pairs == 2 and found.effect == pytest.approx((0.4 + 0.4) / 2)
+    assert found.verdict == "holds"
+    assert "baseline seed 2: failed, raised ValueError: no" in found.reason
+    assert cost == 60.0
+
+
+def test_a_validation_metric_is_read_at_the_best_step() -> None:
+    trials, results = tables()
+    found, missing = values_by_seed(trials, results, "B", "val_loss")
+    assert found == {0: 20.0, 1: 11.0}
+    assert len(missing) == 1
+
+
+def test_verdicts_are_a_table_of_the_store(tmp_path) -> None:
+    store = Store(tmp_path)
+    assert store.table("claims").num_rows == 0
+    store.write_claims("r1", [{"paper": "p", "claim": "c", "effect": 1.0, "sweep": "s"}])
+    store.write_claims("r2", [{"paper": "q", "claim": "d", "sweep": "t"}])
+    store.write_claims("r1", [{"paper": "p", "claim": "c", "effect": 2.0, "sweep": "s"}])
+    rows = Store(tmp_path).table("claims").to_pylist()
+    assert [(r["run"], r["paper"], r["effect"]) for r in rows] == [("r1", "p", 2.0), ("r2", "q", None)]
+    assert store.claims("r2").num_rows == 1 and store.claims("r3").num_rows == 0
+    assert store.table("claims", "s", columns=["claim"]).to_pylist() == [{"claim": "c"}]
+    with pytest.raises(KeyError, match="verdikt"):
+        store.write_claims("r1", [{"verdikt": "holds"}])
+    with pytest.raises(StoreError, match="name="):
+        store.write_claims("../r", [])

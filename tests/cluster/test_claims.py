@@ -1,0 +1,113 @@
+"""Claims as paired sweeps: what runs, what is shared, what is taken up again, what is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.store import Store
+from cluster import claims, config
+from cluster.cli import run_cli
+from cluster.errors import UserError
+from trainables import catalog
+
+
+def plan(tmp_path: Path, *slugs: str, **options):
+    return claims.plan(slugs, "r", str(tmp_path / "store"), **options)
+
+
+@pytest.mark.parametrize("slug", [s for s in catalog.slugs() if not s.startswith("test_")])
+def test_every_claim_of_every_paper_can_be_planned(slug: str, tmp_path: Path) -> None:
+    """Its arms lie in the paper's space, and differ in what the claim says and nothing else."""
+    declared = catalog.get(slug).claims
+    if not declared:
+        pytest.skip("declares no claims")
+    planned = [(c, arms) for g in plan(tmp_path, slug) for c, arms in zip(g.claims, g.arms, strict=True)]
+    assert {c.name for c, _ in planned} == {c.name for c in declared}
+    for claim, (treatment, baseline) in planned:
+        assert treatment != baseline
+        for arm, whole in ((claim.treatment, treatment), (claim.baseline, baseline)):
+            assert {n: whole[n] for n in arm} == dict(arm)
+        shared = set(treatment) & set(baseline) - set(claim.treatment) - set(claim.baseline)
+        assert {n: treatment[n] for n in shared} == {n: baseline[n] for n in shared}
+
+
+def test_an_arm_that_two_claims_name_runs_once(tmp_path: Path) -> None:
+    (group,) = plan(tmp_path, "dagnn", seed=7)
+    assert [c.name for c in group.claims] == ["depth_beats_deep_gcn", "gate_pays_when_deep"]
+    configs = group.settings.search["configs"]
+    assert [c["model"] for c in configs] == ["dagnn", "gcn", "decoupled_last"]
+    assert group.settings.budget["trials"] == 3 and group.settings.budget["steps"] == 100
+    assert (group.settings.seed, group.settings.seeds, group.data) == (7, 3, "csbm")
+    assert [p.fixed for n, p in group.settings.space.parameters.items() if n in ("model", "patience")] == [
+        False,
+        True,
+    ], "what the claims name is freed, the rest stays as declared"
+
+
+def test_claims_that_differ_in_data_budget_or_seeds_run_apart(tmp_path: Path) -> None:
+    groups = plan(tmp_path, "biper", "pgn", seeds=2)
+    names = [g.settings.name for g in groups]
+    assert len(set(names)) == len(names) and all(g.settings.seeds == 2 for g in groups)
+    only = plan(tmp_path, "pgn", only=["short_branch_helps"])
+    assert [c.name for g in only for c in g.claims] == ["short_branch_helps"]
+
+
+def test_what_cannot_be_asked_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="--only=nonesuch"):
+        plan(tmp_path, "dagnn", only=["nonesuch"])
+    for words, expected in (
+        (["--seeds", "1"], "--seeds=1: must be at least 2"),
+        (["--seed", "-1"], "--seed=-1"),
+        (["space.K=3"], "does not know space.K=3"),
+        (["nopaper"], "trainable=nopaper"),
+    ):
+        assert run_cli(["claims", "dagnn", *words, "--storage", str(tmp_path / "store")]) == 2
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_listed_configurations_are_made_whole_or_refused() -> None:
+    settings = config.load(["trainable=dagnn", "search=listed", "search.configs=[{K: 4}, {K: 9, lr: 0.02}]"])
+    assert [(c["K"], c["lr"], c["hidden"]) for c in settings.search["configs"]] == [
+        (4, 0.01, 64),
+        (9, 0.02, 64),
+    ]
+    assert config.check(settings.tree).search == settings.search
+    for configs, words in (
+        ("[]", "search.configs=[]"),
+        ("[3]", "search.configs[0]=3"),
+        ("[{K: 4}, {k: 4}]", "search.configs[1]"),
+        ("[{K: 400}]", "K=400"),
+        ("[{model: gcn}]", "model='gcn'"),
+        ("[{decay: false, weight_decay: 0.1}]", "exists only when"),
+    ):
+        with pytest.raises(UserError) as error:
+            config.load(["trainable=dagnn", "search=listed", f"search.configs={configs}"])
+        assert words in str(error.value)
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.timeout(200)
+def test_claims_run_judge_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = str(tmp_path / "store")
+    words = ["claims", "dagnn", "--name", "r", "--storage", store, "--json", "--seeds", "2"]
+    assert run_cli(words) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [row["claim"] for row in answer["claims"]] == ["depth_beats_deep_gcn", "gate_pays_when_deep"]
+    trials = Store(store).table("trials", "r-dagnn").to_pylist()
+    assert len(trials) == 6 and {t["seed"] for t in trials} == {0, 1}
+    for row in answer["claims"]:
+        arms = [
+            {t["seed"]: t["metric.test_accuracy"] for t in trials if t["config_json"] == row[arm]}
+            for arm in ("treatment", "baseline")
+        ]
+        assert row["effect"] == pytest.approx(sum(arms[0][s] - arms[1][s] for s in (0, 1)) / 2)
+        assert row["ci_low"] <= row["effect"] <= row["ci_high"] and row["pairs"] == 2
+    assert len(Store(store).table("claims").to_pylist()) == 2
+    before = Store(store).table("trials", "r-dagnn")
+    assert run_cli(words) == 0, "a finished run is judged again, not run again"
+    assert Store(store).table("trials", "r-dagnn").equals(before)
+    assert json.loads(capsys.readouterr().out)["claims"][0]["effect"] == answer["claims"][0]["effect"]
