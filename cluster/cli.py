@@ -107,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--name", help="of the run; the same name goes on with one that was interrupted")
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument("--quiet", action="store_true", help="no progress")
+    p = add("new-paper", _new_paper, "write the skeleton of a paper into this checkout")
+    p.add_argument("slug")
+    p.add_argument("--room", default="vision", help="folder of trainables/ (vision)")
+    p.add_argument("--title", help="of the paper")
     p = add("space", _space, "a paper's search space for other tools", json=False)
     p.add_argument("slug")
     p.add_argument("--to", choices=["yaml", "optuna", "wandb"], default="yaml")
@@ -489,6 +493,19 @@ def show_claims(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["pairs"] < row["seeds"]:
             print(f"note: {row['paper']}/{row['claim']}: {row['reason']}", file=sys.stderr)
+
+
+def _new_paper(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from cluster.new_paper import write
+
+    files = [str(path) for path in write(args.slug, args.room, args.title, Path.cwd())]
+    if args.json:
+        report.print_json({"slug": args.slug, "files": files})
+    else:
+        print("\n".join(files))
+        print(f"test it with  python -m pytest tests/trainables -k {args.slug}")
+    return 0
 
 
 # -- help ---------------------------------------------------------------------------------------------

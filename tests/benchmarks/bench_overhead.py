@@ -66,7 +66,7 @@ def main() -> None:
     # Stock Tune runs as its users run it: its own loggers on. `connected` would turn them off.
     import ray
 
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     fresh = stock(args.fresh, reuse=False)
     reused = stock(args.trials, reuse=True)
     mine = ours(args.trials)

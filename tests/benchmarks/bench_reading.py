@@ -89,7 +89,7 @@ def write_tune(folder: Path, values: Values) -> Path:
         for k in range(reports):
             tune.report({"loss": config["x"] + k})
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tuner = tune.Tuner(
         report,
         param_space={"x": tune.uniform(0.0, 1.0)},
