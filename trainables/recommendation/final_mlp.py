@@ -272,7 +272,9 @@ class FinalMLP(NetworkPaper):
         {"batch_size": 1000, "mlp1_width": 32, "mlp2_width": 32, "fs_hidden": 32},
     )
     claims = tuple(
-        Claim(name, statement, treatment, baseline, "test_auc", margin, data="synthetic_multiplicative")
+        Claim(
+            name, statement, treatment, baseline, "test_auc", margin, data="synthetic_multiplicative", steps=8
+        )
         for name, statement, treatment, baseline, margin in (
             (
                 "final_mlp_beats_dual_mlp",
