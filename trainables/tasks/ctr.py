@@ -1,0 +1,121 @@
+"""Click-through rate prediction: parts, unseen values, batches and metrics shared by the papers on clicks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import Tensor, nn
+
+from trainables.base import DataError, Metric
+from trainables.datasets import ctr
+
+METRICS = (
+    Metric("val_auc", "max", "validation", "fraction"),
+    Metric("val_logloss", "min", "validation", "nats"),
+    Metric("train_logloss", "min", "train", "nats"),
+    Metric("test_auc", "max", "test", "fraction"),
+    Metric("test_logloss", "min", "test", "nats"),
+)
+
+
+def random_split(rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Row numbers: .8 of them to train, .1 to validate, the others to test. ValueError below ten rows."""
+    if rows < 10:
+        raise ValueError(f"rows={rows}: must be at least 10, a part would be empty")
+    order = rng.permutation(rows)
+    # In whole numbers: int(rows * 0.8) would depend on how 0.8 is rounded.
+    train, validation, test = np.split(order, [rows * 8 // 10, rows * 8 // 10 + rows // 10])
+    return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+
+
+@lru_cache(maxsize=2)
+def _on_device(name: str, data_dir: Path | None, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    table = ctr.load(name, data_dir)
+    # A column number of its own for every category of every field.
+    firsts = np.cumsum([0, *table.sizes[:-1]]).astype(np.int32)
+    ids = torch.tensor(table.ids + firsts, device=device)
+    return ids, torch.tensor(table.numbers, device=device), torch.tensor(table.labels, device=device)
+
+
+class CTRTask:
+    """One table of clicks on one device with a split: the public one, or one drawn by `rng`.
+
+    sizes: ids of each field; the last of them stands for every value that the training part does not have.
+    contexts: the fields of "user" and "item", and of "none". Numbers are standardised with mean and deviation
+    of the training part. Batches are drawn from `generator` (CPU), or from PyTorch's global one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        data_dir: Path | None,
+        device: str,
+        rng: np.random.Generator,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        table = ctr.load(name, data_dir)
+        folder = None if data_dir is None else Path(data_dir)
+        self._ids, self._numbers, self.labels = _on_device(name, folder, device)
+        self.fields, self.generator = table.fields, generator
+        self.sizes = tuple(size + 1 for size in table.sizes)
+        self.contexts = {"none": (), **table.contexts}
+        split = table.split or random_split(len(table.labels), rng)
+        self.parts = {part: torch.as_tensor(np.asarray(rows), device=device) for part, rows in split.items()}
+        for part, rows in self.parts.items():
+            clicks = int(self.labels[rows].sum())
+            if not 0 < clicks < len(rows):
+                raise DataError(
+                    f"data={name}: the {part} part has {clicks} clicks in {len(rows)} rows; needs both labels"
+                )
+        known = self._ids[self.parts["train"]]
+        seen = torch.bincount(known.flatten(), minlength=sum(table.sizes)) > 0
+        local = torch.cat([torch.arange(size, device=device) for size in table.sizes])
+        unseen = torch.cat([torch.full((size,), size, device=device) for size in table.sizes])
+        self._local = torch.where(seen, local, unseen)
+        numbers = self._numbers[self.parts["train"]]
+        self._mean = numbers.mean(0)
+        deviation = (numbers - self._mean).square().mean(0).sqrt()
+        self._deviation = torch.where(deviation > 0, deviation, 1.0)
+
+    def features(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Ids (b, F) and weights (b, F) of `rows`: a number weighs its field's one id, a category weighs 1.
+
+        No weights (None) where there are no numbers.
+        """
+        ids = self._local[self._ids[rows]]
+        count = self._numbers.shape[1]
+        if not count:
+            return ids, None
+        weights = torch.ones(ids.shape, device=ids.device)
+        weights[:, :count] = (self._numbers[rows] - self._mean) / self._deviation
+        return ids, weights
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
+        """One epoch of shuffled training batches: ids, weights, labels.
+
+        A last batch of a single row is left out: batch statistics of one row are no statistics.
+        """
+        rows = self.parts["train"]
+        order = torch.randperm(len(rows), generator=self.generator).to(rows.device)
+        for chosen in order.split(size):
+            if len(chosen) == 1 and len(order) > 1:
+                return
+            yield *self.features(rows[chosen]), self.labels[rows[chosen]]
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, part: str, size: int = 8192) -> tuple[float, float]:
+        """Area under the ROC curve and mean log-loss (nats) of `model` in evaluation mode on `part`."""
+        model.eval()
+        rows = self.parts[part]
+        logits = torch.cat([model(*self.features(chosen)) for chosen in rows.split(size)])
+        clicks = self.labels[rows].cpu().numpy()
+        # Double precision: a float32 sigmoid is 1 from a logit of 17 on.
+        probabilities = torch.sigmoid(logits.double()).cpu().numpy()
+        return float(roc_auc_score(clicks, probabilities)), float(
+            log_loss(clicks, probabilities, labels=[0, 1])
+        )
