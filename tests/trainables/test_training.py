@@ -120,6 +120,17 @@ def test_budgets_below_the_minimum_are_allowed() -> None:
     assert paper.finished and paper.best is not None
 
 
+def test_gradients_are_clipped_to_the_global_norm() -> None:
+    paper = start()
+    paper.optimiser = torch.optim.SGD(paper.net.parameters(), lr=1.0)
+    for clip, length in ((0.5, 0.5), (None, 12.0)):
+        before = [p.detach().clone() for p in paper.net.parameters()]
+        loss = 12 * next(paper.net.parameters())[0, 0] + 0 * sum(p.sum() for p in paper.net.parameters())
+        paper.descend(loss, clip)
+        moved = [p.detach() - b for p, b in zip(paper.net.parameters(), before, strict=True)]
+        assert float(torch.stack([m.square().sum() for m in moved]).sum().sqrt()) == pytest.approx(length)
+
+
 def test_mean_is_weighted_and_refuses_to_be_of_nothing() -> None:
     mean = Mean()
     with pytest.raises(ValueError, match="no batch"):

@@ -127,10 +127,12 @@ class NetworkPaper(Paper):
         for name, part in self.stateful().items():
             part.load_state_dict(state["parts"][name])
 
-    def descend(self, loss: Tensor) -> None:
-        """One step of `self.optimiser` down the gradient of `loss`."""
+    def descend(self, loss: Tensor, clip_norm: float | None = None) -> None:
+        """One step of `self.optimiser` down the gradient of `loss`, clipped to the global norm `clip_norm`."""
         self.optimiser.zero_grad()
         loss.backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.net.parameters(), clip_norm)
         self.optimiser.step()
 
     def set_learning_rate(self, value: float) -> None:

@@ -323,12 +323,6 @@ class MultiOutputDeblur(NetworkPaper):
             self.net.parameters(), lr=config["lr"], betas=(0.9, 0.9), weight_decay=config["weight_decay"]
         )
 
-    def descend(self, loss: Tensor) -> None:
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.config["clip_norm"])
-        self.optimiser.step()
-
     def epoch(self) -> dict[str, float]:
         lr, end, size = self.config["lr"], self.config["lr_end"], self.config["batch_size"]
         criterion, temperature = CRITERIA[self.config["criterion"]], self.config.get("temperature", 1.0)
@@ -338,7 +332,7 @@ class MultiOutputDeblur(NetworkPaper):
             factor = cosine_factor(self.done * batches + i, self.epochs * batches)
             self.set_learning_rate(end + (lr - end) * factor)
             loss = over_heads(criterion(self.net(x), y), self.config["over_heads"], temperature).mean()
-            self.descend(loss)
+            self.descend(loss, self.config["clip_norm"])
             train_loss.add(loss, len(y))
         found = summary(self.data.evaluate(self.net, "validation"))
         return {**named("val", found), "train_loss": train_loss.value}
