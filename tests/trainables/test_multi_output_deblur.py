@@ -278,9 +278,9 @@ def test_learning_rate_falls_by_a_cosine_to_its_end_in_every_gradient_step(
     assert paper.optimiser.defaults["betas"] == (0.9, 0.9)
     seen, norms = [], []
 
-    def record(loss: torch.Tensor) -> None:
+    def record(loss: torch.Tensor, clip_norm: float | None = None) -> None:
         seen.append(paper.optimiser.param_groups[0]["lr"])
-        MultiOutputDeblur.descend(paper, loss)
+        MultiOutputDeblur.descend(paper, loss, clip_norm)
         norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in paper.net.parameters())))
 
     monkeypatch.setattr(paper, "descend", record)
