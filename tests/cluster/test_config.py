@@ -34,5 +34,7 @@ def test_every_experiment_composes(experiment: str) -> None:
 )
 def test_every_option_of_every_group_composes(choice: str) -> None:
     words = [choice] if choice.startswith("trainable=") else ["trainable=test_bowl", choice]
+    if choice == "search=listed":
+        words.append("search.configs=[{x: 0.1}]")
     settings = config.load(words)
     assert config.check(settings.tree) == settings

@@ -85,12 +85,12 @@ def test_a_hanging_trial_is_ended_and_not_retried(tmp_path: Path) -> None:
     began = time.monotonic()
     result = run(
         tmp_path, "trainable=test_faulty", "space.x=0.5", "space.fault.choices=[hang,none]", "space.fault.paper=none",
-        "search=grid", "budget.trials=2", "budget.trial_timeout=4", "budget.report_seconds=0",
+        "search=grid", "budget.trials=2", "budget.trial_timeout=12", "budget.report_seconds=0",
     )  # fmt: skip
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 90
     by_fault = {t["config.fault"]: t for t in trials(result)}
     assert by_fault["hang"]["state"] == "failed" and by_fault["hang"]["retries"] == 0
-    assert by_fault["hang"]["reason"] == "timed out: no report for 4 s after step 2"
+    assert by_fault["hang"]["reason"] == "timed out: no report for 12 s after step 2"
     assert steps(result, by_fault["hang"]["trial"]) == [1, 2]
     assert by_fault["none"]["state"] == "complete"
 
