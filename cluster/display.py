@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from analysis.report import configuration
 from cluster.conductor import Conductor, Trial
 from cluster.config import Settings
 
@@ -54,7 +55,11 @@ def _counts(conductor: Conductor) -> str:
 
 def _time_left(conductor: Conductor) -> str:
     total = conductor.rules.trials * len(conductor.rules.seeds)
-    over = sum(t.state in ("complete", "pruned", "failed", "paused") for t in conductor.trials.values())
+    # A trial that runs counts as far as it has come; one that is over counts whole, however early it ended.
+    over = sum(
+        t.steps / t.maximum if t.state in ("running", "pending", "interrupted") else 1.0
+        for t in conductor.trials.values()
+    )
     limits = []
     if over:
         limits.append((total - over) * (time.monotonic() - conductor.began) / over)
@@ -72,10 +77,7 @@ def clock(seconds: float) -> str:
 
 
 def _shown(config: dict[str, Any], conductor: Conductor) -> str:
-    fixed = {n for n, p in conductor.space.parameters.items() if p.fixed}
-    return " ".join(
-        f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in config.items() if k not in fixed
-    )
+    return configuration(config, {n for n, p in conductor.space.parameters.items() if p.fixed})
 
 
 class LineDisplay(Display):
