@@ -48,8 +48,10 @@ def test_split_does_not_depend_on_the_seed() -> None:
 
 
 def test_unknown_data_lists_the_known() -> None:
-    with pytest.raises(DataError, match=r"data=mnist: unknown .* digits, mnist5k, fashion_mnist, cifar10"):
-        images.load("mnist")
+    with pytest.raises(
+        DataError, match=r"data=kmnist: unknown .* digits, mnist5k, mnist, fashion_mnist, cifar10"
+    ):
+        images.load("kmnist")
 
 
 def test_damaged_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
