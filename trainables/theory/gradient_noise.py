@@ -164,7 +164,7 @@ class GradientNoise(NetworkPaper):
     datasets = ("digits", "mnist5k", "mnist", "fashion_mnist")
     metrics = METRICS
     objective = "val_accuracy"
-    tiny = Tiny("digits", 6)
+    tiny = Tiny("digits", 4, {"eta": 2.0})
     claims = (
         Claim(
             name="noise_leaves_a_poor_start",
