@@ -48,8 +48,10 @@ def test_split_does_not_depend_on_the_seed() -> None:
 
 
 def test_unknown_data_lists_the_known() -> None:
-    with pytest.raises(DataError, match=r"data=mnist: unknown .* digits, mnist5k, fashion_mnist, cifar10"):
-        images.load("mnist")
+    with pytest.raises(
+        DataError, match=r"data=kmnist: unknown .* digits, mnist5k, mnist, fashion_mnist, cifar10"
+    ):
+        images.load("kmnist")
 
 
 def test_damaged_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,6 +129,42 @@ def test_missing_fashion_mnist_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(images, "FASHION_SYSTEM_DIR", tmp_path / "none")
     with pytest.raises(DataError, match=r"data=fashion_mnist: no train-images.*dataset-fashion-mnist"):
         images.fashion_mnist(tmp_path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("folder", [".", "mnist", "MNIST/raw"])
+def test_mnist_layouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zipped: bool, folder: str) -> None:
+    rng = np.random.default_rng(0)
+    sums, arrays = {}, {}
+    where = tmp_path / folder
+    where.mkdir(parents=True, exist_ok=True)
+    for part, n in (("train", 30), ("t10k", 20)):
+        arrays[part] = rng.integers(256, size=(n, 28, 28)), np.arange(n) % 10
+        for kind, array in zip(("images-idx3", "labels-idx1"), arrays[part], strict=True):
+            content = idx(array)
+            sums[f"{part}-{kind}-ubyte"] = hashlib.sha256(content).hexdigest()
+            name = f"{part}-{kind}-ubyte" + (".gz" if zipped else "")
+            (where / name).write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(DataError, match="data=mnist: train-images-idx3-ubyte has sha256"):
+        images.mnist(tmp_path)
+    monkeypatch.setattr(images, "_MNIST", sums)
+    data = images.mnist(tmp_path)
+    assert (data.name, data.augmentation, data.validation) == ("mnist", "none", 5000)
+    assert (data.train_images[:, 0] == arrays["train"][0]).all()
+    assert (data.train_labels == arrays["train"][1]).all()
+    assert (data.test_images[:, 0] == arrays["t10k"][0]).all()
+    assert (data.test_labels == arrays["t10k"][1]).all()
+
+
+def test_missing_mnist_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"data=mnist: no train-images-idx3-ubyte\[.gz\] in data_dir=None; give"
+    ):
+        images.mnist()
+    with pytest.raises(
+        DataError, match=r"data=mnist: no train-images.*give the folder of the four IDX files"
+    ):
+        images.mnist(tmp_path)
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""Image classification data: scikit-learn digits, MNIST-5k, Fashion-MNIST and CIFAR-10.
+"""Image classification data: scikit-learn digits, MNIST, 5000 images of it, Fashion-MNIST and CIFAR-10.
 
 Every loader returns the public training and test parts as 8-bit pixels; the validation part is cut from
 the training part by `trainables.tasks.image_classification`. Files are verified before they are believed.
@@ -140,6 +140,33 @@ def read_idx(content: bytes, name: str = "idx") -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
 
 
+def _idx_images(
+    name: str, sums: dict[str, str], folders: list[Path], advice: str, augmentation: Augmentation
+) -> Images:
+    """The four IDX files of `sums` (file -> SHA-256 of its uncompressed content), gzipped or not."""
+    arrays = []
+    for file, sha256 in sums.items():
+        found = [p for folder in folders for p in (folder / file, folder / f"{file}.gz") if p.is_file()]
+        if not found:
+            raise DataError(f"data={name}: no {file}[.gz] in {advice}")
+        content = found[0].read_bytes()
+        content = gzip.decompress(content) if found[0].suffix == ".gz" else content
+        _verify(name, content, sha256, file)
+        arrays.append(read_idx(content, name))
+    train_x, train_y, test_x, test_y = arrays
+    return Images(
+        name,
+        train_x[:, None],
+        train_y.astype(np.int64),
+        test_x[:, None],
+        test_y.astype(np.int64),
+        classes=10,
+        levels=255,
+        validation=5000,
+        augmentation=augmentation,
+    )
+
+
 def fashion_mnist(data_dir: Path | None = None) -> Images:
     """Fashion-MNIST, 28 x 28: 55 000 training, 5000 validation, 10 000 test images.
 
@@ -150,30 +177,30 @@ def fashion_mnist(data_dir: Path | None = None) -> Images:
     folders = [FASHION_SYSTEM_DIR]
     if data_dir is not None:
         folders = [data_dir, data_dir / "fashion-mnist", data_dir / "FashionMNIST" / "raw", *folders]
-    arrays = []
-    for file, sha256 in _FASHION.items():
-        found = [p for folder in folders for p in (folder / file, folder / f"{file}.gz") if p.is_file()]
-        if not found:
-            raise DataError(
-                f"data=fashion_mnist: no {file}[.gz] in data_dir={data_dir}; give the folder of the four IDX"
-                " files or install the Debian package dataset-fashion-mnist"
-            )
-        content = found[0].read_bytes()
-        content = gzip.decompress(content) if found[0].suffix == ".gz" else content
-        _verify("fashion_mnist", content, sha256, file)
-        arrays.append(read_idx(content, "fashion_mnist"))
-    train_x, train_y, test_x, test_y = arrays
-    return Images(
-        "fashion_mnist",
-        train_x[:, None],
-        train_y.astype(np.int64),
-        test_x[:, None],
-        test_y.astype(np.int64),
-        classes=10,
-        levels=255,
-        validation=5000,
-        augmentation="crop_flip",
+    advice = (
+        f"data_dir={data_dir}; give the folder of the four IDX files or install the Debian package"
+        " dataset-fashion-mnist"
     )
+    return _idx_images("fashion_mnist", _FASHION, folders, advice, "crop_flip")
+
+
+_MNIST = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+
+
+def mnist(data_dir: Path | None = None) -> Images:
+    """MNIST, 28 x 28: 55 000 training, 5000 validation, 10 000 test images.
+
+    Source: LeCun, Cortes and Burges 1998 (given as CC BY-SA 3.0), four IDX files, gzipped or not, in
+    `data_dir`, `data_dir/mnist` or `data_dir/MNIST/raw`.
+    """
+    folders = [] if data_dir is None else [data_dir, data_dir / "mnist", data_dir / "MNIST" / "raw"]
+    advice = f"data_dir={data_dir}; give the folder of the four IDX files"
+    return _idx_images("mnist", _MNIST, folders, advice, "none")
 
 
 # The MD5 sums of the six files, as published with the archive (and checked by torchvision).
@@ -287,6 +314,7 @@ def cifar10(data_dir: Path | None = None) -> Images:
 LOADERS: dict[str, Callable[[Path | None], Images]] = {
     "digits": digits,
     "mnist5k": mnist5k,
+    "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
 }
