@@ -166,7 +166,8 @@ def sampled(entries: Entries, pairs: int, most: int) -> Entries:
     counts = torch.bincount(pair, minlength=pairs)
     rank = torch.arange(len(pair), device=device) - (counts.cumsum(0) - counts)[pair]
     keep = rank < most
-    weight = entries.weight * (counts[pair[keep]] / most).clamp_min(1.0)
+    weight = entries.weight[order][keep] if isinstance(entries.weight, Tensor) else entries.weight
+    weight = weight * (counts[pair[keep]] / most).clamp_min(1.0)
     return Entries(pair[keep], node[keep], weight)
 
 
