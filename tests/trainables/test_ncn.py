@@ -565,6 +565,16 @@ def test_selected_epoch_is_the_one_of_the_best_validation_value() -> None:
     assert NCNPaper.fidelity({}, 2).minimum == 2 and NCNPaper.fidelity({}).maximum == 20
 
 
+@pytest.mark.slow
+def test_cora_after_thirty_of_the_papers_hundred_epochs(data_dir: Path) -> None:
+    made = NCNPaper()
+    setting = Setting(seed=0, data="cora", data_dir=data_dir, steps=30)
+    made.setup(config("cora", predictor="ncn"), setting)
+    while not made.finished:
+        made.step()
+    assert made.test()["test_hits100"] > 0.85
+
+
 @pytest.mark.claims
 @pytest.mark.parametrize("claim", NCNPaper.claims, ids=lambda c: c.name)
 def test_claims(claim: Any) -> None:

@@ -48,7 +48,7 @@ class MPNN(nn.Module):
         super().__init__()
         self.lin = nn.Linear(inputs, config["hidden"])
         self.layers, self.residual = config["mplayers"], config["residual"]
-        # as in the authors' code, of either sign
+        # Standard normal, so of either sign: the authors' code.
         self.jk = nn.Parameter(torch.randn(self.layers)) if config["jk"] else None
         self.drops = config["x_dropout"], config["gnn_dropout"], config["tail_dropout"]
 
@@ -79,7 +79,7 @@ def two_layers(inputs: int, hidden: int, drop: float) -> list[nn.Module]:
 
 
 class Completion:
-    """P of common neighbour completion (section 4.2): the calibrated probability of a link with logit l.
+    """P of common neighbour completion: the calibrated probability of a link with logit l.
 
     p0 = sigmoid(scale (l - offset)), P = alpha pt p0 / (pt p0 + 1 - p0), in [0, alpha].
     most: neighbours of one end only that a pair keeps, by sampling, in training and in evaluation; None: all.
@@ -97,7 +97,7 @@ class Completion:
 
 
 class Predictor(nn.Module):
-    """Logits of pairs (i, j) from node vectors h (n, d): out(beta xcn(pooled) + xij(h_i * h_j)), section 4.1.
+    """Logits of pairs (i, j) from node vectors h (n, d): out(beta xcn(pooled) + xij(h_i * h_j)).
 
     What is pooled depends on `kind`. ncn: z = h + xlin(h) summed over N(i) and N(j) in common. ncnc, ncnc2: also
     over the nodes of only one of them, times P. ncn2: a second term for N(i) with the two-hop N2(j), and N2(i)
@@ -219,7 +219,7 @@ def build(inputs: int, config: Mapping[str, Any]) -> LinkPredictor | CommonNeigh
 
 @register
 class NCNPaper(NetworkPaper):
-    """Adam on batches of links; with target link removal (`tlr`, section 4.3) each batch is cut out of the graph.
+    """Adam on batches of links; with target link removal (`tlr`) each batch is cut out of the graph.
 
     Only the batch's own links are removed, in both directions, before node vectors and neighbourhoods are
     computed; links that are validated and tested are never in the graph.
