@@ -1,6 +1,7 @@
-"""Graphs with one label a node: digits, Last.fm artists, a contextual block model, co-authors, co-purchases.
+"""Graphs: digits, Last.fm artists, a contextual block model, random geometry, co-authors, co-purchases.
 
-Every loader returns the graph as published; splits are cut by `trainables.tasks.node_classification`.
+Every loader returns the graph as published; splits are cut by `trainables.tasks.node_classification` (of nodes)
+and `trainables.tasks.link_prediction` (of links).
 """
 
 from __future__ import annotations
@@ -66,12 +67,8 @@ def row_normalised(features: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix(sp.diags(inverse) @ features, dtype=np.float32)
 
 
-def digits_knn(data_dir: Path | None = None) -> Graph:
-    """Optical digits: 1797 nodes, 64 pixels in [0, 1], joined to their 6 nearest neighbours, 10 classes.
-
-    Source: UCI optical recognition of handwritten digits (test part) as shipped by scikit-learn (BSD-3);
-    data CC BY 4.0. 10 labels a class for training, 20 for validation.
-    """
+def _digits(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(1797, 64) pixels, whole numbers 0..16, and (1797,) labels, verified, for the data set `name`."""
     from trainables.datasets.fetch import sha256
 
     bunch = load_digits()
@@ -80,20 +77,64 @@ def digits_knn(data_dir: Path | None = None) -> Graph:
     expected = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
     if found != expected:
         raise DataError(
-            f"data=digits_knn: load_digits() has SHA-256 {found}, expected {expected}; reinstall scikit-learn"
+            f"data={name}: load_digits() has SHA-256 {found}, expected {expected}; reinstall scikit-learn"
         )
+    return pixels, labels
+
+
+def _nearest(pixels: np.ndarray, count: int) -> sp.csr_matrix:
+    """The graph that joins each row of whole numbers to its `count` nearest others."""
     # Whole pixels tie often. Exact integer distances with the index as last word give the same neighbours on
     # every machine, where a library's search depends on its blocks and threads.
     norms = (pixels**2).sum(1)
     squared = (norms[:, None] + norms[None, :] - 2 * pixels @ pixels.T).astype(np.int64)
     np.fill_diagonal(squared, squared.max() + 1)
-    key = squared * len(labels) + np.arange(len(labels))
-    neighbours = np.argpartition(key, 6, axis=1)[:, :6]
-    sources = np.repeat(np.arange(len(labels)), 6)
-    adjacency = undirected(len(labels), sources, neighbours.ravel())
-    return Graph(
-        "digits_knn", (pixels / 16).astype(np.float32), adjacency, labels, classes=10, per_class=(10, 20)
-    )
+    key = squared * len(pixels) + np.arange(len(pixels))
+    neighbours = np.argpartition(key, count, axis=1)[:, :count]
+    return undirected(len(pixels), np.repeat(np.arange(len(pixels)), count), neighbours.ravel())
+
+
+def digits_knn(data_dir: Path | None = None) -> Graph:
+    """Optical digits: 1797 nodes, 64 pixels in [0, 1], joined to their 6 nearest neighbours, 10 classes.
+
+    Source: UCI optical recognition of handwritten digits (test part) as shipped by scikit-learn (BSD-3);
+    data CC BY 4.0. 10 labels a class for training, 20 for validation.
+    """
+    pixels, labels = _digits("digits_knn")
+    features = (pixels / 16).astype(np.float32)
+    return Graph("digits_knn", features, _nearest(pixels, 6), labels, classes=10, per_class=(10, 20))
+
+
+def digits_500(data_dir: Path | None = None) -> Graph:
+    """500 of the optical digits (source: `digits_knn`), joined to their 10 nearest neighbours in the pixels.
+
+    The 16 features of a node are one fixed draw of N(0, 1): they say nothing of its links, so that whatever
+    predicts links must do so from the graph.
+    """
+    pixels, labels = _digits("digits_500")
+    rng = np.random.default_rng(0)
+    chosen = np.sort(rng.choice(len(pixels), 500, replace=False))
+    features = rng.standard_normal((500, 16)).astype(np.float32)
+    return Graph("digits_500", features, _nearest(pixels[chosen], 10), labels[chosen], classes=10)
+
+
+def geometric(nodes: int = 500, radius: float = 0.075, features: int = 16, seed: int = 0) -> Graph:
+    """A random geometric graph: uniform points of the unit square, joined if less than `radius` apart.
+
+    Features are N(0, 1) and say nothing of the place; nodes have no label. `seed` draws all of it.
+    """
+    rng = np.random.default_rng(seed)
+    places = rng.random((nodes, 2))
+    distances = np.linalg.norm(places[:, None] - places[None, :], axis=2)
+    rows, columns = np.nonzero(np.triu(distances < radius, 1))
+    x = rng.standard_normal((nodes, features)).astype(np.float32)
+    labels = np.full(nodes, -1, np.int64)
+    return Graph("synthetic_geometric", x, undirected(nodes, rows, columns), labels, classes=0)
+
+
+def synthetic_geometric(data_dir: Path | None = None) -> Graph:
+    """Synthetic: one draw of `geometric`, 500 nodes, radius 0.075, the same for every trial."""
+    return geometric()
 
 
 def contextual_sbm(

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from trainables.base import Claim, Tiny
 from trainables.catalog import register
-from trainables.tasks.node_classification import LOADERS, METRICS, NodeTask, SparseMatrix, dropout, hops
+from trainables.tasks.node_classification import LOADERS, METRICS, NodeTask
+from trainables.tasks.sparse import SparseMatrix, dropout, hops, linear
 from trainables.tasks.training import NetworkPaper
 
 Features = Tensor | SparseMatrix
@@ -39,13 +40,6 @@ def smoothness(x: Tensor) -> float:
 
 
 # ---- transformation ----
-
-
-def linear(layer: nn.Linear, x: Features, drop: float) -> Tensor:
-    """`layer` applied to x (n, p), dense or sparse, after dropout with probability `drop`."""
-    if isinstance(x, SparseMatrix):
-        return x.matmul(layer.weight.T, drop) + layer.bias
-    return layer(dropout(x, drop))
 
 
 class MLP(nn.Module):

@@ -1,0 +1,119 @@
+"""Sparse matrices on a device: products with dropout on the entries, propagation along a graph.
+
+Matrices are CSR throughout: on citation graphs a product with the features costs a hundredth of the dense one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+
+
+class SparseMatrix:
+    """A constant CSR matrix on a device, with its transpose at hand for the backward pass."""
+
+    def __init__(self, matrix: sp.csr_matrix, device: str | torch.device = "cpu") -> None:
+        matrix = sp.csr_matrix(matrix, dtype=np.float32)
+        matrix.sort_indices()
+        self.shape = matrix.shape
+        # The transpose of a matrix of entry numbers says where each of its entries comes from.
+        numbers = sp.csr_matrix((np.arange(matrix.nnz), matrix.indices, matrix.indptr), shape=self.shape)
+        turned = numbers.T.tocsr()
+        turned.sort_indices()
+
+        def move(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+            return torch.tensor(array, dtype=dtype, device=device)
+
+        # 32-bit indices are what the sparse libraries take; others would be converted in every product.
+        self._rows = (move(matrix.indptr, torch.int32), move(matrix.indices, torch.int32))
+        self._turned_rows = (move(turned.indptr, torch.int32), move(turned.indices, torch.int32))
+        self._order = move(turned.data, torch.int64)
+        self.values = move(matrix.data, torch.float32)
+        self.forward, self.backward = self._pair(self.values)
+
+    def _pair(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
+            n, m = self.shape
+            return (
+                torch.sparse_csr_tensor(*self._rows, values, size=(n, m), check_invariants=False),
+                torch.sparse_csr_tensor(
+                    *self._turned_rows, values[self._order], size=(m, n), check_invariants=False
+                ),
+            )
+
+    def matmul(self, dense: Tensor, drop: float = 0.0) -> Tensor:
+        """The product with `dense` (m, c), each entry of this matrix first dropped with probability `drop`.
+
+        Entries that stay are divided by 1 - drop. A zero stays zero either way, so dropping stored entries
+        only has the distribution of dropout on the dense matrix.
+        """
+        pair = (self.forward, self.backward)
+        if drop > 0:
+            pair = self._pair(dropout(self.values, drop))
+        return _Product.apply(dense, *pair)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, dense: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return matrix @ dense
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transposed @ grad, None, None
+
+
+def product(matrix: Tensor, transposed: Tensor, dense: Tensor) -> Tensor:
+    """`matrix` (n, m) times `dense` (m, c), differentiable in `dense`; both matrices sparse and constant."""
+    return _Product.apply(dense, matrix, transposed)
+
+
+class _Hops(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, hops: int) -> Tensor:
+        ctx.transposed = matrix.backward
+        out = x.new_empty(hops + 1, *x.shape)
+        out[0] = x
+        for hop in range(hops):
+            torch.mm(matrix.forward, out[hop], out=out[hop + 1])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        total = grad[-1]
+        for hop in range(len(grad) - 2, -1, -1):
+            total = torch.addmm(grad[hop], ctx.transposed, total)
+        return total, None, None
+
+
+def hops(matrix: SparseMatrix, x: Tensor, count: int) -> Tensor:
+    """(count + 1, n, c): x (n, c), A x, A A x, ... up to `count` products, differentiable in x."""
+    return _Hops.apply(x, matrix, count)
+
+
+def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
+    """Inverted dropout. As `torch.nn.functional.dropout`, at a third of its cost on a CPU."""
+    if not training or p == 0:
+        return x
+    return x * (torch.rand_like(x) >= p) / (1 - p)
+
+
+def normalised_adjacency(adjacency: sp.csr_matrix) -> sp.csr_matrix:
+    """D^-1/2 (A + I) D^-1/2 with D the degrees of A + I."""
+    looped = adjacency + sp.identity(adjacency.shape[0], dtype=np.float64, format="csr")
+    scale = sp.diags(1 / np.sqrt(np.asarray(looped.sum(1)).ravel()))
+    return sp.csr_matrix(scale @ looped @ scale)
+
+
+def linear(layer: nn.Linear, x: Tensor | SparseMatrix, drop: float) -> Tensor:
+    """`layer` applied to x (n, p), dense or sparse, after dropout with probability `drop`."""
+    if isinstance(x, SparseMatrix):
+        return x.matmul(layer.weight.T, drop) + layer.bias
+    return layer(dropout(x, drop))
