@@ -30,6 +30,8 @@ METRICS = (
     Metric("val_loss", "min", "validation", "nats"),
     Metric("train_loss", "min", "train", "nats"),
     Metric("test_accuracy", "max", "test", "fraction"),
+    Metric("test_exact_match", "max", "test", "fraction"),
+    Metric("test_informative_edges", "max", "test", "fraction"),
 )
 Level = Literal["graph", "node", "edge"]
 NODE_LEVEL = ("digits_knn", "lastfm", "csbm", "cora", "citeseer")
@@ -233,3 +235,12 @@ class GraphTask:
                 informative, kept = informative + int(left.sum()), kept + len(left)
         share = informative / kept if kept else 1.0
         return Measured(float(loss) / targets, right / targets, exact / graphs_seen, share)
+
+    def measure_test(self, net: nn.Module) -> dict[str, float]:
+        """The test metrics of `METRICS`, of `net`."""
+        held = self.evaluate(net, "test")
+        return {
+            "test_accuracy": held.accuracy,
+            "test_exact_match": held.exact,
+            "test_informative_edges": held.informative,
+        }
