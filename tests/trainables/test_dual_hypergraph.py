@@ -501,7 +501,7 @@ def test_an_epoch_sees_every_training_graph_once_in_an_order_of_its_own() -> Non
     first, second = ([b.target.tolist() for b in data.batches(128)] for _ in range(2))
     assert [len(t) for t in first] == [128, 128, 44] and first != second
     everything = data.data.labels[data.parts["train"]]
-    assert sorted(sum(first, [])) == sorted(everything.tolist())
+    assert sorted(label for labels in first for label in labels) == sorted(everything.tolist())
     coloured = GraphTask("synthetic_coloured_edges", None, "cpu", np.random.default_rng(0), edges=True)
     assert len(list(coloured.batches(10))) == 10
 
