@@ -328,10 +328,7 @@ class DualHypergraph(NetworkPaper):
         train_loss = Mean()
         for batch in self.data.batches(config["batch_size"]):
             loss = self.data.loss(self.net(batch).logits, batch)
-            self.optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.net.parameters(), config["grad_norm"])
-            self.optimiser.step()
+            self.descend(loss, config["grad_norm"])
             train_loss.add(loss, len(batch.target))
         held = self.data.evaluate(self.net, "validation")
         self.waited = 0 if held.loss < self.least else self.waited + 1
