@@ -251,8 +251,7 @@ class DualHeadKD(NetworkPaper):
                 parameter.grad = gradient
         else:
             (main if logit is None else main + logit).backward()
-        if self.config["clip"]:
-            nn.utils.clip_grad_norm_(parameters, self.config["clip_norm"])
+        nn.utils.clip_grad_norm_(parameters, self.config["clip_norm"])
         self.optimiser.step()
         return ce
 
