@@ -183,6 +183,7 @@ class DualHeadKD(NetworkPaper):
     )
 
     default_steps = 80  # the paper's own is 240
+    net: Student
 
     @classmethod
     def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
@@ -274,4 +275,5 @@ class DualHeadKD(NetworkPaper):
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """Test accuracy of the main head; the auxiliary one is gone."""
+        assert isinstance(net, Student)
         return {"test_accuracy": self.data.evaluate(net.deployed(), "test")[1]}
