@@ -70,7 +70,12 @@ def read(mapping: Any, declared: Mapping[str, Parameter] | None) -> dict[str, Pa
         if name not in found:
             raise SpaceError(f"{name}: is missing; a parameter can be fixed, not removed")
     _check_parents(found)
-    return _ordered({name: found[name] for name in _grouped(found)})
+    # Until it is the order that the nested mapping of it is read back in: to put a parent first can part a group.
+    names: list[str] = []
+    while names != list(found):
+        names = list(found)
+        found = _ordered({name: found[name] for name in _grouped(found)})
+    return found
 
 
 def _groups(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Image classification data: scikit-learn digits, MNIST, 5000 images of it, Fashion-MNIST and CIFAR-10.
+"""Image classification data: scikit-learn digits, MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100, and parts of them.
 
 Every loader returns the public training and test parts as 8-bit pixels; the validation part is cut from
 the training part by `trainables.tasks.image_classification`. Files are verified before they are believed.
@@ -79,19 +79,28 @@ def _cut_test(
     )
 
 
-def digits(data_dir: Path | None = None) -> Images:
-    """Optical digits, 8 x 8, 17 grey levels: 600 training, 597 validation and 600 test images.
-
-    Source: UCI optical recognition of handwritten digits (test part, 1797 images), as shipped by
-    scikit-learn (BSD-3); data CC BY 4.0. There is no public split of these images.
-    """
+def _all_digits() -> tuple[np.ndarray, np.ndarray]:
     bunch = load_digits()
     images, labels = bunch.images.astype(np.uint8), bunch.target.astype(np.int64)
     content = images.tobytes() + labels.astype(np.uint8).tobytes()
     _verify(
         "digits", content, "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826", "load_digits()"
     )
-    return _cut_test("digits", images[:, None], labels, test=600, validation=597, levels=16)
+    return images[:, None], labels
+
+
+def digits(data_dir: Path | None = None) -> Images:
+    """Optical digits, 8 x 8, 17 grey levels: 600 training, 597 validation and 600 test images.
+
+    Source: UCI optical recognition of handwritten digits (test part, 1797 images), as shipped by
+    scikit-learn (BSD-3); data CC BY 4.0. There is no public split of these images.
+    """
+    return _cut_test("digits", *_all_digits(), test=600, validation=597, levels=16)
+
+
+def digits300(data_dir: Path | None = None) -> Images:
+    """The same digits with few to learn from: 300 training, 897 validation images and the same 600 for test."""
+    return _cut_test("digits300", *_all_digits(), test=600, validation=897, levels=16)
 
 
 _MNIST5K = (
@@ -233,19 +242,26 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _cifar_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
+# Likewise of the two files of CIFAR-100.
+_CIFAR100 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
+
+
+def _cifar_batch(
+    path: Path, md5: str, name: str = "cifar10", key: bytes = b"labels"
+) -> tuple[np.ndarray, np.ndarray]:
+    title = name.replace("cifar", "cifar-")
     if not path.is_file():
-        raise DataError(f"data=cifar10: {path} is missing; unpack cifar-10-python.tar.gz again")
+        raise DataError(f"data={name}: {path} is missing; unpack {title}-python.tar.gz again")
     content = path.read_bytes()
-    _verify("cifar10", content, md5, path.name, "md5")
+    _verify(name, content, md5, path.name, "md5")
     try:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
-        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
+        pixels, labels = np.asarray(batch[b"data"]), np.asarray(batch[key], dtype=np.int64)
     except (pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise DataError(f"data=cifar10: {path.name} is not a CIFAR-10 batch ({error})") from error
+        raise DataError(f"data={name}: {path.name} is not a {title.upper()} batch ({error})") from error
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
         raise DataError(
-            f"data=cifar10: {path.name} holds {pixels.dtype} {pixels.shape}, not uint8 ({len(labels)}, 3072)"
+            f"data={name}: {path.name} holds {pixels.dtype} {pixels.shape}, not uint8 ({len(labels)}, 3072)"
         )
     return pixels.reshape(-1, 3, 32, 32), labels
 
@@ -311,12 +327,31 @@ def cifar10(data_dir: Path | None = None) -> Images:
     )
 
 
+def cifar100(data_dir: Path | None = None) -> Images:
+    """CIFAR-100 with its 100 fine labels, 3 x 32 x 32: 45 000 training, 5000 validation, 10 000 test images.
+
+    Source: Krizhevsky 2009, free for research. `data_dir` holds the folder `cifar-100-python` of the published
+    archive (or is it).
+    """
+    if data_dir is None:
+        raise DataError("data=cifar100: data_dir is None; give a folder with cifar-100-python")
+    folders = [f for f in (data_dir / "cifar-100-python", data_dir) if (f / "train").is_file()]
+    if not folders:
+        raise DataError(f"data=cifar100: no cifar-100-python in data_dir={data_dir}")
+    train, test = (
+        _cifar_batch(folders[0] / file, md5, "cifar100", b"fine_labels") for file, md5 in _CIFAR100.items()
+    )
+    return Images("cifar100", *train, *test, 100, 255, validation=5000, augmentation="crop_flip")
+
+
 LOADERS: dict[str, Callable[[Path | None], Images]] = {
     "digits": digits,
     "mnist5k": mnist5k,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "digits300": digits300,
+    "cifar100": cifar100,
 }
 
 
