@@ -71,10 +71,11 @@ def read(mapping: Any, declared: Mapping[str, Parameter] | None) -> dict[str, Pa
             raise SpaceError(f"{name}: is missing; a parameter can be fixed, not removed")
     _check_parents(found)
     # Until it is the order that the nested mapping of it is read back in: to put a parent first can part a group.
-    names: list[str] = []
-    while names != list(found):
-        names = list(found)
+    for _ in range(len(found) + 1):
+        before = list(found)
         found = _ordered({name: found[name] for name in _grouped(found)})
+        if list(found) == before:
+            break
     return found
 
 

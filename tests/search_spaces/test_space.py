@@ -663,6 +663,14 @@ def test_mappings_and_yaml_read_back_equal(space: Space) -> None:
     assert Space.from_mapping(space.to_mapping(), source="random", declared=space) == space
 
 
+def test_a_parent_inside_a_group_does_not_part_the_group() -> None:
+    space = Space.from_mapping(
+        {"b": {"type": "boolean", "paper": True, "when": {"lr.b": 1}}, "lr": {"b": 1, "a": 2}}
+    )
+    assert list(space.parameters) == ["lr.b", "lr.a", "b"]
+    assert list(Space.from_mapping(space.to_mapping()).parameters) == ["lr.b", "lr.a", "b"]
+
+
 @FAST
 @given(random_spaces(), st.integers(0, 2**32 - 2))
 def test_arrow_columns_hold_the_values(space: Space, seed: int) -> None:
