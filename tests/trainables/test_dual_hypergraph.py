@@ -754,21 +754,3 @@ def test_tudataset_that_is_something_else_is_refused(tmp_path: Path) -> None:
         write_tu(tmp_path, **{**({"node_attributes": None} if "node" in file else {}), **broken})
         with pytest.raises(DataError, match=f"data=mini: MUTAG_{file} in .* does not fit the other files"):
             graph_sets.read_tu("mini", tmp_path, "MUTAG")
-
-
-# ---- the claims ----
-
-
-@pytest.mark.claims
-@pytest.mark.parametrize("claim", DualHypergraph.claims, ids=lambda claim: claim.name)
-def test_claim(claim: Any) -> None:
-    def mean(config: dict[str, Any]) -> float:
-        values = []
-        for seed in range(100, 100 + claim.seeds):
-            trained = paper(claim.data, claim.steps, seed, **config)
-            while not trained.finished:
-                trained.step()
-            values.append(trained.test()[claim.metric])
-        return float(np.mean(values))
-
-    assert mean(claim.treatment) - mean(claim.baseline) >= claim.margin

@@ -702,21 +702,3 @@ def test_a_csv_of_numbers_trains_at_every_context(tmp_path: Path) -> None:
 def test_metrics_declared_are_the_task_s() -> None:
     assert catalog.get("final_mlp").metrics is METRICS
     assert set(trial(steps=1).step()) == {"val_auc", "val_logloss", "train_logloss"}
-
-
-@pytest.mark.claims
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("claim", final_mlp.FinalMLP.claims, ids=lambda claim: claim.name)
-def test_claims(claim: Any) -> None:
-    """Fails where the claim does: nothing here is tuned."""
-    means = []
-    for side in (claim.treatment, claim.baseline):
-        scores = []
-        for seed in range(claim.seeds):
-            made = catalog.get("final_mlp")()
-            made.setup(config(claim.data, **side), Setting(seed=seed, data=claim.data, steps=claim.steps))
-            while not made.finished:
-                made.step()
-            scores.append(made.test()[claim.metric])
-        means.append(float(np.mean(scores)))
-    assert means[0] - means[1] >= claim.margin, f"{means[0]:.4f} - {means[1]:.4f}"

@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -472,19 +471,3 @@ def test_paper_values_are_those_of_the_experiment() -> None:
 def test_mnist_without_a_folder_says_what_to_give() -> None:
     with pytest.raises(DataError, match=r"data=mnist: no train-images.*data_dir=None; give the folder"):
         trial(data="mnist")
-
-
-@pytest.mark.claims
-def test_claim_noise_leaves_a_poor_start() -> None:
-    """Runs the claim on seeds of its own."""
-    (claim,) = GradientNoise.claims
-    effects = []
-    for seed in range(200, 200 + claim.seeds):
-        pair = []
-        for changes in (claim.treatment, claim.baseline):
-            paper = trial(steps=claim.steps, seed=seed, data=claim.data, **changes)
-            while not paper.finished:
-                paper.step()
-            pair.append(paper.test()[claim.metric])
-        effects.append(pair[0] - pair[1])
-    assert np.mean(effects) >= claim.margin, f"fails: effects {effects}, margin {claim.margin}"

@@ -573,18 +573,3 @@ def test_cora_after_thirty_of_the_papers_hundred_epochs(data_dir: Path) -> None:
     while not made.finished:
         made.step()
     assert made.test()["test_hits100"] > 0.85
-
-
-@pytest.mark.claims
-@pytest.mark.parametrize("claim", NCNPaper.claims, ids=lambda c: c.name)
-def test_claims(claim: Any) -> None:
-    def mean(arm: dict[str, Any]) -> float:
-        values = []
-        for seed in range(claim.seeds):
-            trained = paper(claim.data, claim.steps, seed, **arm)
-            while not trained.finished:
-                trained.step()
-            values.append(trained.test()[claim.metric])
-        return float(np.mean(values))
-
-    assert mean(claim.treatment) - mean(claim.baseline) >= claim.margin, claim.statement

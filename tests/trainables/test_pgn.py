@@ -596,24 +596,6 @@ def test_baselines_train(kind: str) -> None:
     assert rows[-1]["val_mse"] < 0.6 * zero and rows[-1]["train_mse"] < rows[0]["train_mse"]
 
 
-@pytest.mark.claims
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("claim", pgn.Forecaster.claims, ids=lambda claim: claim.name)
-def test_claims(claim: Any) -> None:
-    """Fails where the claim does: nothing here is tuned."""
-    means = []
-    for side in (claim.treatment, claim.baseline):
-        scores = []
-        for seed in range(claim.seeds):
-            made = catalog.get("pgn")()
-            made.setup(config(claim.data, **side), Setting(seed=seed, data=claim.data, steps=claim.steps))
-            while not made.finished:
-                made.step()
-            scores.append(made.test()[claim.metric])
-        means.append(float(np.mean(scores)))
-    assert means[0] / means[1] <= claim.margin, f"{means[0]:.4f} / {means[1]:.4f}"
-
-
 def test_metrics_declared_are_the_task_s() -> None:
     assert catalog.get("pgn").metrics is forecasting.METRICS
     made = trial(steps=1)
