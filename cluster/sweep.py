@@ -169,7 +169,7 @@ def make_conductor(
     data = settings.data or paper.datasets[0]
     steps = settings.budget["steps"]
     own = _papers_own(settings, data)
-    base = paper.fidelity(own or _any_config(settings), steps)
+    base = paper.fidelity(_first_config(settings, data), steps)
     search = dict(settings.search)
     algorithm = create_search(search.pop("name"), settings.space, objective.mode, settings.seed, **search)
     early = dict(settings.scheduler)
@@ -331,7 +331,7 @@ def _post(settings: Settings, store: Store, name: str, checkpoints: str) -> Post
 
 def _preflight(settings: Settings, paper: type[Paper]) -> None:
     """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials."""
-    trial_config = _papers_own(settings, settings.data or paper.datasets[0]) or _any_config(settings)
+    trial_config = _first_config(settings, settings.data or paper.datasets[0])
     try:
         paper().setup(
             trial_config,
@@ -356,10 +356,13 @@ def _papers_own(settings: Settings, data: str) -> dict[str, Any] | None:
         return None
 
 
-def _any_config(settings: Settings) -> dict[str, Any]:
+def _first_config(settings: Settings, data: str) -> dict[str, Any]:
+    """A configuration that the sweep may run: the first listed, the paper's own, or a draw."""
     import numpy as np
 
-    return settings.space.sample(np.random.default_rng(settings.seed))
+    if settings.search["name"] == "listed":
+        return dict(settings.search["configs"][0])
+    return _papers_own(settings, data) or settings.space.sample(np.random.default_rng(settings.seed))
 
 
 def _sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:

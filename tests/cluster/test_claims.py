@@ -89,6 +89,16 @@ def test_listed_configurations_are_made_whole_or_refused() -> None:
         assert words in str(error.value)
 
 
+def test_what_is_listed_is_what_is_tried_before_the_sweep(tmp_path: Path) -> None:
+    """The paper's own configuration need not fit the data that a claim is about."""
+    from cluster.sweep import _first_config
+
+    settings = config.load(["trainable=dagnn", "search=listed", "search.configs=[{K: 3}]"])
+    assert _first_config(settings, "cora")["K"] == 3
+    assert _first_config(config.load(["trainable=dagnn"]), "cora")["K"] == 10
+    assert _first_config(config.load(["trainable=dagnn", "space.K.high=4"]), "cora")["K"] <= 4
+
+
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.timeout(200)
 def test_claims_run_judge_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
