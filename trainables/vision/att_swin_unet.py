@@ -304,7 +304,7 @@ class AttSwinUNetPaper(NetworkPaper):
     datasets = tuple(LOADERS)
     metrics = METRICS
     objective = "val_dice"
-    tiny = Tiny("synthetic_lesions", 3)
+    tiny = Tiny("synthetic_lesions_small", 4)
     claims = tuple(
         Claim(
             name=name,
