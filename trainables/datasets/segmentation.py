@@ -160,6 +160,12 @@ _LAYOUTS: dict[str, tuple[str, str, str, tuple[int, ...]]] = {
 }
 
 
+def part_ends(images: int, shares: tuple[int, ...]) -> list[int]:
+    """Where training and validation end among `images` in order, given the parts' shares in per cent."""
+    train, validation = (images * share // 100 for share in shares[:2])
+    return [train, train + validation]
+
+
 def _pairs(name: str, data_dir: Path | None) -> list[tuple[Path, Path]]:
     images, masks, suffix, _ = _LAYOUTS[name]
     if data_dir is None:
@@ -215,8 +221,7 @@ def _dermoscopy(name: str, data_dir: Path | None) -> Segmented:
     seen = [(path.name, path.stat().st_size) for pair in pairs for path in pair]
     digest = hashlib.sha256(repr((SIDE, seen)).encode()).hexdigest()[:16]
     arrays = cached_arrays(f"{name}-{digest}", convert)
-    train, validation, _ = (int(share * len(pairs) / 100) for share in _LAYOUTS[name][3])
-    ends = [train, train + validation]
+    ends = part_ends(len(pairs), _LAYOUTS[name][3])
     return Segmented(
         name,
         dict(zip(PARTS, np.split(arrays["images"], ends), strict=True)),
