@@ -125,8 +125,8 @@ def synthetic_lesions(data_dir: Path | None = None) -> Segmented:
 
 
 def synthetic_lesions_small(data_dir: Path | None = None) -> Segmented:
-    """The same with 72, 24 and 24 images, for runs of seconds."""
-    return _lesions("synthetic_lesions_small", (72, 24, 24))
+    """The same with 48, 16 and 16 images, for runs of seconds."""
+    return _lesions("synthetic_lesions_small", (48, 16, 16))
 
 
 # ---- dermoscopy on disk ----
