@@ -11,7 +11,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-WIDE = 140  # columns where no terminal says how many there are
+WIDE = 150  # columns where no terminal says how many there are
+NO_WRAP = ("trial", "state", "sweep", "slug", "parameter", "paper", "claim", "claimed", "interval", "verdict")
 
 
 def number(value: Any) -> str:
@@ -42,7 +43,7 @@ def show_rows(
         table.add_column(
             column.removeprefix("metric."),
             justify="right" if numeric else "left",
-            no_wrap=numeric or column in ("trial", "state", "sweep", "slug", "parameter"),
+            no_wrap=numeric or column in NO_WRAP,
         )
     for row in rows:
         table.add_row(*(number(row.get(c)) for c in kept))

@@ -24,6 +24,8 @@ from search_spaces.space import SEARCHED, Space, SpaceError
 from trainables import catalog
 from trainables.base import Claim, Paper
 
+MIN_SEEDS = 5  # fewer leave a t interval that says nothing; a claim may ask for more
+
 
 @dataclass(frozen=True)
 class Group:
@@ -50,7 +52,7 @@ def plan(
 ) -> list[Group]:
     """The sweeps that answer the claims of the papers `slugs`. UserError if there is nothing to run.
 
-    seed: the first seed. seeds: pairs of each claim, in place of what the claim says.
+    seed: the first seed. seeds: pairs of each claim, in place of what it says or `MIN_SEEDS`, the larger.
     only: names of claims, to leave the others out.
     """
     known = {claim.name for slug in slugs for claim in catalog.get(slug).claims}
@@ -61,7 +63,7 @@ def plan(
     for slug in slugs:
         paper = catalog.get(slug)
         chosen = [
-            replace(claim, seeds=seeds or claim.seeds)
+            replace(claim, seeds=seeds or max(claim.seeds, MIN_SEEDS))
             for claim in paper.claims
             if not only or claim.name in only
         ]
@@ -199,4 +201,5 @@ def with_claims(slugs: Sequence[str]) -> list[str]:
 def statement(row: Mapping[str, Any]) -> str:
     """What was claimed, in one cell: effect, direction and margin."""
     sign = "≥" if row["direction"] == "at_least" else "≤"
-    return f"{row['metric']} {'ratio' if row['kind'] == 'ratio' else 'difference'} {sign} {row['margin']:g}"
+    what = "ratio of" if row["kind"] == "ratio" else "difference in"
+    return f"{what} {row['metric']} {sign} {row['margin']:g}"

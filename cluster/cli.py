@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", default=[], metavar="CLAIM", help="this claim alone; may be repeated"
     )
     p.add_argument("--seed", type=int, default=0, help="the first seed (0)")
-    p.add_argument("--seeds", type=int, help="pairs of seeds, in place of what each claim says")
+    p.add_argument("--seeds", type=int, help="pairs of seeds for each claim (5, or what it asks for)")
     p.add_argument("--name", help="of the run; the same name goes on with one that was interrupted")
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument("--quiet", action="store_true", help="no progress")
@@ -485,8 +485,8 @@ def show_claims(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         low, high = row["ci_low"], row["ci_high"]
         interval = None if low is None else f"{report.number(low)} .. {report.number(high)}"
-        shown.append({**row, "claimed": statement(row), "95 % interval": interval})
-    columns = ["paper", "claim", "data", "claimed", "effect", "95 % interval", "pairs", "verdict", "cost_s"]
+        shown.append({**row, "claimed": statement(row), "interval": interval})
+    columns = ["paper", "claim", "claimed", "effect", "interval", "pairs", "verdict", "cost_s"]
     report.show_rows(shown, columns)
     counts = {v: sum(row["verdict"] == v for row in rows) for v in ("holds", "fails", "inconclusive")}
     print(", ".join(f"{n} {v}" for v, n in counts.items()))

@@ -40,7 +40,7 @@ def test_an_arm_that_two_claims_name_runs_once(tmp_path: Path) -> None:
     configs = group.settings.search["configs"]
     assert [c["model"] for c in configs] == ["dagnn", "gcn", "decoupled_last"]
     assert group.settings.budget["trials"] == 3 and group.settings.budget["steps"] == 100
-    assert (group.settings.seed, group.settings.seeds, group.data) == (7, 3, "csbm")
+    assert (group.settings.seed, group.settings.seeds, group.data) == (7, 5, "csbm")
     assert [p.fixed for n, p in group.settings.space.parameters.items() if n in ("model", "patience")] == [
         False,
         True,

@@ -539,20 +539,3 @@ def test_the_best_epoch_by_validation_dice_is_tested() -> None:
     found = paper.test()
     paper.net.load_state_dict(paper.best["weights"])
     assert found["test_dice"] == paper.data.evaluate(paper.net, "test")["dice"] > 0.65
-
-
-@pytest.fixture(scope="module")
-def effects() -> list[float]:
-    """Gain in test Dice over concatenation, the comparison that both claims share, on seeds of its own."""
-    claim = AttSwinUNetPaper.claims[0]
-    found = []
-    for seed in range(200, 200 + claim.seeds):
-        pair = []
-        for changes in (claim.treatment, claim.baseline):
-            paper = AttSwinUNetPaper()
-            paper.setup(config(**changes), Setting(seed=seed, data=claim.data, steps=claim.steps))
-            while not paper.finished:
-                paper.step()
-            pair.append(paper.test()[claim.metric])
-        found.append(pair[0] - pair[1])
-    return found
