@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,9 @@ def csv_table(data_dir: Path | None = None) -> Table:
         rows = [row for row in csv.reader(file) if row]
     header, rows = rows[:1], rows[1:]
     if len(rows) < MIN_ROWS:
-        raise DataError(f"data=table: {path.name} has {len(rows)} rows, needs at least {MIN_ROWS} below a header")
+        raise DataError(
+            f"data=table: {path.name} has {len(rows)} rows, needs at least {MIN_ROWS} below a header"
+        )
     columns = len(header[0]) - 1
     if not 1 <= columns <= MAX_COLUMNS:
         raise DataError(
@@ -81,11 +84,11 @@ def csv_table(data_dir: Path | None = None) -> Table:
 def _two_classes(words: list[str], file: str) -> np.ndarray:
     found = sorted(set(words))
     if len(found) != 2:
-        raise DataError(f"data=table: the last column of {file} has {len(found)} values, must be a label of two")
-    try:
+        raise DataError(
+            f"data=table: the last column of {file} has {len(found)} values, must be a label of two"
+        )
+    with suppress(ValueError):
         found.sort(key=float)
-    except ValueError:
-        pass
     labels = np.array([int(word == found[1]) for word in words])
     share = min(labels.mean(), 1 - labels.mean())
     if share < MIN_SHARE:

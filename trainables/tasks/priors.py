@@ -63,6 +63,15 @@ def log_marginal_likelihood(kernel: Kernel, x: Tensor, y: Tensor) -> Tensor:
     return -0.5 * white.square().sum(1) - log_determinant - 0.5 * y.shape[1] * math.log(2 * math.pi)
 
 
+# Shape and rate of the gamma distributions of length, scale and noise.
+HYPERPRIOR = ((3.0, 6.0), (2.0, 2.0), (1.1, 11.0))
+
+
+def _gamma(shape: float, rate: float, device: str | torch.device) -> torch.distributions.Gamma:
+    shape_rate = torch.tensor([shape, rate], dtype=torch.float64, device=device)
+    return torch.distributions.Gamma(*shape_rate)
+
+
 @dataclass(frozen=True)
 class GaussianProcessPrior:
     """Noisy RBF processes on [0, 1]: length 0.3, scale 1, noise 0.01, or each set's own if `mixed`.
@@ -78,14 +87,17 @@ class GaussianProcessPrior:
 
     def kernels(self, batch: int, device: str = "cpu") -> Kernel:
         """Hyperparameters of `batch` processes."""
+        if self.mixed:
+            return Kernel(*(_gamma(*law, device).sample((batch,)).clamp_min(1e-3) for law in HYPERPRIOR))
+        ones = torch.ones(batch, dtype=torch.float64, device=device)
+        return Kernel(0.3 * ones, ones, 0.01 * ones)
 
-        def values(fixed: float, shape: float, rate: float) -> Tensor:
-            if not self.mixed:
-                return torch.full((batch,), fixed, dtype=torch.float64, device=device)
-            gamma = torch.distributions.Gamma(*torch.tensor([shape, rate], dtype=torch.float64, device=device))
-            return gamma.sample((batch,)).clamp_min(1e-3)
-
-        return Kernel(values(0.3, 3.0, 6.0), values(1.0, 2.0, 2.0), values(0.01, 1.1, 11.0))
+    def log_prior(self, kernel: Kernel) -> Tensor | float:
+        """log density of the mixture's hyperparameters, (B,); 0 where they are not drawn."""
+        if not self.mixed:
+            return 0.0
+        laws = zip(HYPERPRIOR, kernel, strict=True)
+        return torch.stack([_gamma(*law, values.device).log_prob(values) for law, values in laws]).sum(0)
 
     def draw(self, batch: int, size: int, device: str = "cpu") -> Sets:
         """`batch` sets of `size` points, each from one function of its own."""

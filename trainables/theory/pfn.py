@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from trainables.base import Claim, Tiny
 from trainables.catalog import register
-from trainables.tasks.in_context import DATASETS, METRICS, Baseline, ContextTask, bernoulli_nll, normal_nll
+from trainables.tasks.in_context import DATASETS, METRICS, Baseline, ContextTask, normal_nll
 from trainables.tasks.priors import Sets
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
@@ -174,9 +174,7 @@ class Gaussian(nn.Module):
 
     def nll(self, logits: Tensor, y: Tensor) -> Tensor:
         mean = logits[..., 0]
-        return normal_nll(
-            y, mean, torch.ones_like(mean) if self.fixed else F.softplus(logits[..., 1]) + 1e-6
-        )
+        return normal_nll(y, mean, torch.ones_like(mean) if self.fixed else F.softplus(logits[..., 1]) + 1e-6)
 
     def mean(self, logits: Tensor) -> Tensor:
         return logits[..., 0]
@@ -282,6 +280,7 @@ class PriorFitting(NetworkPaper):
         ),
     )
 
+    net: Predictive | Baseline
     updates = 25  # gradient steps in a step
     unit = "25 updates"
     default_steps = 40
@@ -335,6 +334,7 @@ class PriorFitting(NetworkPaper):
         return {"val_nll": sum(losses) / len(losses), "train_nll": train_nll}
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
+        assert isinstance(net, (Predictive, Baseline))
         losses, score = self.data.evaluate(net, "test")
         larger = self.data.larger(self.config["seq_len"])
         return {
