@@ -629,11 +629,12 @@ def test_ablations_train(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("model", in_context.BASELINES)
 @pytest.mark.usefixtures("few_sets")
 def test_baselines_answer_every_data_set_in_one_step(model: str, data: str) -> None:
-    made = trial(data=data, model=model)
+    quick = {"fit_steps": 10} if model == "fitted" else {}
+    made = trial(data=data, model=model, **quick)
     rows = [made.step()]
     assert made.finished
     assert all(math.isfinite(value) for value in (*rows[0].values(), *made.test().values()))
-    again = trial(data=data, model=model)
+    again = trial(data=data, model=model, **quick)
     again.load_state_dict(made.state_dict())
     assert again.finished and again.test() == made.test()
 
