@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-WIDE = 150  # columns where no terminal says how many there are
+WIDE = 160  # columns where no terminal says how many there are
 NO_WRAP = ("trial", "state", "sweep", "slug", "parameter", "paper", "claim", "claimed", "interval", "verdict")
 
 

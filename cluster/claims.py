@@ -201,5 +201,5 @@ def with_claims(slugs: Sequence[str]) -> list[str]:
 def statement(row: Mapping[str, Any]) -> str:
     """What was claimed, in one cell: effect, direction and margin."""
     sign = "≥" if row["direction"] == "at_least" else "≤"
-    what = "ratio of" if row["kind"] == "ratio" else "difference in"
-    return f"{what} {row['metric']} {sign} {row['margin']:g}"
+    what = f"{row['metric']} ratio" if row["kind"] == "ratio" else f"Δ {row['metric']}"
+    return f"{what} {sign} {row['margin']:g}"
