@@ -68,7 +68,7 @@ def symmetric_rule(bits: np.ndarray) -> np.ndarray:
         power = np.einsum("ni,ij,nj->n", x, polynomial, x)
         f += weight * (power - power.mean()) / power.std()
     # Rounded: patterns that a rotation carries into each other must have the same number, not nearly the same.
-    return np.round(f - np.median(f), 9)
+    return np.round(f - np.median(f), 9) + 0.0
 
 
 def synthetic_icosahedron(data_dir: Path | None = None) -> Patterns:
@@ -88,7 +88,7 @@ def var_u(data_dir: Path | None = None) -> Patterns:
     """The 4096 patterns of Shwartz-Ziv and Tishby 2017 with their 2 labels, one and only one for each pattern.
 
     Source: data/var_u.mat of github.com/ravidziv/IDNNs, in `data_dir` or its folder `data`: `F`, uint8
-    (4096, 12), and `y`, uint8 (1, 4096). The repository has a licence of its own; see there.
+    (4096, 12), and `y`, uint8 (1, 4096). For educational, research and non-commercial use.
     """
     from scipy.io import loadmat
 

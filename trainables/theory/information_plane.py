@@ -28,7 +28,7 @@ from trainables.tasks.training import Mean, NetworkPaper
 
 def entropy(p: Tensor) -> Tensor:
     """-sum p log2 p over the last dimension of probabilities (..., n); 0 log 0 is 0."""
-    return -torch.special.xlogy(p, p).sum(-1) / math.log(2)
+    return 0.0 - torch.special.xlogy(p, p).sum(-1) / math.log(2)
 
 
 def bin_numbers(t: Tensor, bins: int, low: float, high: float) -> Tensor:
@@ -87,7 +87,9 @@ def _divergence(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return np.maximum((p * log_p).sum(1)[:, None] - p @ log_q.T, 0.0)
 
 
-def ib_curve(conditional: Tensor, betas: Sequence[float] | np.ndarray = BETAS, sweeps: int = 300) -> np.ndarray:
+def ib_curve(
+    conditional: Tensor, betas: Sequence[float] | np.ndarray = BETAS, sweeps: int = 300
+) -> np.ndarray:
     """(I(X;T), I(T;Y)) in bits of the optimal encoders, (betas, 2), for p(y|x) (n, classes) and uniform p(x).
 
     Iterates p(t|x) ~ p(t) exp(-beta D[p(y|x) || p(y|t)]) with its p(t) and p(y|t) (Tishby et al. 1999), from
@@ -118,11 +120,10 @@ def ib_curve(conditional: Tensor, betas: Sequence[float] | np.ndarray = BETAS, s
     return np.array(points)
 
 
-def ib_gap(ixt: float, ity: float, conditional: Tensor) -> float:
-    """How far a layer at (ixt, ity) bits is below the bound at its I(X;T)."""
-    full = ib_curve(conditional)
-    curve = np.array(sorted([(0.0, 0.0), *map(tuple, full)]))
-    return float(np.interp(ixt, curve[:, 0], np.maximum.accumulate(curve[:, 1]))) - ity
+def ib_gap(ixt: float, ity: float, curve: np.ndarray) -> float:
+    """How far a layer at (ixt, ity) bits is below the bound `curve` (points, 2) at its I(X;T)."""
+    xs, ys = np.array(sorted([(0.0, 0.0), *map(tuple, curve)])).T
+    return float(np.interp(ixt, xs, np.maximum.accumulate(ys))) - ity
 
 
 def layer_beta(numbers: Tensor, conditional: Tensor, betas: np.ndarray = BETAS) -> float:
@@ -174,7 +175,9 @@ class Network(nn.Module):
         return self.layers[-1](x)
 
 
-def drift_and_noise(net: Network, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[list[float], list[float]]:
+def drift_and_noise(
+    net: Network, batches: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[list[float], list[float]]:
     """Of each layer's weights, the norm of the gradient's mean over `batches`, and that of its deviation.
 
     Their ratio is the signal-to-noise ratio of the gradient: above 1 weights drift, below they diffuse.
@@ -193,8 +196,8 @@ def drift_and_noise(net: Network, batches: Sequence[tuple[Tensor, Tensor]]) -> t
 class InformationPlane(NetworkPaper):
     """Trains the network and measures its layers at epochs that are evenly spaced on a logarithmic scale.
 
-    `curve` has an entry for each of these epochs: I(X;T) (`ixt`) and I(T;Y) (`ity`) of every layer, the output
-    last, over all inputs, and `drift` and `noise` of the gradient. In every step's metrics are the last ones.
+    `curve` has an entry for each of these epochs: what `plane` returns, every layer in it and the output last,
+    and `drift` and `noise` of each layer's gradient. A step's metrics are those of the last entry.
     """
 
     slug = "information_plane"
@@ -229,7 +232,7 @@ class InformationPlane(NetworkPaper):
     epochs_a_step = 10
     measurements = 15
     default_steps = 150
-    carried = ("curve", "reach")
+    carried = ("curve",)
 
     @classmethod
     def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
@@ -253,36 +256,41 @@ class InformationPlane(NetworkPaper):
         )
         hidden = [int(width) for width in config["hidden"].split("-")]
         widths = [self.data.inputs.shape[1], *hidden, self.data.classes]
-        self.net: Network = Network(widths, config["activation"]).to(self.device)
+        self.activation = config.get("activation", "tanh")
+        self.net: Network = Network(widths, self.activation).to(self.device)
         train = len(self.data.parts["train"])
         self.batch_size = train if config["optimiser"] == "gd" else min(config["batch_size"], train)
-        make = torch.optim.Adam if config["optimiser"] == "adam" else torch.optim.SGD
-        self.optimiser = make(self.net.parameters(), lr=config["lr"], weight_decay=config["weight_decay"])
+        decay = config["weight_decay"]
+        if config["optimiser"] == "adam":
+            self.optimiser = torch.optim.Adam(self.net.parameters(), config["lr"], weight_decay=decay)
+        else:
+            self.optimiser = torch.optim.SGD(self.net.parameters(), config["sgd_lr"], weight_decay=decay)
         self.schedule = self.measured_epochs(self.epochs * self.epochs_a_step)
         self.curve: list[dict[str, Any]] = []
-        self.reach = [0.0] * len(widths[1:])
 
     # -- measurements --
 
-    def _range(self, layer: int) -> tuple[float, float]:
-        """Ends of the bins of a layer: of the activation's own range, or as far as its outputs have reached."""
-        activation = self.config["activation"]
-        if activation in ("tanh", "softsign") or layer == len(self.reach) - 1:
-            return -1.0, 1.0
-        return (0.0 if activation == "relu" else -self.reach[layer]), self.reach[layer]
+    def bins_of(self, t: Tensor, reach: float, hidden: bool) -> Tensor:
+        """`bin_numbers` of a layer over its activation's range, or as far as its outputs have reached."""
+        bounded = self.activation in ("tanh", "softsign") or not hidden
+        low, high = (-1.0, 1.0) if bounded else (0.0 if self.activation == "relu" else -reach, reach)
+        return bin_numbers(t, self.config["bins"], low, high)
 
     @torch.no_grad()
-    def plane(self) -> dict[str, list[float]]:
-        """I(X;T) and I(T;Y) of every layer of the network as it is now, in bits, over all inputs."""
-        points = []
-        for i, t in enumerate(self.net.representations(self.data.inputs)):
-            self.reach[i] = max(self.reach[i], t.abs().max().item())
-            if self.config["estimator"] == "kde":
-                points.append(kde_information(t, self.data.conditional, self.config["noise_variance"]))
-            else:
-                numbers = bin_numbers(t, self.config["bins"], *self._range(i))
-                points.append(binned_information(numbers, self.data.conditional))
-        return {"ixt": [p[0] for p in points], "ity": [p[1] for p in points]}
+    def plane(self) -> dict[str, Any]:
+        """The layers of the network as it is now, over all inputs: I(X;T) and I(T;Y) in bits of each, as lists;
+        `reach`, each one's largest absolute output so far; `beta` of the last hidden one, see `layer_beta`."""
+        layers, conditional = self.net.representations(self.data.inputs), self.data.conditional
+        reach = [t.abs().max().item() for t in layers]
+        if self.curve:
+            reach = [max(pair) for pair in zip(reach, self.curve[-1]["reach"], strict=True)]
+        bins = [self.bins_of(t, r, t is not layers[-1]) for t, r in zip(layers, reach, strict=True)]
+        if self.config["estimator"] == "kde":
+            points = [kde_information(t, conditional, self.config["noise_variance"]) for t in layers]
+        else:
+            points = [binned_information(numbers, conditional) for numbers in bins]
+        ixt, ity = ([p[i] for p in points] for i in (0, 1))
+        return {"ixt": ixt, "ity": ity, "reach": reach, "beta": layer_beta(bins[-2], conditional)}
 
     def measure(self, epoch: int) -> None:
         """Adds the network as it is after `epoch` epochs to the curve."""
@@ -324,20 +332,18 @@ class InformationPlane(NetworkPaper):
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """Accuracy of the best network; all else is of the course of training up to the network as it is now."""
-        now = {"epoch": self.done * self.epochs_a_step, **self.plane()}
+        now: dict[str, Any] = {"epoch": self.done * self.epochs_a_step, **self.plane()}
         course = [p for p in self.curve if p["epoch"] < now["epoch"]] + [now]
         ixt, ity = ([p[name][-2] for p in course] for name in ("ixt", "ity"))
         peak = int(np.argmax(ixt))
         drifting = [p["epoch"] for p in self.curve if self.snr(p) >= 1]
         diffusing = [p["epoch"] for p in self.curve if p["epoch"] > max(drifting, default=0)]
-        last = self.net.representations(self.data.inputs)[-2]
-        numbers = bin_numbers(last, self.config["bins"], *self._range(-2 % len(self.reach)))
         return {
             "test_accuracy": self.data.evaluate(net, "test")[1],
             "compression": ixt[peak] - ixt[-1],
             "relevance_gain": ity[-1] - ity[peak],
             "compression_epoch": float(course[peak]["epoch"]),
             "diffusion_epoch": float(min(diffusing, default=now["epoch"])),
-            "ib_gap": ib_gap(ixt[-1], ity[-1], self.data.conditional),
-            "ib_beta": layer_beta(numbers, self.data.conditional),
+            "ib_gap": ib_gap(ixt[-1], ity[-1], ib_curve(self.data.conditional)),
+            "ib_beta": now["beta"],
         }
