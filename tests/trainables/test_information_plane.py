@@ -224,6 +224,26 @@ def test_bound_of_two_coins() -> None:
     assert np.ptp(points[:, 0]) > 0.9
 
 
+@pytest.mark.parametrize("beta", [2.0, 4.0, 10.0])
+def test_no_encoder_of_two_values_beats_the_bound(beta: float) -> None:
+    """Three inputs of one kind and one of another: I(X;T) - beta I(T;Y) against a grid of all encoders."""
+    p = torch.tensor([[0.95, 0.05]] * 3 + [[0.2, 0.8]], dtype=torch.float64)
+    small = np.geomspace(1e-6, 0.5, 200)
+    a, b = (grid.ravel() for grid in np.meshgrid(*[np.concatenate([[0], small, 1 - small, [1]])] * 2))
+    encoder = np.stack([np.stack([a, 1 - a], -1), np.stack([b, 1 - b], -1)], 1)
+    joint_xt = np.array([0.75, 0.25])[:, None] * encoder
+    joint_ty = np.einsum("nxt,xy->nty", joint_xt, p[[0, 3]].numpy())
+
+    def information(joint: np.ndarray) -> np.ndarray:
+        product = joint.sum(2, keepdims=True) * joint.sum(1, keepdims=True)
+        return (joint * np.log2(np.where(joint > 0, joint, 1) / np.where(joint > 0, product, 1))).sum((1, 2))
+
+    best = (information(joint_xt) - beta * information(joint_ty)).min()
+    ixt, ity = ip.ib_curve(p, [beta], sweeps=5000)[0]
+    assert best < -1e-2
+    assert ixt - beta * ity == pytest.approx(best, abs=1e-4)
+
+
 def test_layer_beta_is_that_of_the_encoder_nearest_to_it() -> None:
     p = torch.tensor([[0.99, 0.01], [0.9, 0.1], [0.1, 0.9], [0.01, 0.99]], dtype=torch.float64)
     betas = np.array([0.5, 2.0, 8.0, 100.0])
