@@ -607,7 +607,7 @@ def test_space_fixes_the_experiment_and_leaves_the_optimisation() -> None:
 # ---- the finding of the paper at laptop scale; it compares two points of one run ----
 
 
-@pytest.mark.claims
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [100, 101, 102])
 def test_claim_last_layer_compresses_by_a_bit_while_it_gains_relevance(seed: int) -> None:
     found = finish(trial(150, seed=seed)).test()
