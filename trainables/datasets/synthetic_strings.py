@@ -1,7 +1,7 @@
 """Synthetic retrosynthesis: strings over three letters in the place of molecules.
 
 Source: generated here, the same for every trial; no licence applies. A template cuts a string in two or
-replaces a letter; stock are a few short strings; a target is to be taken apart until only stock is left.
+replaces a letter; stock are twelve short strings; a target is to be taken apart until only stock is left.
 Cuts alone rarely end in stock, so that the order of replacements and cuts has to be learnt.
 """
 
@@ -94,7 +94,10 @@ _GRAM_INDEX = {gram: i for i, gram in enumerate(_GRAMS)}
 
 def _world(name: str, lengths: tuple[int, int], validation: int, test: int, calls: int) -> Strings:
     rng = np.random.default_rng(0)
-    stock = frozenset(draw_distinct(rng, 12, (1, 3)))
+    # As many of each length as 12 of the 39 strings of at most three letters have on average, so that the
+    # world does not hang on whether all single letters are in stock, where cuts alone would do.
+    sizes = ((1, 1), (2, 3), (3, 8))
+    stock = frozenset(s for length, count in sizes for s in draw_distinct(rng, count, (length, length)))
     targets = draw_distinct(rng, validation + test, lengths, stock)
     return Strings(name, stock, lengths, targets[:validation], targets[validation:], calls)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,6 @@ from trainables.catalog import register
 from trainables.tasks.retrosynthesis import (
     LOADERS,
     METRICS,
-    Model,
     MoleculeNode,
     Predictions,
     ReactionNode,
@@ -40,8 +39,8 @@ from trainables.tasks.retrosynthesis import (
 )
 from trainables.tasks.training import NetworkPaper
 
+Loss = Callable[[Tensor, Tensor], Tensor]
 METHODS = ("pdvn", "pretrained", "single_value", "no_cost", "self_imitation")
-PLANNERS = ("retro_star_0", "mcts", "greedy")
 
 # ---- the networks (sections 4.2 and 4.3) ----
 
@@ -116,26 +115,12 @@ class DualValueNetworks(nn.Module):
 class DualValueSearch(Search):
     """Monte-Carlo tree search for one complete route: simulate, decide for a reaction, go on with its reactants.
 
-    A node's cost is V, its chance R, its probability P, as running means over visits; stock has V = 0, R = 1.
-    learning: sample the reaction by visits and keep simulating in solved trees; else take the most visited
-    one and stop with the first route.
+    A molecule's cost and chance are V and R, means over its visits; a reaction's are Q and R, its probability
+    is P. Learning, reactions are sampled by visits and solved trees are searched on; else the most visited one
+    is taken, and the first route ends the search.
     """
 
     uses_values = True
-
-    def __init__(
-        self,
-        task: RetrosynthesisTask,
-        model: Model,
-        target: str,
-        calls: int,
-        config: Mapping[str, Any],
-        rng: np.random.Generator,
-        learning: bool = True,
-    ) -> None:
-        super().__init__(task, model, target, calls, config["depth"])
-        self.config, self.rng, self.learning = config, rng, learning
-        self.values = "dual" if config["method"] not in ("single_value", "no_cost") else config["method"]
 
     def plan(self) -> Generator[str, None, None]:
         queue = deque([] if self.root.stock else [self.root])
@@ -181,10 +166,10 @@ class DualValueSearch(Search):
         scores = []
         for r in node.reactions:
             cost = min(max(r.cost, 0.0), dead_end)
-            if self.values == "dual":
+            if self.config["method"] == "no_cost":
+                cost = 0.0
+            if self.config["method"] != "single_value":
                 cost = r.chance * cost + (1 - r.chance) * dead_end
-            elif self.values == "no_cost":
-                cost = (1 - r.chance) * dead_end
             scores.append(-math.inf if r.dead else explore * r.probability / (1 + r.visits) - cost)
         return scores
 
@@ -232,7 +217,7 @@ class DualValueSearch(Search):
             self._refresh(reaction)
             reaction.visits += 1
             node = reaction.product
-            if not leaf.dead or self.values == "single_value":
+            if not leaf.dead or self.config["method"] == "single_value":
                 node.cost = (node.cost * node.visits + cost) / (node.visits + 1)
             node.chance = (node.chance * node.visits + chance) / (node.visits + 1)
             node.visits += 1
@@ -283,6 +268,16 @@ class Targets:
 
 # ---- training ----
 
+PLANNERS: dict[str, type[Search]] = {"retro_star_0": RetroStar0, "mcts": DualValueSearch, "greedy": Rollout}
+_LEARNT_OR_NOT: dict[str, Any] = {
+    "treatment": {"method": "pdvn"},
+    "baseline": {"method": "pretrained"},
+    "kind": "ratio",
+    "data": "synthetic_strings",
+    "seeds": 3,
+    "steps": 20,
+}
+
 
 @register
 class PDVNPaper(NetworkPaper):
@@ -303,29 +298,18 @@ class PDVNPaper(NetworkPaper):
     claims = (
         Claim(
             name="more_targets_solved",
-            statement="After 20 rounds, Retro*-0 solves at least 3 times as many targets as with the"
-            " supervised policy",
-            treatment={"method": "pdvn"},
-            baseline={"method": "pretrained"},
+            statement="After 20 rounds, Retro*-0 solves at least 3 times as many targets as before",
             metric="test_success",
             margin=3.0,
-            kind="ratio",
-            data="synthetic_strings",
-            seeds=3,
-            steps=20,
+            **_LEARNT_OR_NOT,
         ),
         Claim(
             name="fewer_calls",
-            statement="After 20 rounds, Retro*-0 needs at most 0.85 of the model calls",
-            treatment={"method": "pdvn"},
-            baseline={"method": "pretrained"},
+            statement="After 20 rounds, Retro*-0 needs at most 0.85 of the model calls that it needed before",
             metric="test_calls",
             margin=0.85,
             direction="at_most",
-            kind="ratio",
-            data="synthetic_strings",
-            seeds=3,
-            steps=20,
+            **_LEARNT_OR_NOT,
         ),
     )
 
@@ -342,8 +326,8 @@ class PDVNPaper(NetworkPaper):
         sizes = (self.data.inputs, self.data.templates, config["hidden"], config["expansion_topk"])
         self.net = DualValueNetworks(*sizes, config["two_branch"]).to(self.device)
         self.pretrain()
-        trained = [p for p in self.net.parameters() if p.requires_grad]
         # One Adam for three networks: a step with the gradients of one leaves the others as they are.
+        trained = [p for p in self.net.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(trained, lr=config.get("lr", 1e-3))
 
     def pretrain(self) -> None:
@@ -368,43 +352,43 @@ class PDVNPaper(NetworkPaper):
         success, calls, _ = self.evaluate(self.net, "validation")
         return {"val_success": success, "val_calls": calls, "train_success": summary(found)[0]}
 
-    def explore(self) -> list[Search]:
-        """Plans for one round of new targets; the finished searches."""
-        config, rng = self.config, self.rng.numpy
-        searching = config["method"] in ("pdvn", "single_value", "no_cost")
-        model = Predictions(self.data, self.net.policy.candidates, self.net.values if searching else None)
-        molecules, calls = self.data.draw_targets(config["batch_molecules"]), config["calls"]
-        found: list[Search]
-        if searching:
-            found = [DualValueSearch(self.data, model, m, calls, config, rng) for m in molecules]
-        else:
-            found = [Rollout(self.data, model, m, calls, config["depth"], rng) for m in molecules]
+    def plan(
+        self, net: DualValueNetworks, planner: type[Search], targets: Sequence[str], calls: int, **how: Any
+    ) -> list[Search]:
+        """Finished searches for `targets` with the networks as they are."""
+        model = Predictions(self.data, net.policy.candidates, net.values if planner.uses_values else None)
+        found = [planner(self.data, model, target, calls, self.config, **how) for target in targets]
         run_together(found, model)
         return found
 
+    def explore(self) -> list[Search]:
+        """Plans for one round of new training targets."""
+        planner = Rollout if self.config["method"] in ("pretrained", "self_imitation") else DualValueSearch
+        targets = self.data.draw_targets(self.config["batch_molecules"])
+        return self.plan(self.net, planner, targets, self.config["calls"], rng=self.rng.numpy, learning=True)
+
+    def evaluate(self, net: DualValueNetworks, part: str) -> tuple[float, float, float]:
+        """Success, calls and route length of `planner` with `net` on the targets of `part`."""
+        planner, rng = PLANNERS[self.config["planner"]], np.random.default_rng(self.setting.seed)
+        return summary(self.plan(net, planner, self.data.targets[part], self.data.calls, rng=rng))
+
     def learn(self, targets: Targets) -> None:
-        """`epochs` passes over the targets of each network by itself, gradients clipped to a norm of 0.5."""
+        """Each network by itself: `epochs` passes over its targets, gradients clipped to a norm of 0.5."""
         net, method = self.net, self.config["method"]
-
-        def cost(x: Tensor, y: Tensor) -> Tensor:
-            return F.mse_loss(F.softplus(net.cost(x)).squeeze(-1), y)
-
-        def synthesizability(x: Tensor, y: Tensor) -> Tensor:
-            return F.binary_cross_entropy_with_logits(net.synthesizability(x).squeeze(-1), y)
-
-        def policy(x: Tensor, y: Tensor) -> Tensor:
-            return F.nll_loss(net.policy(x), y)
-
-        parts: list[tuple[Any, list[Any], Any]] = [(net.policy, targets.policy, policy)]
+        self._fit(net.policy, targets.policy, lambda x, y: F.nll_loss(net.policy(x), y))
         if method in ("pdvn", "no_cost"):
-            parts.append((net.synthesizability, targets.synthesizability, synthesizability))
+            logit = net.synthesizability
+            self._fit(
+                logit,
+                targets.synthesizability,
+                lambda x, y: F.binary_cross_entropy_with_logits(logit(x).squeeze(-1), y),
+            )
         if method in ("pdvn", "single_value"):
-            parts.append((net.cost, targets.cost, cost))
-        for part, pairs, loss in parts:
-            if pairs:
-                self._fit(part, pairs, loss)
+            self._fit(net.cost, targets.cost, lambda x, y: F.mse_loss(net.values(x)[0], y))
 
-    def _fit(self, part: nn.Module, pairs: Sequence[tuple[str, float]], loss: Any) -> None:
+    def _fit(self, part: nn.Module, pairs: Sequence[tuple[str, float]], loss: Loss) -> None:
+        if not pairs:
+            return
         x = self.data.fingerprints([molecule for molecule, _ in pairs])
         y = torch.tensor([value for _, value in pairs], device=self.device)
         for _ in range(self.config["epochs"]):
@@ -413,23 +397,6 @@ class PDVNPaper(NetworkPaper):
                 loss(x[chosen], y[chosen]).backward()
                 nn.utils.clip_grad_norm_(part.parameters(), 0.5)
                 self.optimiser.step()
-
-    def evaluate(self, net: DualValueNetworks, part: str) -> tuple[float, float, float]:
-        """Success, calls and route length of the planner with the policy of `net` on the targets of `part`."""
-        planner, depth, limit = self.config["planner"], self.config["depth"], self.data.calls
-        model = Predictions(self.data, net.policy.candidates, net.values if planner == "mcts" else None)
-        targets = self.data.targets[part]
-        found: list[Search]
-        if planner == "mcts":
-            rng = np.random.default_rng(self.setting.seed)
-            found = [
-                DualValueSearch(self.data, model, m, limit, self.config, rng, learning=False) for m in targets
-            ]
-        else:
-            planning = {"retro_star_0": RetroStar0, "greedy": Rollout}[planner]
-            found = [planning(self.data, model, m, limit, depth) for m in targets]
-        run_together(found, model)
-        return summary(found)
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         assert isinstance(net, DualValueNetworks)

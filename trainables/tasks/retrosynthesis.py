@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -187,12 +187,26 @@ class ReactionNode:
 
 
 class Search:
-    """A tree grown from one target, and the count of model calls: one an expansion, known molecule or not."""
+    """A tree grown from one target, and the count of model calls: one an expansion, known molecule or not.
+
+    calls: how many are allowed. config: hyperparameters of the planner; "depth" is the greatest depth.
+    learning: plan to learn from the tree, with chance and to the end; else just for a first route.
+    """
 
     uses_values = False
 
-    def __init__(self, task: RetrosynthesisTask, model: Model, target: str, calls: int, depth: int) -> None:
-        self.stock, self.model, self.limit, self.depth = task.stock, model, calls, depth
+    def __init__(
+        self,
+        task: RetrosynthesisTask,
+        model: Model,
+        target: str,
+        calls: int,
+        config: Mapping[str, Any],
+        rng: np.random.Generator,
+        learning: bool = False,
+    ) -> None:
+        self.stock, self.model, self.limit, self.depth = task.stock, model, calls, config["depth"]
+        self.config, self.rng, self.learning = config, rng, learning
         self.calls = 0
         self.root = self._molecule(target, None, 0)
 
@@ -287,21 +301,9 @@ class RetroStar0(Search):
 class Rollout(Search):
     """The policy without a search: in every molecule one reaction, until only stock is left.
 
-    rng: None for the most probable reaction and a single attempt; else reactions are sampled and attempts
-    repeated until one succeeds or the calls are used up. Known dead ends are not chosen again.
+    One attempt with the most probable reactions; when learning, attempts with reactions sampled until one
+    succeeds or the calls are used up. Known dead ends are not chosen again.
     """
-
-    def __init__(
-        self,
-        task: RetrosynthesisTask,
-        model: Model,
-        target: str,
-        calls: int,
-        depth: int,
-        rng: np.random.Generator | None = None,
-    ) -> None:
-        super().__init__(task, model, target, calls, depth)
-        self.rng = rng
 
     def plan(self) -> Generator[str, None, None]:
         while not (self.root.solved or self.root.dead) and self.calls < self.limit:
@@ -314,12 +316,11 @@ class Rollout(Search):
                 if not alive:
                     break
                 weights = np.array([r.probability for r in alive]) + 1e-12
-                if self.rng is None:
-                    chosen = int(weights.argmax())
-                else:
-                    chosen = int(self.rng.choice(len(alive), p=weights / weights.sum()))
+                chosen = weights.argmax()
+                if self.learning:
+                    chosen = self.rng.choice(len(alive), p=weights / weights.sum())
                 queue.extend(m for m in alive[chosen].reactants if not m.stock)
-            if self.rng is None:
+            if not self.learning:
                 return
 
 
