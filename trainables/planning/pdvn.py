@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,25 +24,13 @@ from torch import Tensor, nn
 
 from trainables.base import Claim, Tiny
 from trainables.catalog import register
-from trainables.tasks.retrosynthesis import (
-    LOADERS,
-    METRICS,
-    MoleculeNode,
-    Predictions,
-    ReactionNode,
-    RetroStar0,
-    RetrosynthesisTask,
-    Rollout,
-    Search,
-    run_together,
-    summary,
-)
+from trainables.tasks import retrosynthesis as retro
+from trainables.tasks.retrosynthesis import MoleculeNode, ReactionNode, Search
 from trainables.tasks.training import NetworkPaper
 
-Loss = Callable[[Tensor, Tensor], Tensor]
 METHODS = ("pdvn", "pretrained", "single_value", "no_cost", "self_imitation")
 
-# ---- the networks (sections 4.2 and 4.3) ----
+# ---- the networks ----
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -109,7 +97,7 @@ class DualValueNetworks(nn.Module):
         return F.softplus(self.cost(x)).squeeze(-1), torch.sigmoid(self.synthesizability(x)).squeeze(-1)
 
 
-# ---- planning (section 4.1) ----
+# ---- planning ----
 
 
 class DualValueSearch(Search):
@@ -147,12 +135,10 @@ class DualValueSearch(Search):
     def decide(self, node: MoleculeNode) -> ReactionNode:
         """A reaction that is not dead, by its visits."""
         alive = [r for r in node.reactions if not r.dead]
-        visits = np.array([r.visits for r in alive], float)
+        visits = np.array([r.visits for r in alive]) + 1e-9  # without a visit, all are equal
         if not self.learning:
-            return alive[int(visits.argmax())]
-        if not visits.any():
-            visits += 1
-        return alive[int(self.rng.choice(len(alive), p=visits / visits.sum()))]
+            return alive[visits.argmax()]
+        return alive[self.rng.choice(len(alive), p=visits / visits.sum())]
 
     def puct(self, node: MoleculeNode) -> list[float]:
         """-(R Q + (1 - R) C_M) + c P sqrt(sum N) / (1 + N) of every reaction, -inf for the dead ones.
@@ -197,16 +183,13 @@ class DualValueSearch(Search):
         """Carries the leaf's V and R up to `root`: the visited reactant's number is replaced by the one that
         came up, its siblings keep their means. A dead end lowers R, but leaves V, the cost of a success, alone.
         """
-        dead_end = self.config["dead_end_cost"]
         leaf.visits += 1
-        if leaf.dead:
-            if leaf.invalid:
-                leaf.cost, leaf.chance = dead_end, 0.0
-            cost, chance = dead_end, 0.0
-        else:
-            if leaf.solved and not leaf.stock:
-                leaf.cost, leaf.chance = min(r.cost for r in leaf.reactions if r.solved), 1.0
-            cost, chance = leaf.cost, leaf.chance
+        dead_end = (self.config["dead_end_cost"], 0.0)
+        if leaf.invalid:
+            leaf.cost, leaf.chance = dead_end
+        elif leaf.solved and not leaf.stock:
+            leaf.cost, leaf.chance = min(r.cost for r in leaf.reactions if r.solved), 1.0
+        cost, chance = dead_end if leaf.dead else (leaf.cost, leaf.chance)
         node = leaf
         while node is not root:
             reaction = node.parent
@@ -223,7 +206,7 @@ class DualValueSearch(Search):
             node.visits += 1
 
 
-# ---- targets (section 4.3) ----
+# ---- targets ----
 
 
 @dataclass
@@ -234,18 +217,13 @@ class Targets:
     synthesizability: list[tuple[str, float]] = field(default_factory=list)
     policy: list[tuple[str, int]] = field(default_factory=list)
 
-    def add(self, root: MoleculeNode, config: Mapping[str, Any]) -> None:
-        """Adds every expanded molecule of the tree and every dead end; stock needs no teaching."""
-        if not root.stock and root.expanded:
-            self._visit(root, config)
-
-    def _visit(self, node: MoleculeNode, config: Mapping[str, Any]) -> float:
-        """Adds `node` and all below it; the cost of its cheapest route in the tree, infinite without one."""
+    def add(self, node: MoleculeNode, config: Mapping[str, Any]) -> float:
+        """Adds what is expanded or dead in the tree of `node`; the cost of its cheapest route, or infinity."""
         if node.stock:
             return 0.0
         best, template = math.inf, -1
         for r in node.reactions:
-            cost = config["reaction_cost"] + sum([self._visit(m, config) for m in r.reactants])
+            cost = config["reaction_cost"] + sum([self.add(m, config) for m in r.reactants])
             if cost < best - 1e-8:
                 best, template = cost, r.template
         if node.expanded or node.dead:
@@ -261,38 +239,31 @@ class Targets:
         doubt = config.get("unsolved_penalty", 1.0) * node.chance
         self.synthesizability.append((node.name, 0.0 if node.invalid else doubt))
         if config["method"] == "single_value":
-            high = config["dead_end_cost"]
-            worse = node.cost + 2 * config["reaction_cost"] if node.dead else node.cost
-            self.cost.append((node.name, high if node.invalid else worse))
+            cost = node.cost + 2 * config["reaction_cost"] * node.dead
+            self.cost.append((node.name, config["dead_end_cost"] if node.invalid else cost))
 
 
 # ---- training ----
 
-PLANNERS: dict[str, type[Search]] = {"retro_star_0": RetroStar0, "mcts": DualValueSearch, "greedy": Rollout}
-_LEARNT_OR_NOT: dict[str, Any] = {
-    "treatment": {"method": "pdvn"},
-    "baseline": {"method": "pretrained"},
-    "kind": "ratio",
-    "data": "synthetic_strings",
-    "seeds": 3,
-    "steps": 20,
-}
+PLANNERS: dict[str, type[Search]] = {**retro.PLANNERS, "mcts": DualValueSearch}
+_LEARNT: dict[str, Any] = {"treatment": {"method": "pdvn"}, "baseline": {"method": "pretrained"}}
+_LEARNT |= {"kind": "ratio", "data": "synthetic_strings", "seeds": 3, "steps": 20}
 
 
 @register
 class PDVNPaper(NetworkPaper):
     """Rounds of planning for new targets and learning from the trees; `method` gives baselines and ablations.
 
-    no_cost still imitates the cheapest route of a tree, which no network is needed for. self_imitation
-    samples routes from the policy within the same calls and imitates them. The policy is judged by `planner`.
+    no_cost still imitates the cheapest route of a tree: no network is needed for it. self_imitation imitates
+    routes sampled from the policy within the same calls. The policy is judged by `planner`.
     """
 
     slug = "pdvn"
     title = "Retrosynthetic Planning with Dual Value Networks"
     citation = "Liu, Xue, Xie, Xia, Tripp, Maziarz, Segler, Qin, Zhang, Liu. ICML 2023. arXiv:2301.13755"
     task = "retrosynthesis"
-    datasets = tuple(LOADERS)
-    metrics = METRICS
+    datasets = tuple(retro.LOADERS)
+    metrics = retro.METRICS
     objective = "val_success"
     tiny = Tiny("synthetic_strings_short", 6, {"batch_molecules": 10, "num_simulations": 10, "calls": 30})
     claims = (
@@ -301,7 +272,7 @@ class PDVNPaper(NetworkPaper):
             statement="After 20 rounds, Retro*-0 solves at least 3 times as many targets as before",
             metric="test_success",
             margin=3.0,
-            **_LEARNT_OR_NOT,
+            **_LEARNT,
         ),
         Claim(
             name="fewer_calls",
@@ -309,7 +280,7 @@ class PDVNPaper(NetworkPaper):
             metric="test_calls",
             margin=0.85,
             direction="at_most",
-            **_LEARNT_OR_NOT,
+            **_LEARNT,
         ),
     )
 
@@ -322,73 +293,50 @@ class PDVNPaper(NetworkPaper):
         for name, known in (("method", METHODS), ("planner", PLANNERS)):
             if config[name] not in known:
                 raise ValueError(f"{name}={config[name]}: known are {', '.join(known)}")
-        self.data = RetrosynthesisTask(self.data_name, self.setting.data_dir, self.device, self.rng.numpy)
-        sizes = (self.data.inputs, self.data.templates, config["hidden"], config["expansion_topk"])
+        where = (self.data_name, self.setting.data_dir, self.device)
+        self.data = data = retro.RetrosynthesisTask(*where, self.rng.numpy)
+        sizes = (data.inputs, data.templates, config["hidden"], config["expansion_topk"])
         self.net = DualValueNetworks(*sizes, config["two_branch"]).to(self.device)
-        self.pretrain()
+        retro.train_single_step(self.net.policy.reference, data)
+        self.net.policy.start()
         # One Adam for three networks: a step with the gradients of one leaves the others as they are.
         trained = [p for p in self.net.parameters() if p.requires_grad]
         self.optimiser = torch.optim.Adam(trained, lr=config.get("lr", 1e-3))
 
-    def pretrain(self) -> None:
-        """Trains the reference on random single reactions, as the supervised model, and freezes it."""
-        reference = self.net.policy.reference
-        self.optimiser = torch.optim.Adam(reference.parameters(), lr=1e-3)
-        x, applicable = self.data.draw_reactions(4096)
-        for _ in range(300):
-            chosen = torch.randint(len(x), (128,)).to(self.device)
-            self.descend(F.cross_entropy(reference(x[chosen]), applicable[chosen].multinomial(1).squeeze(1)))
-        self.net.policy.start()
-
     def epoch(self) -> dict[str, float]:
-        found = self.explore()
-        if self.config["method"] == "pretrained":
-            self.stopped = True  # nothing will change
-        else:
-            targets = Targets()
-            for search in found:
-                targets.add(search.root, self.config)
+        config, rng = self.config, self.rng.numpy
+        sampling = config["method"] in ("pretrained", "self_imitation")
+        planner = retro.Rollout if sampling else DualValueSearch
+        molecules = self.data.draw_targets(config["batch_molecules"])
+        found = retro.search(
+            planner, molecules, self.data, self.net, config["calls"], config, rng, learning=True
+        )
+        targets = Targets()
+        for search in found:
+            targets.add(search.root, config)
+        self.stopped = config["method"] == "pretrained"  # nothing will change
+        if not self.stopped:
             self.learn(targets)
-        success, calls, _ = self.evaluate(self.net, "validation")
-        return {"val_success": success, "val_calls": calls, "train_success": summary(found)[0]}
-
-    def plan(
-        self, net: DualValueNetworks, planner: type[Search], targets: Sequence[str], calls: int, **how: Any
-    ) -> list[Search]:
-        """Finished searches for `targets` with the networks as they are."""
-        model = Predictions(self.data, net.policy.candidates, net.values if planner.uses_values else None)
-        found = [planner(self.data, model, target, calls, self.config, **how) for target in targets]
-        run_together(found, model)
-        return found
-
-    def explore(self) -> list[Search]:
-        """Plans for one round of new training targets."""
-        planner = Rollout if self.config["method"] in ("pretrained", "self_imitation") else DualValueSearch
-        targets = self.data.draw_targets(self.config["batch_molecules"])
-        return self.plan(self.net, planner, targets, self.config["calls"], rng=self.rng.numpy, learning=True)
+        success, needed, _ = self.evaluate(self.net, "validation")
+        return {"val_success": success, "val_calls": needed, "train_success": retro.summary(found)[0]}
 
     def evaluate(self, net: DualValueNetworks, part: str) -> tuple[float, float, float]:
         """Success, calls and route length of `planner` with `net` on the targets of `part`."""
         planner, rng = PLANNERS[self.config["planner"]], np.random.default_rng(self.setting.seed)
-        return summary(self.plan(net, planner, self.data.targets[part], self.data.calls, rng=rng))
+        targets, calls = self.data.targets[part], self.data.calls
+        return retro.summary(retro.search(planner, targets, self.data, net, calls, self.config, rng))
 
     def learn(self, targets: Targets) -> None:
         """Each network by itself: `epochs` passes over its targets, gradients clipped to a norm of 0.5."""
         net, method = self.net, self.config["method"]
         self._fit(net.policy, targets.policy, lambda x, y: F.nll_loss(net.policy(x), y))
         if method in ("pdvn", "no_cost"):
-            logit = net.synthesizability
-            self._fit(
-                logit,
-                targets.synthesizability,
-                lambda x, y: F.binary_cross_entropy_with_logits(logit(x).squeeze(-1), y),
-            )
+            bce, logit = F.binary_cross_entropy_with_logits, net.synthesizability
+            self._fit(logit, targets.synthesizability, lambda x, y: bce(logit(x).squeeze(-1), y))
         if method in ("pdvn", "single_value"):
             self._fit(net.cost, targets.cost, lambda x, y: F.mse_loss(net.values(x)[0], y))
 
-    def _fit(self, part: nn.Module, pairs: Sequence[tuple[str, float]], loss: Loss) -> None:
-        if not pairs:
-            return
+    def _fit(self, part: nn.Module, pairs: Sequence[tuple[str, float]], loss: Any) -> None:
         x = self.data.fingerprints([molecule for molecule, _ in pairs])
         y = torch.tensor([value for _, value in pairs], device=self.device)
         for _ in range(self.config["epochs"]):
@@ -398,7 +346,6 @@ class PDVNPaper(NetworkPaper):
                 nn.utils.clip_grad_norm_(part.parameters(), 0.5)
                 self.optimiser.step()
 
-    def measure_test(self, net: nn.Module) -> dict[str, float]:
-        assert isinstance(net, DualValueNetworks)
+    def measure_test(self, net: DualValueNetworks) -> dict[str, float]:  # type: ignore[override]  # prepare's
         success, calls, length = self.evaluate(net, "test")
         return {"test_success": success, "test_calls": calls, "test_length": length}

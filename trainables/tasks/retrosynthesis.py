@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from trainables.base import Metric
 from trainables.datasets import synthetic_strings as strings
@@ -70,7 +71,22 @@ class RetrosynthesisTask:
 
     def fingerprints(self, molecules: Sequence[str]) -> Tensor:
         """(molecules, inputs), float32."""
-        return torch.from_numpy(np.stack([strings.fingerprint(m) for m in molecules])).to(self.device)
+        rows = np.array([strings.fingerprint(m) for m in molecules], np.float32).reshape(-1, self.inputs)
+        return torch.from_numpy(rows).to(self.device)
+
+
+def train_single_step(net: nn.Module, task: RetrosynthesisTask) -> None:
+    """Trains `net` (n, inputs) -> (n, templates) to predict which reaction a molecule was made by.
+
+    300 steps of Adam at 1e-3 on batches of 128; every applicable template is equally probable.
+    """
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
+    x, applicable = task.draw_reactions(4096)
+    for _ in range(300):
+        chosen = torch.randint(len(x), (128,)).to(task.device)
+        optimiser.zero_grad()
+        cross_entropy(net(x[chosen]), applicable[chosen].multinomial(1).squeeze(1)).backward()
+        optimiser.step()
 
 
 @dataclass(frozen=True)
@@ -256,8 +272,22 @@ def _settle(reaction: ReactionNode) -> None:
     reaction.invalid = any(m.invalid for m in reaction.reactants)
 
 
-def run_together(searches: Sequence[Search], model: Predictions) -> None:
-    """Runs all searches to their ends, in turns; what they ask for in one turn is predicted in one batch."""
+def search(
+    planner: type[Search],
+    targets: Sequence[str],
+    task: RetrosynthesisTask,
+    net: Any,
+    calls: int,
+    config: Mapping[str, Any],
+    rng: np.random.Generator,
+    learning: bool = False,
+) -> list[Search]:
+    """Finished searches for `targets` with `net` as it is now, which has policy and values (see `Predictions`).
+
+    The searches advance in turns; what they ask for in one turn is predicted in one batch.
+    """
+    model = Predictions(task, net.policy.candidates, net.values if planner.uses_values else None)
+    searches = [planner(task, model, target, calls, config, rng, learning) for target in targets]
     active = [search.plan() for search in searches]
     while active:
         asked, going_on = [], []
@@ -269,6 +299,7 @@ def run_together(searches: Sequence[Search], model: Predictions) -> None:
         active = going_on
         if asked:
             model.prepare(asked)
+    return searches
 
 
 # ---- planners ----
@@ -322,6 +353,9 @@ class Rollout(Search):
                 queue.extend(m for m in alive[chosen].reactants if not m.stock)
             if not self.learning:
                 return
+
+
+PLANNERS: dict[str, type[Search]] = {"retro_star_0": RetroStar0, "greedy": Rollout}
 
 
 # ---- evaluation ----
