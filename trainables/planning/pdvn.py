@@ -151,9 +151,7 @@ class DualValueSearch(Search):
         explore /= sum(r.probability for r in node.reactions) or 1.0
         scores = []
         for r in node.reactions:
-            cost = min(max(r.cost, 0.0), dead_end)
-            if self.config["method"] == "no_cost":
-                cost = 0.0
+            cost = 0.0 if self.config["method"] == "no_cost" else min(max(r.cost, 0.0), dead_end)
             if self.config["method"] != "single_value":
                 cost = r.chance * cost + (1 - r.chance) * dead_end
             scores.append(-math.inf if r.dead else explore * r.probability / (1 + r.visits) - cost)
