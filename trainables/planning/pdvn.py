@@ -293,8 +293,14 @@ class PDVNPaper(NetworkPaper):
                 raise ValueError(f"{name}={config[name]}: known are {', '.join(known)}")
         where = (self.data_name, self.setting.data_dir, self.device)
         self.data = data = retro.RetrosynthesisTask(*where, self.rng.numpy)
-        sizes = (data.inputs, data.templates, config["hidden"], config["expansion_topk"])
-        self.net = DualValueNetworks(*sizes, config["two_branch"]).to(self.device)
+        sizes = (
+            data.inputs,
+            data.templates,
+            config["hidden"],
+            config["expansion_topk"],
+            config["two_branch"],
+        )
+        self.net = DualValueNetworks(*sizes).to(self.device)
         retro.train_single_step(self.net.policy.reference, data)
         self.net.policy.start()
         # One Adam for three networks: a step with the gradients of one leaves the others as they are.
@@ -335,6 +341,8 @@ class PDVNPaper(NetworkPaper):
             self._fit(net.cost, targets.cost, lambda x, y: F.mse_loss(net.values(x)[0], y))
 
     def _fit(self, part: nn.Module, pairs: Sequence[tuple[str, float]], loss: Any) -> None:
+        if not pairs:
+            return
         x = self.data.fingerprints([molecule for molecule, _ in pairs])
         y = torch.tensor([value for _, value in pairs], device=self.device)
         for _ in range(self.config["epochs"]):

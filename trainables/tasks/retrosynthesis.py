@@ -72,7 +72,8 @@ class RetrosynthesisTask:
     def fingerprints(self, molecules: Sequence[str]) -> Tensor:
         """(molecules, inputs), float32."""
         rows = np.array([strings.fingerprint(m) for m in molecules], np.float32).reshape(-1, self.inputs)
-        return torch.from_numpy(rows).to(self.device)
+        # A copy: products depend in the last digit on where NumPy's memory is aligned, PyTorch's always is.
+        return torch.tensor(rows, device=self.device)
 
 
 def train_single_step(net: nn.Module, task: RetrosynthesisTask) -> None:
