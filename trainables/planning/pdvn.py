@@ -263,7 +263,7 @@ class PDVNPaper(NetworkPaper):
     datasets = tuple(retro.LOADERS)
     metrics = retro.METRICS
     objective = "val_success"
-    tiny = Tiny("synthetic_strings_short", 6, {"batch_molecules": 10, "num_simulations": 10, "calls": 30})
+    tiny = Tiny("synthetic_strings_short", 6, {"num_simulations": 10})
     claims = (
         Claim(
             name="more_targets_solved",
@@ -293,14 +293,8 @@ class PDVNPaper(NetworkPaper):
                 raise ValueError(f"{name}={config[name]}: known are {', '.join(known)}")
         where = (self.data_name, self.setting.data_dir, self.device)
         self.data = data = retro.RetrosynthesisTask(*where, self.rng.numpy)
-        sizes = (
-            data.inputs,
-            data.templates,
-            config["hidden"],
-            config["expansion_topk"],
-            config["two_branch"],
-        )
-        self.net = DualValueNetworks(*sizes).to(self.device)
+        sizes = (data.inputs, data.templates, config["hidden"], config["expansion_topk"])
+        self.net = DualValueNetworks(*sizes, config["two_branch"]).to(self.device)
         retro.train_single_step(self.net.policy.reference, data)
         self.net.policy.start()
         # One Adam for three networks: a step with the gradients of one leaves the others as they are.
@@ -333,7 +327,7 @@ class PDVNPaper(NetworkPaper):
     def learn(self, targets: Targets) -> None:
         """Each network by itself: `epochs` passes over its targets, gradients clipped to a norm of 0.5."""
         net, method = self.net, self.config["method"]
-        self._fit(net.policy, targets.policy, lambda x, y: F.nll_loss(net.policy(x), y))
+        self._fit(net.policy.branch, targets.policy, lambda x, y: F.nll_loss(net.policy(x), y))
         if method in ("pdvn", "no_cost"):
             bce, logit = F.binary_cross_entropy_with_logits, net.synthesizability
             self._fit(logit, targets.synthesizability, lambda x, y: bce(logit(x).squeeze(-1), y))
@@ -341,11 +335,9 @@ class PDVNPaper(NetworkPaper):
             self._fit(net.cost, targets.cost, lambda x, y: F.mse_loss(net.values(x)[0], y))
 
     def _fit(self, part: nn.Module, pairs: Sequence[tuple[str, float]], loss: Any) -> None:
-        if not pairs:
-            return
         x = self.data.fingerprints([molecule for molecule, _ in pairs])
         y = torch.tensor([value for _, value in pairs], device=self.device)
-        for _ in range(self.config["epochs"]):
+        for _ in range(self.config["epochs"] if pairs else 0):
             for chosen in torch.randperm(len(pairs)).to(self.device).split(self.config["minibatch"]):
                 self.optimiser.zero_grad()
                 loss(x[chosen], y[chosen]).backward()

@@ -88,6 +88,7 @@ def train_single_step(net: nn.Module, task: RetrosynthesisTask) -> None:
         optimiser.zero_grad()
         cross_entropy(net(x[chosen]), applicable[chosen].multinomial(1).squeeze(1)).backward()
         optimiser.step()
+    optimiser.zero_grad()  # what is left would count in the norm by which later gradients are clipped
 
 
 @dataclass(frozen=True)
