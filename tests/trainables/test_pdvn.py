@@ -381,20 +381,23 @@ def test_targets_are_dynamic_programming_on_the_tree() -> None:
         solved += len(best)
         dead += sum(n.dead for n in taught)
         doubtful += sum(costs[n] == math.inf and not n.dead for n in taught)
-    assert solved > 20 and doubtful > 20 and dead > 0, "the trees show every case"
+    assert solved > 5 and doubtful > 5 and dead > 0, "the trees show every case"
 
 
 def test_targets_of_a_small_tree() -> None:
-    made = search(DualValueSearch, CHOICE, values=VALUES, num_simulations=60)
-    run(made)
+    made = search(DualValueSearch, CHOICE, values=VALUES)
+    for node in below(made.root):
+        if not node.stock:
+            expand(made, node)
+    made.back_up(made.root.reactions[0].reactants[1], made.root)
     targets = Targets()
     assert targets.add(made.root, made.config) == pytest.approx(0.2)
     assert dict(targets.policy)["T"] == 10, "over c, as cheap as over d and before it"
     assert dict(targets.policy)["c"] == 10, "to stock at once, not over e"
     assert dict(targets.cost)["c"] == pytest.approx(0.1)
     assert "b" not in dict(targets.cost) and "b" not in dict(targets.policy)
-    if "b" in {n.name for n in below(made.root) if n.expanded}:
-        assert dict(targets.synthesizability)["b"] == 0.0
+    chances = dict(targets.synthesizability)
+    assert chances["b"] == 0.0 and {chances[m] for m in "Tacde"} == {1.0}
 
 
 def test_a_single_value_is_also_taught_what_failure_costs() -> None:
