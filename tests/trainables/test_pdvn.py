@@ -359,8 +359,9 @@ def cheapest(node: MoleculeNode, rounds: int = 40) -> dict[MoleculeNode, float]:
 
 def test_targets_are_dynamic_programming_on_the_tree() -> None:
     made, found = planned()
+    shallow = planned(depth=4)[1]
     solved = dead = doubtful = 0
-    for tree in found:
+    for tree in found + shallow:
         targets, costs = Targets(), cheapest(tree.root)
         assert targets.add(tree.root, made.config) == pytest.approx(costs[tree.root])
         taught = [n for n in below(tree.root) if not n.stock and (n.expanded or n.dead)]
