@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from search_spaces.space import Space
-from trainables.base import Claim, DataError, Setting
+from trainables.base import DataError, Setting
 from trainables.datasets import synthetic_strings as strings
 from trainables.planning import pdvn
 from trainables.planning.pdvn import DualValueSearch, PDVNPaper, Targets
@@ -676,19 +676,3 @@ def test_declarations_fit_together() -> None:
     assert set(parameters["method"].choices) == set(pdvn.METHODS)
     assert set(parameters["planner"].choices) == set(pdvn.PLANNERS)
     assert set(PDVNPaper.datasets) == set(strings.LOADERS)
-
-
-@pytest.mark.claims
-@pytest.mark.parametrize("claim", PDVNPaper.claims, ids=lambda claim: claim.name)
-def test_claim(claim: Claim) -> None:
-    means = []
-    for arm in (claim.treatment, claim.baseline):
-        values = []
-        for seed in range(100, 100 + claim.seeds):
-            made = paper(claim.steps or 1, seed, claim.data or SHORT, **arm)
-            while not made.finished:
-                made.step()
-            values.append(made.test()[claim.metric])
-        means.append(float(np.mean(values)))
-    ratio = means[0] / means[1]
-    assert ratio >= claim.margin if claim.direction == "at_least" else ratio <= claim.margin, means
