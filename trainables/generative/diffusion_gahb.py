@@ -9,7 +9,8 @@ a shrinkage in a basis that adapts to the image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from statistics import fmean, linear_regression
 from typing import Any
 
@@ -18,17 +19,7 @@ from torch import Tensor, nn
 
 from trainables.base import Claim, Metric, Tiny
 from trainables.catalog import register
-from trainables.tasks.denoising import (
-    DATASETS,
-    DenoisingTask,
-    WaveletThreshold,
-    Wiener,
-    cosine,
-    denoise,
-    denoised_psnr,
-    fixed_noise,
-    noise_levels,
-)
+from trainables.tasks import denoising
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 # ---- denoisers without additive constants (section 2 and appendix A) ----
@@ -136,10 +127,10 @@ def build(images: Tensor, config: Mapping[str, Any]) -> nn.Module:
     if model not in MODELS:
         raise ValueError(f"model={model}: known are {', '.join(MODELS)}")
     if model == "wiener":
-        return Wiener(images)
+        return denoising.Wiener(images)
     side = images.shape[-1]
     if model == "wavelet":
-        return WaveletThreshold(side)
+        return denoising.WaveletThreshold(side)
     inputs = 2 if config["conditional"] else 1
     if model == "unet" and side % 2 ** config["blocks"]:
         raise ValueError(f"blocks={config['blocks']}: must halve images of {side} x {side} that often")
@@ -159,11 +150,8 @@ def jacobian(denoiser: nn.Module, y: Tensor, sigma: float) -> Tensor:
     Without biases, in evaluation mode and blind, denoised = jacobian @ y.
     """
     level = torch.full((1, 1, 1, 1), sigma, device=y.device)
-
-    def denoised(flat: Tensor) -> Tensor:
-        return flat - denoiser(flat.view_as(y), level).flatten()
-
-    return torch.func.jacrev(denoised, chunk_size=256)(y.flatten()).detach()
+    f = torch.func.jacrev(lambda flat: flat - denoiser(flat.view_as(y), level).flatten(), chunk_size=256)
+    return f(y.flatten()).detach()
 
 
 def adaptive_basis(jacobian: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,9 +177,9 @@ def sample(
     y: Tensor,
     h0: float,
     beta: float,
-    noise: Callable[[Tensor], Tensor] = torch.randn_like,
-    stop: float = 0.01,
     iterations: int = 400,
+    generator: torch.Generator | None = None,
+    stop: float = 0.01,
 ) -> tuple[Tensor, list[Tensor]]:
     """Stochastic ascent of the log density from y (n, 1, h, w), noise of level 1: images, and sigma_t (n,).
 
@@ -208,7 +196,8 @@ def sample(
             break
         h = h0 * t / (1 + h0 * (t - 1))
         gamma = math.sqrt(max((1 - beta * h) ** 2 - (1 - h) ** 2, 0.0))
-        y = torch.where(sigma < stop, y, y - h * d + gamma * sigma * noise(y))
+        z = torch.randn(y.shape, generator=generator, device=y.device)
+        y = torch.where(sigma < stop, y, y - h * d + gamma * sigma * z)
     return y - denoiser(y, sigma), levels
 
 
@@ -230,7 +219,7 @@ class DiffusionGAHB(NetworkPaper):
     title = "Generalization in diffusion models arises from geometry-adaptive harmonic representations"
     citation = "Kadkhodaie, Guth, Simoncelli, Mallat. ICLR 2024. arXiv:2310.02557"
     task = "image denoising"
-    datasets = DATASETS
+    datasets = denoising.DATASETS
     metrics = (
         Metric("val_psnr", "max", "validation", "dB"),
         Metric("val_agreement", "max", "validation", "cosine"),
@@ -276,15 +265,9 @@ class DiffusionGAHB(NetworkPaper):
     gradient_steps = 10
 
     def prepare(self) -> None:
-        config = self.config
-        self.data = DenoisingTask(
-            self.data_name,
-            self.setting.data_dir,
-            self.device,
-            config["n_train"],
-            self.rng.numpy,
-            config["pixels"] == "shuffled",
-            config["alpha"],
+        config, folder, shuffled = self.config, self.setting.data_dir, self.config["pixels"] == "shuffled"
+        self.data = denoising.DenoisingTask(
+            self.data_name, folder, self.device, config["n_train"], self.rng.numpy, shuffled, config["alpha"]
         )
         self.net = nn.ModuleList(build(images, config) for images in self.data.train).to(self.device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config["lr"])
@@ -295,7 +278,9 @@ class DiffusionGAHB(NetworkPaper):
     def loss(self, which: int) -> Tensor:
         """Squared error of the noise, summed over pixels, of a batch of training set `which`; mean over images."""
         x = self.data.batch(which, self.config["batch_size"])
-        sigma = noise_levels(len(x), self.config["sigma_max"], self.config["noise_law"], self.device)
+        sigma = denoising.noise_levels(
+            len(x), self.config["sigma_max"], self.config["noise_law"], self.device
+        )
         noise = sigma * torch.randn_like(x)
         return (self.net[which](x + noise, sigma) - noise).square().sum() / len(x)
 
@@ -306,20 +291,14 @@ class DiffusionGAHB(NetworkPaper):
             return cosine_factor(gradient_step, total)
         return 0.5 ** (10 * gradient_step // total)
 
-    def agreement(self, net: nn.Module, x: Tensor) -> float:
-        """Mean cosine between the two models' denoised images of x, less the mean of the data."""
-        y = x + SIGMA_AGREEMENT * fixed_noise(x)
-        a, b = (denoise(denoiser, y, SIGMA_AGREEMENT) for denoiser in net)
-        return cosine(a, b, self.data.mean_image).mean().item()
-
     def psnr(self, net: nn.Module, x: Tensor, sigma: float = SIGMA_PSNR) -> float:
         """PSNR (dB) of the images x after denoising, mean of the two models."""
-        return fmean(denoised_psnr(denoiser, x, sigma) for denoiser in net)
+        return fmean(denoising.denoised_psnr(denoiser, x, sigma) for denoiser in net)
 
     def epoch(self) -> dict[str, float]:
-        train_loss = Mean()
-        for i in range(self.gradient_steps):
-            self.set_learning_rate(self.config["lr"] * self.factor(self.done * self.gradient_steps + i))
+        train_loss, start = Mean(), self.done * self.gradient_steps
+        for i in range(start, start + self.gradient_steps):
+            self.set_learning_rate(self.config["lr"] * self.factor(i))
             # The models share no parameter, and Adam works by parameter: one optimiser is as good as two.
             loss = self.loss(0) + self.loss(1)
             self.descend(loss)
@@ -327,25 +306,18 @@ class DiffusionGAHB(NetworkPaper):
         net, x = self.net.eval(), self.data.validation
         return {
             "val_psnr": self.psnr(net, x),
-            "val_agreement": self.agreement(net, x),
+            "val_agreement": denoising.agreement(*net, x, SIGMA_AGREEMENT, self.data.mean_image),
             "train_loss": train_loss.value,
         }
 
     def samples(self, net: nn.Module) -> list[Tensor]:
         """`SAMPLES` images of each model, both from the same initial image and with the same noise."""
-        shape = (SAMPLES, 1, self.data.side, self.data.side)
-        start, seed = 0.5 + torch.randn(shape, device=self.device), int(torch.randint(2**31, ()))
-        drawn = []
-        for denoiser in net:
-            generator = torch.Generator(self.device).manual_seed(seed)
-
-            def noise(y: Tensor, generator: torch.Generator = generator) -> Tensor:
-                return torch.randn(y.shape, generator=generator, device=y.device)
-
-            iterations = self.config["sampler_iterations"]
-            h0, beta = self.config["h0"], self.config["beta"]
-            drawn.append(sample(denoiser, start, h0, beta, noise, iterations=iterations)[0])
-        return drawn
+        side, config, seed = self.data.side, self.config, int(torch.randint(2**31, ()))
+        start = 0.5 + torch.randn(SAMPLES, 1, side, side, device=self.device)
+        draw = partial(
+            sample, y=start, h0=config["h0"], beta=config["beta"], iterations=config["sampler_iterations"]
+        )
+        return [draw(f, generator=torch.Generator(self.device).manual_seed(seed))[0] for f in net]
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         x, origin = self.data.test, self.data.mean_image
@@ -354,21 +326,24 @@ class DiffusionGAHB(NetworkPaper):
             [self.psnr(net, x, sigma) for sigma in SIGMAS_SLOPE],
         ).slope
         test_psnr = self.psnr(net, x)
-        seen = [denoised_psnr(f, own[:200], SIGMA_PSNR) for f, own in zip(net, self.data.train, strict=True)]
-        y = x[:1] + SIGMA_PSNR * fixed_noise(x[:1])
+        seen = [
+            denoising.denoised_psnr(f, own[:200], SIGMA_PSNR)
+            for f, own in zip(net, self.data.train, strict=True)
+        ]
+        y = x[:1] + SIGMA_PSNR * denoising.fixed_noise(x[:1])
         jacobians = [jacobian(denoiser, y, SIGMA_PSNR) for denoiser in net]
         samples = self.samples(net)
         nearest = [
-            torch.stack([cosine(image[None], own, origin).max() for image in images]).mean().item()
+            torch.stack([denoising.cosine(image[None], own, origin).max() for image in images]).mean().item()
             for images, own in zip(samples, self.data.train, strict=True)
         ]
         return {
             "test_psnr": test_psnr,
             "test_gap": fmean(seen) - test_psnr,
-            "test_agreement": self.agreement(net, x),
+            "test_agreement": denoising.agreement(*net, x, SIGMA_AGREEMENT, origin),
             "test_slope": slope,
             "test_dimension": fmean(adaptive_basis(j)[0].sum().item() for j in jacobians),
             "test_asymmetry": fmean(map(asymmetry, jacobians)),
-            "sample_agreement": cosine(*samples, origin).mean().item(),
+            "sample_agreement": denoising.cosine(*samples, origin).mean().item(),
             "sample_nearest_training": fmean(nearest),
         }

@@ -152,6 +152,12 @@ def cosine(a: Tensor, b: Tensor, origin: Tensor) -> Tensor:
     return F.cosine_similarity((a - origin).flatten(1), (b - origin).flatten(1), dim=1)
 
 
+def agreement(a: nn.Module, b: nn.Module, x: Tensor, sigma: float, origin: Tensor) -> float:
+    """Mean cosine between what the denoisers a and b make of the images x under noise of level `sigma`."""
+    y = x + sigma * fixed_noise(x)
+    return cosine(denoise(a, y, sigma), denoise(b, y, sigma), origin).mean().item()
+
+
 # ---- classical denoisers, told the noise level ----
 
 
