@@ -53,7 +53,7 @@ def convolution(inputs: int, outputs: int, config: Mapping[str, Any], norm: bool
     """3 x 3 convolution, normalisation if `norm`, ReLU; with `bias`, ordinary biases and batch normalisation."""
     layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, 3, padding=1, bias=config["bias"])]
     if norm:
-        small = config.get("gamma_init") == "small"
+        small = config["init"] == "authors"
         layers.append(nn.BatchNorm2d(outputs) if config["bias"] else BiasFreeNorm(outputs, small))
     return nn.Sequential(*layers, nn.ReLU())
 
@@ -135,7 +135,7 @@ def build(images: Tensor, config: Mapping[str, Any]) -> nn.Module:
     if model == "unet" and side % 2 ** config["blocks"]:
         raise ValueError(f"blocks={config['blocks']}: must halve images of {side} x {side} that often")
     net = UNet(inputs, config) if model == "unet" else bfcnn(inputs, config)
-    for module in net.modules():
+    for module in net.modules() if config["init"] == "authors" else ():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(module.weight)
     return Denoiser(net, config["conditional"])
@@ -306,7 +306,7 @@ class DiffusionGAHB(NetworkPaper):
         net, x = self.net.eval(), self.data.validation
         return {
             "val_psnr": self.psnr(net, x),
-            "val_agreement": denoising.agreement(*net, x, SIGMA_AGREEMENT, self.data.mean_image),
+            "val_agreement": denoising.agreement(*net, x, SIGMA_AGREEMENT),
             "train_loss": train_loss.value,
         }
 
@@ -320,7 +320,7 @@ class DiffusionGAHB(NetworkPaper):
         return [draw(f, generator=torch.Generator(self.device).manual_seed(seed))[0] for f in net]
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
-        x, origin = self.data.test, self.data.mean_image
+        x = self.data.test
         slope = linear_regression(
             [-20 * math.log10(sigma) for sigma in SIGMAS_SLOPE],
             [self.psnr(net, x, sigma) for sigma in SIGMAS_SLOPE],
@@ -334,16 +334,16 @@ class DiffusionGAHB(NetworkPaper):
         jacobians = [jacobian(denoiser, y, SIGMA_PSNR) for denoiser in net]
         samples = self.samples(net)
         nearest = [
-            torch.stack([denoising.cosine(image[None], own, origin).max() for image in images]).mean().item()
+            torch.stack([denoising.cosine(image[None], own).max() for image in images]).mean().item()
             for images, own in zip(samples, self.data.train, strict=True)
         ]
         return {
             "test_psnr": test_psnr,
             "test_gap": fmean(seen) - test_psnr,
-            "test_agreement": denoising.agreement(*net, x, SIGMA_AGREEMENT, origin),
+            "test_agreement": denoising.agreement(*net, x, SIGMA_AGREEMENT),
             "test_slope": slope,
             "test_dimension": fmean(adaptive_basis(j)[0].sum().item() for j in jacobians),
             "test_asymmetry": fmean(map(asymmetry, jacobians)),
-            "sample_agreement": denoising.cosine(*samples, origin).mean().item(),
+            "sample_agreement": denoising.cosine(*samples).mean().item(),
             "sample_nearest_training": fmean(nearest),
         }

@@ -104,7 +104,6 @@ class DenoisingTask:
 
         self.train = tuple(placed(pool[subset]) for subset in self.subsets)
         self.validation, self.test = placed(validation), placed(test)
-        self.mean_image = placed(pool.mean(0, keepdim=True))
 
     def batch(self, which: int, size: int) -> Tensor:
         """`size` images drawn with replacement from training set `which` (0 or 1), by PyTorch's generator."""
@@ -147,15 +146,19 @@ def denoised_psnr(denoiser: nn.Module, x: Tensor, sigma: float, at_least: int = 
     return psnr(x, denoise(denoiser, x + sigma * fixed_noise(x), sigma))
 
 
-def cosine(a: Tensor, b: Tensor, origin: Tensor) -> Tensor:
-    """Cosines (n,) of the angles between a - origin and b - origin, image by image; 0 where one is 0."""
-    return F.cosine_similarity((a - origin).flatten(1), (b - origin).flatten(1), dim=1)
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines (n,) of the angles between the images of a and of b (n, or 1 for all), each less its own mean.
+
+    0 where one of the two has no contrast.
+    """
+    a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
+    return F.cosine_similarity(a, b, dim=1)
 
 
-def agreement(a: nn.Module, b: nn.Module, x: Tensor, sigma: float, origin: Tensor) -> float:
+def agreement(a: nn.Module, b: nn.Module, x: Tensor, sigma: float) -> float:
     """Mean cosine between what the denoisers a and b make of the images x under noise of level `sigma`."""
     y = x + sigma * fixed_noise(x)
-    return cosine(denoise(a, y, sigma), denoise(b, y, sigma), origin).mean().item()
+    return cosine(denoise(a, y, sigma), denoise(b, y, sigma)).mean().item()
 
 
 # ---- classical denoisers, told the noise level ----
