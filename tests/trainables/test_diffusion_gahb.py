@@ -399,8 +399,8 @@ def test_space_holds_only_what_exists() -> None:
         "uniform",
         800,
     )
-    with pytest.raises(SpaceError, match="n_train"):
-        config(n_train=0)
+    with pytest.raises(SpaceError, match="lr"):
+        Space.load("diffusion_gahb").validate(digits | {"lr": 1.0})
 
 
 @pytest.mark.claims
