@@ -1,6 +1,6 @@
 """Synthetic images of known regularity: C^alpha contours between C^alpha backgrounds, and discs.
 
-The generators of Kadkhodaie et al. (ICLR 2024, arXiv:2310.02557, section 3.2 and appendix) as described there.
+The generators of Kadkhodaie et al. (ICLR 2024, arXiv:2310.02557, section 3 and appendix) as described there.
 All images are float32 in [0, 1], of shape (n, 1, side, side).
 """
 

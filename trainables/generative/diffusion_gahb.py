@@ -141,7 +141,7 @@ def build(images: Tensor, config: Mapping[str, Any]) -> nn.Module:
     return Denoiser(net, config["conditional"])
 
 
-# ---- the adaptive basis (section 3.1) ----
+# ---- the adaptive basis (section 3) ----
 
 
 def jacobian(denoiser: nn.Module, y: Tensor, sigma: float) -> Tensor:
