@@ -128,10 +128,12 @@ def run(
     """Runs what is not finished yet and judges; the rows of the table `claims`, and the state of the run.
 
     A run that was interrupted is taken up where it ended if it is given the same name. Verdicts are written
-    as they come.
+    as they come, beside those of the run on other claims.
     """
     store = sweep.open_store(storage)
     rows: list[dict[str, Any]] = []
+    asked = {(group.paper.slug, claim.name) for group in groups for claim in group.claims}
+    others = [r for r in store.claims(name).to_pylist() if (r["paper"], r["claim"]) not in asked]
     with connected(groups[0].settings.cluster):
         for group in groups:
             known = store.has(group.settings.name)
@@ -145,7 +147,7 @@ def run(
                 return rows, state
             found = judge(store, group)
             rows += found
-            store.write_claims(name, rows)
+            store.write_claims(name, [*others, *rows])
             if on_verdicts is not None:
                 on_verdicts(found)
     return rows, "finished"

@@ -121,3 +121,7 @@ def test_claims_run_judge_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run_cli(words) == 0, "a finished run is judged again, not run again"
     assert Store(store).table("trials", "r-dagnn").equals(before)
     assert json.loads(capsys.readouterr().out)["claims"][0]["effect"] == answer["claims"][0]["effect"]
+    assert run_cli([*words, "--only", "gate_pays_when_deep"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["claims"]) == 1
+    kept = Store(store).table("claims").to_pylist()
+    assert {r["claim"] for r in kept} == {"depth_beats_deep_gcn", "gate_pays_when_deep"}, "none is lost"
