@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ["FAIRSWEEP_PLUGINS"] = "tests.papers"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores
 os.environ.setdefault("WANDB_MODE", "offline")
 
 
