@@ -541,7 +541,12 @@ def test_parameters_exist_only_where_they_mean_something() -> None:
 def test_schedule_warms_up_and_falls_update_by_update() -> None:
     made, rates = trial(steps=2), []
     original = made.descend
-    made.descend = lambda loss: (rates.append(made.optimiser.param_groups[0]["lr"]), original(loss))  # type: ignore[method-assign]
+
+    def recorded(loss: torch.Tensor, clip_norm: float | None = None) -> None:
+        rates.append(made.optimiser.param_groups[0]["lr"])
+        original(loss, clip_norm)
+
+    made.descend = recorded  # type: ignore[method-assign]
     while not made.finished:
         made.step()
     assert len(rates) == 50 and np.argmax(rates) == 11 and rates[11] == pytest.approx(1e-3)
