@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -118,13 +118,7 @@ def compare(
         f"{name} {why}" for name, arm in zip(("treatment", "baseline"), arms, strict=True) for why in arm[1]
     ]
     if left_out:
-        found = Verdict(
-            found.verdict,
-            found.effect,
-            found.ci95,
-            found.pairs,
-            f"{found.reason}; left out: {'; '.join(left_out)}",
-        )
+        found = replace(found, reason=f"{found.reason}; left out: {'; '.join(left_out)}")
     cost = sum(
         row["cost_s"] or 0.0
         for row in trials.select(["config_json", "cost_s"]).to_pylist()

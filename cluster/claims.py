@@ -91,10 +91,7 @@ def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str])
     arms = []
     for claim in claims:
         try:
-            treatment, baseline = (
-                space.fill(arm, data, {n: v for n, v in fixed.items() if n not in arm})
-                for arm in (claim.treatment, claim.baseline)
-            )
+            treatment, baseline = (space.fill(arm, data, fixed) for arm in (claim.treatment, claim.baseline))
         except SpaceError as error:
             raise UserError(f"claim {paper.slug}/{claim.name}: {error}") from None
         arms.append((treatment, baseline))
