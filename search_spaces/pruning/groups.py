@@ -1,0 +1,82 @@
+"""Groups of trainable variables that stand for one removable structure.
+
+A *group* is zero-invariant: with all its variables zero, the structure that it stands for emits exactly zero and can
+be cut out. Groups of one *component* must be cut alike everywhere (a residual addition ties several convolutions).
+Pruning groups are output channels (or heads) of a component; an erasing group is a whole chain of operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Member:
+    """The part of one parameter that belongs to the groups of a component.
+
+    parameter: its name in the module. dim: the dimension that is indexed.
+    index: (groups, k) positions along `dim`: row g holds what belongs to group g.
+    """
+
+    parameter: str
+    dim: int
+    index: Tensor
+
+    def slices(self, value: Tensor) -> Tensor:
+        """The members of each group in `value` (the parameter, its gradient, a buffer like it): (groups, numbers)."""
+        rows = value.movedim(self.dim, 0)[self.index]
+        return rows.flatten(1)
+
+    def put(self, value: Tensor, rows: Tensor, groups: Tensor) -> None:
+        """Writes `rows` (len(groups), numbers) into `value` in place, where `slices` found those of `groups`."""
+        moved = value.movedim(self.dim, 0)
+        index = self.index[groups]
+        moved[index] = rows.view(*index.shape, *moved.shape[1:])
+
+
+@dataclass(frozen=True)
+class Component:
+    """Structures that are cut alike. size: number of groups. reason: why it is left whole, if `prunable` is false."""
+
+    name: str
+    size: int
+    members: tuple[Member, ...]
+    prunable: bool = True
+    reason: str = ""
+    operators: tuple[str, ...] = ()  # names of the operators in it, for a reader
+
+
+@dataclass(frozen=True)
+class Partition:
+    """All components of a module. Groups of prunable components are numbered through in the order of components."""
+
+    components: tuple[Component, ...]
+    untouched: Mapping[str, str] = field(default_factory=dict)  # parameter -> why no group holds it
+
+    @property
+    def prunable(self) -> tuple[Component, ...]:
+        return tuple(c for c in self.components if c.prunable)
+
+    @property
+    def size(self) -> int:
+        """Number of groups in prunable components."""
+        return sum(c.size for c in self.prunable)
+
+    def vectors(self, component: Component, values: Mapping[str, Tensor]) -> Tensor:
+        """x_g of every group: (component.size, numbers), members side by side. `values`: by parameter name."""
+        return torch.cat([m.slices(values[m.parameter]) for m in component.members], 1)
+
+    def zero(
+        self, component: Component, groups: Sequence[int] | Tensor, values: Mapping[str, Tensor]
+    ) -> None:
+        """Sets all variables of these groups of `component` to zero, in place."""
+        chosen = torch.as_tensor(groups, dtype=torch.long)
+        with torch.no_grad():
+            for member in component.members:
+                value = values[member.parameter]
+                rows = member.slices(value)[chosen]
+                member.put(value, torch.zeros_like(rows), chosen)

@@ -1,0 +1,128 @@
+"""A supernet: one module that holds weights for every architecture of a space.
+
+A path through it is an `Architecture`, given with every call: there is no hidden current path, so that two users
+of the same weights cannot disturb each other. A network is a sequence of steps; a step names the choices that it
+depends on, which is what lets paths that begin alike share what they compute.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.architectures.base import Architecture, ArchitectureSpace
+
+State = tuple[Tensor, ...]  # what flows from step to step
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the forward pass. choices: names of those that it looks at, beside what flows in."""
+
+    name: str
+    choices: tuple[str, ...] = ()
+
+
+class Supernet(nn.Module, ABC):
+    """Shared weights over `space`.
+
+    input_shape: (channels, height, width) of one example. classes: number of logits.
+    """
+
+    kind: ClassVar[str]
+    space: ArchitectureSpace
+    input_shape: tuple[int, int, int]
+    classes: int
+
+    # -- what a supernet gives ------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def steps(self) -> tuple[Step, ...]:
+        """The parts of the forward pass, in their order."""
+
+    @abstractmethod
+    def run_step(self, number: int, state: State, path: Architecture) -> State:
+        """What step `number` makes of `state`. It may look at the choices that the step names, and at no others."""
+
+    @abstractmethod
+    def build(self, path: Architecture) -> nn.Module:
+        """An ordinary module for `path`, weights fresh, batch statistics running: what is trained stand-alone."""
+
+    @abstractmethod
+    def extract(self, path: Architecture) -> nn.Module:
+        """An ordinary module with copies of the path's weights that computes what `forward(x, path)` computes."""
+
+    @abstractmethod
+    def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
+        """Names of the parameters that only `option` of `choice` uses."""
+
+    @abstractmethod
+    def config(self) -> Mapping[str, Any]:
+        """The sizes that `build_supernet` needs to make this supernet again, as JSON."""
+
+    # -- running paths --------------------------------------------------------------------------------
+
+    def forward(self, x: Tensor, path: Architecture) -> Tensor:
+        """Logits (batch, classes) of `x` (batch, *input_shape) along `path`."""
+        state: State = (x,)
+        for number in range(len(self.steps)):
+            state = self.run_step(number, state, path)
+        return state[0]
+
+    def forward_paths(self, x: Tensor, paths: Iterable[Architecture], share: bool = True) -> Iterator[Tensor]:
+        """Logits of the same `x` along each path, in the order given.
+
+        share: paths that begin alike share what they compute up to where they part. Exact, bit for bit: in a batch,
+        normalisation by batch statistics depends on the beginning of a path only.
+        """
+        given = list(paths)
+        if not share:
+            for path in given:
+                yield self.forward(x, path)
+            return
+        keys = [self._keys(path) for path in given]
+        order = sorted(range(len(given)), key=keys.__getitem__)  # a walk of the trie keeps one state a level
+        results: dict[int, Tensor] = {}
+        states: list[State] = [(x,)]
+        before: tuple[tuple[int, ...], ...] = ()
+        wanted = 0
+        for k in order:
+            common = 0
+            while common < len(before) and before[common] == keys[k][common]:
+                common += 1
+            del states[common + 1 :]
+            for number in range(common, len(self.steps)):
+                states.append(self.run_step(number, states[-1], given[k]))
+            results[k], before = states[-1][0], keys[k]
+            while wanted in results:
+                yield results.pop(wanted)
+                wanted += 1
+
+    def _keys(self, path: Architecture) -> tuple[tuple[int, ...], ...]:
+        positions = self.space.positions
+        return tuple(tuple(path.indices[positions[c]] for c in step.choices) for step in self.steps)
+
+    # -- weights --------------------------------------------------------------------------------------
+
+    def load_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Takes NumPy arrays for weights without a copy; the arrays must outlive the module and stay as they are."""
+        with torch.no_grad():
+            for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
+                tensor.data = torch.from_numpy(arrays[name])
+
+    def path_parameters(self, path: Architecture) -> Sequence[str]:
+        """Names of all parameters that `path` uses."""
+        off = {
+            name
+            for choice in self.space.choices
+            for option in choice.options
+            if option != self.space.option(path, choice.name)
+            for name in self.option_parameters(choice.name, option)
+        }
+        return [name for name, _ in self.named_parameters() if name not in off]
