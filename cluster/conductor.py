@@ -13,7 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ class Trial:
     best_step: int | None = None
     early: tuple[float, int] | None = None  # the best before `minimum`, used if nothing else was reported
     judged: dict[int, float] = field(default_factory=dict)
+    reports: dict[int, float] = field(default_factory=dict)  # kept for algorithms that want them
     retries: int = 0
     cost_s: float = 0.0
     heard: float = 0.0  # monotonic time of the last sign of life
@@ -130,6 +131,7 @@ class Conductor:
         self.told: dict[int, Outcome] = {}
         self.interrupted = False
         self.exhausted = False
+        self.wants_reports = bool(getattr(algorithm, "wants_reports", False))
         self.began = time.monotonic()
 
     # -- budget ---------------------------------------------------------------------------------------
@@ -210,7 +212,9 @@ class Conductor:
         else:
             asked = self.algorithm.ask(1)
             if not asked:
-                self.exhausted = True
+                self.exhausted = (
+                    not self.active
+                )  # else it may have something to propose once it was told more
                 return False
             job = asked[0]
         self.jobs[job.number] = job
@@ -368,6 +372,8 @@ class Conductor:
         trial.steps = step
         if value is None or not math.isfinite(value):
             return "continue"
+        if self.wants_reports:
+            trial.reports[step] = value
         better = (lambda a, b: a < b) if self.rules.mode == "min" else (lambda a, b: a > b)
         if step < trial.minimum:
             if trial.early is None or better(value, trial.early[0]):
@@ -416,6 +422,8 @@ class Conductor:
         if any(t.state not in ENDED | {"paused"} for t in group):
             return
         outcome = combine(group)
+        if self.wants_reports and len(group) == 1:
+            outcome = replace(outcome, reports=dict(group[0].reports))
         if self.told.get(config_id) != outcome:
             self.told[config_id] = outcome
             self.algorithm.tell(self.jobs[config_id], outcome)

@@ -32,12 +32,15 @@ class Outcome:
     step: the fidelity reached. `intermediate` maps every judged step to the objective there.
     reason: `paused` outcomes may be followed by another outcome of the same job; all others are final
     (an `interrupted` job may be adopted again by a later run).
+    reports: the objective at every reported step, for algorithms that set `wants_reports` (their jobs are
+    batches, and each step is the evaluation of one member).
     """
 
     value: float | None
     step: int
     reason: Reason
     intermediate: Mapping[int, float] = field(default_factory=dict)
+    reports: Mapping[int, float] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -45,7 +48,7 @@ class Algorithm(Protocol):
     """Proposes jobs and learns from their outcomes; deterministic for a seed and a log."""
 
     def ask(self, n: int = 1) -> Sequence[Job]:
-        """Up to `n` new jobs; fewer (or none) once the algorithm has nothing left to propose."""
+        """Up to `n` new jobs; none while it waits for outcomes, or once it has nothing left to propose."""
         ...
 
     def adopt(self, job: Job) -> None:
