@@ -1,7 +1,8 @@
 """The tables of a store: their columns, their types, their version.
 
 `results` has one row a report, `trials` one row a trial, `sweeps` one row a sweep, `events` one row for
-each decision that a resumed driver replays, `claims` one row for each verdict of `fairsweep claims`.
+each decision that a resumed driver replays, `claims` one row for each verdict of `fairsweep claims`,
+`architectures` one row for each architecture that a run of `fairsweep nas` has scored or trained.
 Readers ignore columns that they do not know and give null for columns that a file of an older version
 lacks.
 """
@@ -131,6 +132,34 @@ CLAIMS = pa.schema(
         ("judged", TIME),
     ]
 )
+ARCHITECTURES = pa.schema(
+    [
+        ("run", pa.string()),
+        ("number", pa.int64()),
+        ("architecture", pa.string()),
+        ("space", pa.string()),
+        ("options", pa.string()),
+        ("algorithm", pa.string()),
+        ("supernet", pa.string()),
+        ("phase", pa.string()),
+        ("parent", pa.string()),
+        ("score", pa.float64()),
+        ("scored_by", pa.string()),
+        ("alone", pa.float64()),
+        ("alone_ci_low", pa.float64()),
+        ("alone_ci_high", pa.float64()),
+        ("alone_seeds", pa.int64()),
+        ("test", pa.float64()),
+        ("params", pa.int64()),
+        ("flops", pa.int64()),
+        ("latency_ms", pa.float64()),
+        ("latency_measured_ms", pa.float64()),
+        ("on_front", pa.bool_()),
+        ("folder", pa.string()),
+        ("trial", pa.string()),
+    ]
+)
+DERIVED = {"claims": CLAIMS, "architectures": ARCHITECTURES}  # tables that follow from the others, by run
 _EVENTS = pa.schema(
     [("seq", pa.int64()), ("sweep", pa.string()), ("kind", pa.string()), ("row", pa.string())]
 )

@@ -4,6 +4,7 @@
     trials/<sweep>/trials.parquet                  one row a trial, as it stands
     sweeps/<sweep>/sweep.parquet                   one row a sweep
     claims/<run>/claims.parquet                    one row a claim of a run of `fairsweep claims`
+    architectures/<run>/architectures.parquet      one row an architecture of a run of `fairsweep nas`
     log/<sweep>/<number>.log                       every append since the sweep was last closed
     log/<sweep>/events-<first>-<last>.parquet      decisions, for the driver's replay
 
@@ -137,18 +138,20 @@ class Store:
         return _exists(self._folder, paths)
 
     def table(self, name: str, sweep: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
-        """One of the tables `sweeps`, `trials`, `results`, `events`, `claims`; of all sweeps if `sweep` is None.
+        """A table (`sweeps`, `trials`, `results`, `events`, `claims`, `architectures`), of all sweeps if None is given.
 
         Sweeps are put together by column name; a column that a sweep lacks is null there. Results and
         events are in the order of `seq`, trials in that of `number`. StoreError for an unknown table or
         column, UnknownSweep, StoreDamaged if rows are lost.
         """
-        if name not in (*TABLES, "claims"):
-            raise StoreError(f"table={name}: must be one of {', '.join((*TABLES, 'claims'))}")
-        if name == "claims":
-            found = self.claims()
+        tables = (*TABLES, *schema.DERIVED)
+        if name not in tables:
+            raise StoreError(f"table={name}: must be one of {', '.join(tables)}")
+        if name in schema.DERIVED:
+            found = self.derived(name)
             if sweep is not None:
-                found = found.filter(pc.equal(found.column("sweep"), sweep))
+                column = "sweep" if name == "claims" else "run"
+                found = found.filter(pc.equal(found.column(column), sweep))
             return found if columns is None else found.select(list(columns))
         found = [self._table(name, s, columns) for s in ([sweep] if sweep is not None else self.sweeps())]
         table = schema.unify(found) if found else Schemas.of([], []).table(name).empty_table()
@@ -168,17 +171,17 @@ class Store:
             return schema.to_arrow([state.row], schema.SWEEPS, sweep)
         return state.tables[name]
 
-    def claims(self, run: str | None = None) -> pa.Table:
-        """The verdicts of a run of `fairsweep claims`, or of all runs."""
-        runs = self._folder.names("claims") if run is None else [run]
+    def derived(self, table: str, run: str | None = None) -> pa.Table:
+        """The rows of `claims` or `architectures` of a run, or of all runs."""
+        runs = self._folder.names(table) if run is None else [run]
         found = []
         for name in runs:
             with contextlib.suppress(FileNotFoundError):
-                found.append(self._folder.read_parquet(f"claims/{name}/claims.parquet")[0])
-        return schema.unify([schema.CLAIMS.empty_table(), *found])
+                found.append(self._folder.read_parquet(f"{table}/{name}/{table}.parquet")[0])
+        return schema.unify([schema.DERIVED[table].empty_table(), *found])
 
-    def write_claims(self, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes the verdicts of a run, in the place of an earlier judgement of the same run.
+    def write_derived(self, table: str, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes the rows of a run into `claims` or `architectures`, in the place of earlier ones of the same run.
 
         They follow from the tables `trials` and `results`, so they can be made again.
         """
@@ -186,13 +189,14 @@ class Store:
             raise StoreError(
                 f"name={run!r}: must be letters, digits and . _ = + - only, a letter or digit first"
             )
-        unknown = {name for row in rows for name in row} - set(schema.CLAIMS.names)
+        columns = schema.DERIVED[table]
+        unknown = {name for row in rows for name in row} - set(columns.names)
         if unknown:
-            raise KeyError(f"table claims has no column {min(unknown)!r}")
-        self._folder.make(f"claims/{run}")
-        table = pa.Table.from_pylist([{**row, "run": run} for row in rows], schema=schema.CLAIMS)
+            raise KeyError(f"table {table} has no column {min(unknown)!r}")
+        self._folder.make(f"{table}/{run}")
+        made = pa.Table.from_pylist([{**row, "run": run} for row in rows], schema=columns)
         about = {"schema_version": SCHEMA_VERSION}
-        self._folder.write_parquet(f"claims/{run}/claims.parquet", table, about)
+        self._folder.write_parquet(f"{table}/{run}/{table}.parquet", made, about)
 
     def read(self, sweep: str) -> SweepRecord:
         """Everything about a sweep, for a driver to replay."""

@@ -130,7 +130,7 @@ def run(
     store = sweep.open_store(storage)
     rows: list[dict[str, Any]] = []
     asked = {(group.paper.slug, claim.name) for group in groups for claim in group.claims}
-    others = [r for r in store.claims(name).to_pylist() if (r["paper"], r["claim"]) not in asked]
+    others = [r for r in store.derived("claims", name).to_pylist() if (r["paper"], r["claim"]) not in asked]
     with connected(groups[0].settings.cluster):
         for group in groups:
             known = store.has(group.settings.name)
@@ -144,7 +144,7 @@ def run(
                 return rows, state
             found = judge(store, group)
             rows += found
-            store.write_claims(name, [*others, *rows])
+            store.write_derived("claims", name, [*others, *rows])
             if on_verdicts is not None:
                 on_verdicts(found)
     return rows, "finished"

@@ -142,8 +142,7 @@ class PhasedSearch:
         elif job.config["phase"] == SCORE:
             for step, inner in enumerate(self._inner_jobs[job.number], start=1):
                 value = outcome.reports.get(step)
-                reason = "failed" if value is None else "complete"
-                self._tell_inner(inner, Outcome(value, 1, reason))
+                self._tell_inner(inner, Outcome(value, 1, "failed" if value is None else "complete"))
 
     def _tell_inner(self, job: Job, outcome: Outcome) -> None:
         if outcome.value is not None and outcome.reason == "complete":

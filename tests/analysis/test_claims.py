@@ -100,14 +100,14 @@ def test_a_validation_metric_is_read_at_the_best_step() -> None:
 def test_verdicts_are_a_table_of_the_store(tmp_path) -> None:
     store = Store(tmp_path)
     assert store.table("claims").num_rows == 0
-    store.write_claims("r1", [{"paper": "p", "claim": "c", "effect": 1.0, "sweep": "s"}])
-    store.write_claims("r2", [{"paper": "q", "claim": "d", "sweep": "t"}])
-    store.write_claims("r1", [{"paper": "p", "claim": "c", "effect": 2.0, "sweep": "s"}])
+    store.write_derived("claims", "r1", [{"paper": "p", "claim": "c", "effect": 1.0, "sweep": "s"}])
+    store.write_derived("claims", "r2", [{"paper": "q", "claim": "d", "sweep": "t"}])
+    store.write_derived("claims", "r1", [{"paper": "p", "claim": "c", "effect": 2.0, "sweep": "s"}])
     rows = Store(tmp_path).table("claims").to_pylist()
     assert [(r["run"], r["paper"], r["effect"]) for r in rows] == [("r1", "p", 2.0), ("r2", "q", None)]
-    assert store.claims("r2").num_rows == 1 and store.claims("r3").num_rows == 0
+    assert store.derived("claims", "r2").num_rows == 1 and store.derived("claims", "r3").num_rows == 0
     assert store.table("claims", "s", columns=["claim"]).to_pylist() == [{"claim": "c"}]
     with pytest.raises(KeyError, match="verdikt"):
-        store.write_claims("r1", [{"verdikt": "holds"}])
+        store.write_derived("claims", "r1", [{"verdikt": "holds"}])
     with pytest.raises(StoreError, match="name="):
-        store.write_claims("../r", [])
+        store.write_derived("claims", "../r", [])
