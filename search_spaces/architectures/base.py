@@ -60,7 +60,11 @@ class ArchitectureSpace(ABC):
     @property
     @abstractmethod
     def id(self) -> str:
-        """Identity of the space: kind, sizes, and a version that changes with the meaning of its encodings."""
+        """Identity of the space: kind, sizes, and a version that changes with the meaning of its encodings.
+
+        Written kind/version?field=value&field=value, all fields of the dataclass in their order; lists joined by
+        commas, "all" for the default of a field. `space_of_id` reads it back.
+        """
 
     def is_valid(self, architecture: Architecture) -> bool:
         """Whether the architecture is a network: by default every combination is."""
