@@ -21,6 +21,7 @@ from trainables.base import Paper
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
 _SHARED = {"tasks", "datasets"}
+_UNLISTED = {"nas": "trainables.nas._job"}  # what other jobs run; nothing that one would tune
 _REQUIRED = ("slug", "title", "citation", "task", "datasets", "metrics", "objective", "tiny")
 
 
@@ -74,13 +75,13 @@ def _import_plugins() -> None:
 def slugs() -> list[str]:
     """All slugs, sorted; papers of this package are listed without importing them."""
     _import_plugins()
-    return sorted(set(_modules()) | set(_papers))
+    return sorted(set(_modules()) | set(_papers) - set(_UNLISTED))
 
 
 def get(slug: str) -> type[Paper]:
     """The paper called `slug`; `UnknownPaper` if there is none."""
     if slug not in _papers:
-        module = _modules().get(slug)
+        module = _UNLISTED.get(slug) or _modules().get(slug)
         if module is not None:
             importlib.import_module(module)
         else:

@@ -7,16 +7,13 @@ function of its seed and of the jobs and outcomes that it has seen, so a run goe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.algorithms.base import Algorithm, Job, Outcome
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
-
-TRAIN, SCORE, CHILD, RETRAIN = "train", "score", "child", "retrain"
-PHASES = (TRAIN, SCORE, CHILD, RETRAIN)
-SEPARATOR = " "  # between the texts of a batch; no notation of an architecture has one
+from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, batch, members
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class PhasedSearch:
         if self.plan.batch == 0:
             job = self._job(CHILD, architecture=texts[0], attrs=attrs)
         else:
-            job = self._job(SCORE, paths=SEPARATOR.join(texts), attrs=attrs)
+            job = self._job(SCORE, paths=batch(texts), attrs=attrs)
         self._inner_jobs[job.number] = asked
         self._asked += len(asked)
         return job
@@ -194,14 +191,3 @@ class PhasedSearch:
         """Scored architectures, the best first; ties in the order of their encodings."""
         sign = 1.0 if self.mode == "min" else -1.0
         return sorted(self.scores, key=lambda a: (sign * self.scores[a], a.indices))
-
-
-def members(config: Mapping[str, Any]) -> Sequence[str]:
-    """The texts of the architectures that a job is about."""
-    return (
-        config["paths"].split(SEPARATOR)
-        if config["paths"]
-        else [config["architecture"]]
-        if config["architecture"]
-        else []
-    )

@@ -112,9 +112,7 @@ class Supernet(nn.Module, ABC):
 
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Takes NumPy arrays for weights without a copy; the arrays must outlive the module and stay as they are."""
-        with torch.no_grad():
-            for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-                tensor.data = torch.from_numpy(arrays[name])
+        self.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, assign=True)
 
     def path_parameters(self, path: Architecture) -> Sequence[str]:
         """Names of all parameters that `path` uses."""

@@ -6,8 +6,9 @@ import pytest
 
 from search_spaces.algorithms import create_search
 from search_spaces.algorithms.base import Job, Outcome
-from search_spaces.algorithms.phases import PhasedSearch, Plan, members
+from search_spaces.algorithms.phases import PhasedSearch, Plan
 from search_spaces.architectures.chain import ChainSpace
+from search_spaces.architectures.jobs import members
 
 SPACE = ChainSpace(4)
 

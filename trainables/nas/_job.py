@@ -1,0 +1,100 @@
+"""One job of an architecture search: train the supernet, score a batch of paths, or train a network stand-alone.
+
+What is trained is a paper of its own (`trainer`), with its own settings; scoring is done here. A search is a sweep
+of such jobs, so its trials, reports, checkpoints and faults are those of any sweep.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from search_spaces.architectures.jobs import SCORE, members
+from trainables import catalog
+from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
+from trainables.catalog import register
+from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.small_images import SmallImageTask
+
+
+@register
+class SearchJob(Paper):
+    """Configuration: `phase`, and what it needs: see `cluster.nas`, which makes these jobs.
+
+    A step of a training phase is one of its trainer's; a step of the phase `score` is one path of the batch.
+    """
+
+    slug = "nas"
+    title = "A job of an architecture search"
+    citation = "Search over shared supernets, as in Guo et al., ECCV 2020 (arXiv:1904.00420)"
+    task = "architecture search"
+    datasets = ("digits",)
+    metrics = (
+        Metric("val_accuracy", "max", "validation", "fraction"),
+        Metric("val_loss", "min", "validation", "nats"),
+        Metric("train_loss", "min", "train", "nats"),
+        Metric("test_accuracy", "max", "test", "fraction"),
+    )
+    objective = "val_accuracy"
+    tiny = Tiny("digits", 1)
+
+    @classmethod
+    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
+        if config["phase"] == SCORE:
+            return Fidelity("path", 1, len(members(config)))
+        settings = json.loads(config["settings"])
+        return catalog.get(config["trainer"]).fidelity(settings["config"], settings["steps"])
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        self.config, self.done = dict(config), 0
+        self.inner: Paper | None = None
+        if config["phase"] == SCORE:
+            self.paths, self.setting = members(config), setting
+            self._scores: Iterator[float] | None = None
+            return
+        settings = json.loads(config["settings"])
+        self.inner = catalog.get(config["trainer"])()
+        seed = setting.seed + config["repeat"]
+        self.inner.setup(settings["config"], replace(setting, seed=seed, steps=settings["steps"]))
+
+    def step(self) -> dict[str, float]:
+        if self.inner is None:
+            if self._scores is None:
+                self._scores = self._score(self.done)
+            value = next(self._scores)
+            self.done += 1
+            return {"val_accuracy": value}
+        self.done += 1
+        return self._known(self.inner.step(), self.inner)
+
+    def _score(self, first: int) -> Iterator[float]:
+        config, setting = self.config, self.setting
+        net = supernet_with(config["supernet"], config["kind"], config["sizes"], setting.device)
+        task = SmallImageTask(setting.data or self.datasets[0], setting.data_dir, setting.device, "none")
+        x, y = task.whole("validation")
+        paths = [net.space.parse(text) for text in self.paths[first:]]
+        settings = json.loads(config["settings"])
+        return accuracies(net, paths, x, y, settings["batch_size"], settings["share"])
+
+    def _known(self, found: Mapping[str, float], inner: Paper) -> dict[str, float]:
+        """What the trainer measured, under the names that the tables of a search have."""
+        names = {m.name for m in self.metrics}
+        renamed = {(self.objective if name == inner.objective else name): v for name, v in found.items()}
+        return {name: value for name, value in renamed.items() if name in names}
+
+    @property
+    def finished(self) -> bool:
+        return self.inner.finished if self.inner is not None else self.done >= len(self.paths)
+
+    def test(self) -> dict[str, float]:
+        return self._known(self.inner.test(), self.inner) if self.inner is not None else {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done, "inner": self.inner.state_dict() if self.inner is not None else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = state["done"]
+        if self.inner is not None:
+            self.inner.load_state_dict(state["inner"])
