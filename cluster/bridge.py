@@ -21,6 +21,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.conductor import Conductor, Leg
+from cluster.weights import read_from_board
 from cluster.worker import LegRunner, Post
 
 
@@ -28,7 +29,10 @@ class PaperTrainable(tune.Trainable):
     """Runs legs of trials of one paper. Configuration: `post` (what the sweep is) and `leg`, as JSON."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._runner = LegRunner(Post(**json.loads(config["post"])))
+        post = Post(**json.loads(config["post"]))
+        if post.board:
+            read_from_board(post.board)
+        self._runner = LegRunner(post)
         self._runner.take(Leg.from_json(config["leg"]))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

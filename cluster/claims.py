@@ -20,7 +20,7 @@ from cluster.config import Settings
 from cluster.display import Display
 from cluster.errors import UserError
 from cluster.local import connected
-from search_spaces.space import SEARCHED, Space, SpaceError
+from search_spaces.space import SpaceError
 from trainables import catalog
 from trainables.base import Claim, Paper
 
@@ -84,8 +84,8 @@ def plan(
 
 def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str]) -> Group:
     declared = paper.space()
-    named = {n for claim in claims for arm in (claim.treatment, claim.baseline) for n in arm}
-    space = _freed(declared, named)
+    named = {n: v for claim in claims for arm in (claim.treatment, claim.baseline) for n, v in arm.items()}
+    space = declared.freed(named)
     # A parameter that another arm sets keeps here what it is fixed at, not the paper's value.
     fixed = {n: p.value for n, p in declared.parameters.items() if p.fixed and n in named}
     arms = []
@@ -102,17 +102,6 @@ def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str])
     raw["search"]["configs"] = list(unique.values())
     raw["budget"]["trials"] = len(unique)
     return Group(paper, tuple(claims), tuple(arms), config.check(raw))
-
-
-def _freed(space: Space, names: set[str]) -> Space:
-    """`space` with the parameters `names` searched over their range, where it fixes them."""
-    parameters = {
-        n: replace(p, value=SEARCHED)
-        if n in names and (p.choices or p.kind == "boolean" or p.low is not None)
-        else p
-        for n, p in space.parameters.items()
-    }
-    return Space(space.name, space.source, parameters)
 
 
 def run(

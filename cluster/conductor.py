@@ -33,14 +33,14 @@ def now() -> datetime:
 class Rules:
     """What a sweep may spend and how its trials are judged.
 
-    trials counts configurations; each is run under every seed in `seeds`. minutes is wall time over all
-    runs of the sweep, `spent_s` what earlier runs used of it. timeout_s bounds one trial's time without
-    a report. retries counts lost workers a trial survives.
+    trials counts configurations (None: as many as the algorithm asks for); each is run under every seed in
+    `seeds`. minutes is wall time over all runs of the sweep, `spent_s` what earlier runs used of it.
+    timeout_s bounds one trial's time without a report. retries counts lost workers a trial survives.
     """
 
     objective: str
     mode: str
-    trials: int
+    trials: int | None
     seeds: tuple[int, ...]
     concurrent: int
     minutes: float | None = None
@@ -142,6 +142,14 @@ class Conductor:
         return self.rules.spent_s + time.monotonic() - self.began
 
     @property
+    def expected(self) -> int:
+        """How many trials there will be, as far as it is known."""
+        wanted = (
+            self.rules.trials if self.rules.trials is not None else getattr(self.algorithm, "expected", 0)
+        )
+        return max(wanted * len(self.rules.seeds), len(self.trials))
+
+    @property
     def out_of_time(self) -> bool:
         return self.rules.minutes is not None and self.elapsed_s >= 60 * self.rules.minutes
 
@@ -202,7 +210,8 @@ class Conductor:
         return None
 
     def _may_ask(self) -> bool:
-        return not self.exhausted and len(self.jobs) < self.rules.trials and not self.algorithm.finished
+        some_left = self.rules.trials is None or len(self.jobs) < self.rules.trials
+        return some_left and not self.exhausted and not self.algorithm.finished
 
     def _ask(self) -> bool:
         number = len(self.jobs)

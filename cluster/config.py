@@ -27,6 +27,7 @@ from search_spaces.space import Space, SpaceError
 from trainables import catalog
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+OPEN = ("space.", "train.config.", "retrain.config.", "algorithm.options.")  # keys that may be new
 CONF = Path(__file__).parent / "conf"
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
 
@@ -49,16 +50,18 @@ class Settings:
         return OmegaConf.to_yaml(OmegaConf.create(self.tree))
 
 
-def compose_tree(overrides: Sequence[str]) -> DictConfig:
-    """The Hydra configuration for `overrides`; UserError in one line if they do not compose."""
+def compose_tree(
+    overrides: Sequence[str], root: str = "config", groups: Sequence[str] = GROUPS
+) -> DictConfig:
+    """The Hydra configuration `root` for `overrides`; UserError in one line if they do not compose."""
     _register_papers()
     prepared = [_prepared(o) for o in overrides]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", overrides=prepared)
+            return compose(root, overrides=prepared)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, overrides)) from None
+        raise UserError(_explain(error, overrides, root, groups)) from None
 
 
 def as_mapping(tree: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -84,39 +87,25 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         space = Space.from_mapping(raw["space"], source=f"trainable={slug}", declared=paper.space())
     except SpaceError as error:
         raise UserError(str(error)) from None
-    _one_of(raw, "search.name", SEARCHES)
-    _one_of(raw, "scheduler.name", SCHEDULERS)
-    _one_of(raw, "tracking.name", ("none", "wandb"))
-    _one_of(raw, "keep_checkpoints", ("best", "all", "none"))
-    _number(raw, "budget.trials", int, low=1)
-    _number(raw, "budget.minutes", float, low=0, optional=True, open_low=True)
-    _number(raw, "budget.concurrent", int, low=1, optional=True)
-    _number(raw, "budget.steps", int, low=1, optional=True)
-    _number(raw, "budget.trial_timeout", float, low=0, optional=True, open_low=True)
-    _number(raw, "budget.retries", int, low=0)
-    _number(raw, "budget.report_seconds", float, low=0)
-    _number(raw, "budget.checkpoint_seconds", float, low=0)
-    _number(raw, "seeds", int, low=1)
-    _number(raw, "seed", int, low=0)
-    _number(raw, "cluster.cpus", int, low=1, optional=True)
-    _number(raw, "cluster.cpus_per_trial", float, low=0, open_low=True)
-    _number(raw, "cluster.gpus_per_trial", float, low=0)
+    one_of(raw, "search.name", SEARCHES)
+    one_of(raw, "scheduler.name", SCHEDULERS)
+    one_of(raw, "tracking.name", ("none", "wandb"))
+    one_of(raw, "keep_checkpoints", ("best", "all", "none"))
+    number(raw, "budget.trials", int, low=1)
+    number(raw, "budget.steps", int, low=1, optional=True)
+    number(raw, "seeds", int, low=1)
+    number(raw, "seed", int, low=0)
+    check_budget(raw)
     if raw["search"]["name"] == "listed":
         raw = {**raw, "search": {**raw["search"], "configs": _listed(raw, space, paper)}}
     if "points" in raw["search"]:
-        _number(raw, "search.points", int, low=1)
+        number(raw, "search.points", int, low=1)
     if "eta" in raw["scheduler"]:
-        _number(raw, "scheduler.eta", int, low=2)
+        number(raw, "scheduler.eta", int, low=2)
     if "min_trials" in raw["scheduler"]:
-        _number(raw, "scheduler.min_trials", int, low=1)
-        _number(raw, "scheduler.checks", int, low=1)
-    if "finish_timeout_s" in raw["tracking"]:
-        _number(raw, "tracking.finish_timeout_s", float, low=0, open_low=True)
-        _one_of(raw, "tracking.mode", ("offline", "online"))
-    _check_name(raw.get("name"))
-    _check_data(raw, paper)
-    if not isinstance(raw["storage"], str) or not raw["storage"].strip():
-        raise UserError(f"storage={raw['storage']!r}: must be a folder or a URI such as s3://bucket/path")
+        number(raw, "scheduler.min_trials", int, low=1)
+        number(raw, "scheduler.checks", int, low=1)
+    check_common(raw, paper)
     fixed = all(p.fixed for p in space.parameters.values())
     if fixed and raw["budget"]["trials"] > 1 and raw["search"]["name"] != "listed":
         raise UserError(
@@ -156,37 +145,37 @@ def _register_papers() -> None:
 def _prepared(override: str) -> str:
     # Space overrides may add a key (a fixed `value`), which Hydra's struct mode refuses; the space's own
     # reader then checks them, with better words than Hydra has.
-    return f"++{override}" if override.startswith("space.") else override
+    return f"++{override}" if override.startswith(OPEN) else override
 
 
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
+def _explain(error: Exception, overrides: Sequence[str], root: str, groups: Sequence[str]) -> str:
     text = " ".join(str(error).split())
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             return f"{override!r} is not an override: write key=value, for example budget.trials=50"
-        if key in GROUPS and value not in group_options(key) and f"{key}/{value}" in text:
+        if key in groups and value not in group_options(key) and f"{key}/{value}" in text:
             options = group_options(key)
-            return f"{key}={value}: no such {key}; {_hint(value, options)}"
+            return f"{key}={value}: no such {key}; {hint(value, options)}"
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         key = match.group(1)
-        return f"{key}: no such setting; {_hint(key, _all_keys())}"
+        return f"{key}: no such setting; {hint(key, _all_keys(root))}"
     if "trainable" in text and ("must specify" in text.lower() or "???" in text):
-        return (
-            f"trainable is missing: say which paper to tune, trainable=<slug>; {_hint('', catalog.slugs())}"
-        )
+        return f"trainable is missing: say which paper to tune, trainable=<slug>; {hint('', catalog.slugs())}"
     return text
 
 
-def _hint(word: str, options: Sequence[str]) -> str:
+def hint(word: str, options: Sequence[str]) -> str:
+    """Which of the options may have been meant by `word`, or all of them."""
     close = get_close_matches(word, options, n=3)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(options)}"
 
 
-def _all_keys() -> list[str]:
+def _all_keys(root: str) -> list[str]:
     keys: list[str] = []
-    base = OmegaConf.to_container(compose_tree(["trainable=" + catalog.slugs()[0]]))
+    needed = ["trainable=" + catalog.slugs()[0]] if root == "config" else []
+    base = OmegaConf.to_container(compose_tree(needed, root))
 
     def walk(node: Any, prefix: str) -> None:
         for key, value in node.items():
@@ -204,6 +193,30 @@ def _all_keys() -> list[str]:
 # -- checks -------------------------------------------------------------------------------------------
 
 
+def check_budget(raw: Mapping[str, Any]) -> None:
+    """What sweeps and searches may spend: the groups `budget` and `cluster`."""
+    number(raw, "budget.minutes", float, low=0, optional=True, open_low=True)
+    number(raw, "budget.concurrent", int, low=1, optional=True)
+    number(raw, "budget.trial_timeout", float, low=0, optional=True, open_low=True)
+    number(raw, "budget.retries", int, low=0)
+    number(raw, "budget.report_seconds", float, low=0)
+    number(raw, "budget.checkpoint_seconds", float, low=0)
+    number(raw, "cluster.cpus", int, low=1, optional=True)
+    number(raw, "cluster.cpus_per_trial", float, low=0, open_low=True)
+    number(raw, "cluster.gpus_per_trial", float, low=0)
+
+
+def check_common(raw: Mapping[str, Any], paper: Any) -> None:
+    """Name, data, store and tracking, which sweeps and searches share."""
+    if "finish_timeout_s" in raw["tracking"]:
+        number(raw, "tracking.finish_timeout_s", float, low=0, open_low=True)
+        one_of(raw, "tracking.mode", ("offline", "online"))
+    _check_name(raw.get("name"))
+    _check_data(raw, paper)
+    if not isinstance(raw["storage"], str) or not raw["storage"].strip():
+        raise UserError(f"storage={raw['storage']!r}: must be a folder or a URI such as s3://bucket/path")
+
+
 def _get(raw: Mapping[str, Any], path: str) -> Any:
     node: Any = raw
     for key in path.split("."):
@@ -213,15 +226,17 @@ def _get(raw: Mapping[str, Any], path: str) -> Any:
     return node
 
 
-def _one_of(raw: Mapping[str, Any], path: str, options: Sequence[str]) -> None:
+def one_of(raw: Mapping[str, Any], path: str, options: Sequence[str]) -> None:
+    """UserError if the value at `path` is none of `options`."""
     value = _get(raw, path)
     if value not in options:
-        raise UserError(f"{path}={value}: {_hint(str(value), options)}")
+        raise UserError(f"{path}={value}: {hint(str(value), options)}")
 
 
-def _number(
+def number(
     raw: Mapping[str, Any], path: str, kind: type, low: float, optional: bool = False, open_low: bool = False
 ) -> None:
+    """UserError if the value at `path` is no number of `kind` from `low` on (above it if `open_low`)."""
     value = _get(raw, path)
     if value is None and optional:
         return
@@ -244,7 +259,7 @@ def _check_name(name: Any) -> None:
 def _check_data(raw: Mapping[str, Any], paper: Any) -> None:
     if raw["data"] is not None and raw["data"] not in paper.datasets:
         raise UserError(
-            f"data={raw['data']}: {paper.slug} has no such data set; {_hint(str(raw['data']), paper.datasets)}"
+            f"data={raw['data']}: {paper.slug} has no such data set; {hint(str(raw['data']), paper.datasets)}"
         )
     if raw["data_dir"] is not None and not Path(str(raw["data_dir"])).is_dir():
         raise UserError(f"data_dir={raw['data_dir']}: no such folder on this machine")

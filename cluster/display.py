@@ -54,7 +54,7 @@ def _counts(conductor: Conductor) -> str:
 
 
 def _time_left(conductor: Conductor) -> str:
-    total = conductor.rules.trials * len(conductor.rules.seeds)
+    total = conductor.expected
     # A trial that runs counts as far as it has come; one that is over counts whole, however early it ended.
     over = sum(
         t.steps / t.maximum if t.state in ("running", "pending", "interrupted") else 1.0
@@ -88,7 +88,8 @@ class LineDisplay(Display):
         rules = conductor.rules
         self._print(
             f"sweep {name}: {settings.trainable} by {settings.search['name']}, scheduler "
-            f"{settings.scheduler['name']}, {rules.trials} configurations x {len(rules.seeds)} seed(s), "
+            f"{settings.scheduler['name']}, {conductor.expected // len(rules.seeds)} configurations x "
+            f"{len(rules.seeds)} seed(s), "
             f"{rules.concurrent} at a time, store {uri}"
         )
         if recovery is not None and recovery.message:
@@ -146,7 +147,7 @@ class LiveDisplay(Display):
 
     def _view(self) -> Group:
         conductor = self.conductor
-        total = conductor.rules.trials * len(conductor.rules.seeds)
+        total = conductor.expected
         head = Text.assemble(
             (f"{self.name}  ", "bold"),
             f"{self.settings.trainable} by {self.settings.search['name']}, {len(conductor.trials)}/{total} trials: ",

@@ -134,16 +134,37 @@ def _drive(
     checkpoints = Checkpoints(store.checkpoint_dir(name))
     keeper = _Keeper(checkpoints, settings.keep_checkpoints, paper.metric(paper.objective).mode)
 
+    def make(on_end: Callable[[Trial], None]) -> Conductor:
+        return make_conductor(settings, paper, writer, concurrent, record, on_end)
+
+    return drive(settings, store, name, writer, make, make_post(settings, store, name), display, keeper.ended)
+
+
+def drive(
+    settings: Settings,
+    store: Store,
+    name: str,
+    writer: SweepWriter,
+    make: Callable[[Callable[[Trial], None]], Conductor],
+    post: Post,
+    display: Display,
+    ended: Callable[[Trial], None],
+) -> Result:
+    """Runs the conductor that `make` makes to its end on Tune, and closes its books.
+
+    make: is given what is to be called when a trial ends. ended: called then, before the next trial begins.
+    """
+
     def on_end(trial: Trial) -> None:
-        keeper.ended(trial)
+        ended(trial)
         display.ended(trial)
 
     with writer:
-        conductor = make_conductor(settings, paper, writer, concurrent, record, on_end)
+        conductor = make(on_end)
         display.begin(name, store.uri, settings, conductor, writer.recovery)
         try:
             with _interruptible(conductor, display):
-                _run_on_tune(settings, conductor, _post(settings, store, name, checkpoints.root), display)
+                _run_on_tune(settings, conductor, post, display)
         finally:
             state = conductor.close()
             display.end()
@@ -307,7 +328,8 @@ class _Keeper:
             self.checkpoints.delete(trial.id)
 
 
-def _post(settings: Settings, store: Store, name: str, checkpoints: str) -> Post:
+def make_post(settings: Settings, store: Store, name: str) -> Post:
+    """What the workers of a sweep are told."""
     tracking = dict(settings.tracking)
     if tracking["name"] == "wandb" and not tracking.get("dir"):
         base = Path.cwd() if "://" in store.uri else Path(store.uri)

@@ -42,6 +42,7 @@ class Post:
     checkpoint_s: float = 5.0
     keep: str = "best"
     tracking: Mapping[str, Any] = field(default_factory=dict)
+    board: str = ""  # the actor that says where shared weights lie, if there are any
 
 
 class LegRunner:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,16 @@ class Space:
         A paper's value that a user's range excludes stays as it is; `validate` then refuses it.
         """
         return self._build(lambda p: p.paper.get(data or "default", p.paper["default"]))
+
+    def freed(self, values: Mapping[str, Any]) -> Space:
+        """This space with the parameters that `values` names open to their values: those with a domain are searched
+        over it where they were fixed, those without one are fixed at the value given."""
+        parameters = dict(self.parameters)
+        for name in set(values) & set(parameters):
+            p = parameters[name]
+            domain = p.choices or p.kind == "boolean" or p.low is not None
+            parameters[name] = replace(p, value=SEARCHED if domain else values[name])
+        return Space(self.name, self.source, parameters)
 
     def fill(
         self,

@@ -7,7 +7,7 @@ function of its seed and of the jobs and outcomes that it has seen, so a run goe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,14 +38,25 @@ class Plan:
 
 
 class PhasedSearch:
-    """`inner` proposes architectures of `space`; see the module's description. `mode` is that of the objective."""
+    """`inner` proposes architectures of `space`; see the module's description.
+
+    mode: that of the objective. dress: makes the whole configuration of a job out of what is said here (phase,
+    architecture, paths, repeat): with what it is trained or scored.
+    """
 
     wants_reports = True
 
-    def __init__(self, space: ArchitectureSpace, inner: Algorithm, plan: Plan, mode: str = "max") -> None:
+    def __init__(
+        self,
+        space: ArchitectureSpace,
+        inner: Algorithm,
+        plan: Plan,
+        mode: str = "max",
+        dress: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+    ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode!r}: must be min or max")
-        self.space, self.inner, self.plan, self.mode = space, inner, plan, mode
+        self.space, self.inner, self.plan, self.mode, self.dress = space, inner, plan, mode, dress
         self.jobs: dict[int, Job] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.scores: dict[Architecture, float] = {}
@@ -113,7 +124,7 @@ class PhasedSearch:
         attrs: Mapping[str, Any] | None = None,
     ) -> Job:
         config = {"phase": phase, "architecture": architecture, "paths": paths, "repeat": repeat}
-        return Job(max(self.jobs, default=-1) + 1, config, attrs or {})
+        return Job(max(self.jobs, default=-1) + 1, self.dress(config), attrs or {})
 
     # -- telling --------------------------------------------------------------------------------------
 
@@ -177,6 +188,12 @@ class PhasedSearch:
             return False
         wanted = min(self.plan.top, len(self.scores)) * self.plan.repeats
         return len(self._of(RETRAIN)) >= wanted
+
+    @property
+    def expected(self) -> int:
+        """Number of jobs, if the search finds as many architectures as it may evaluate."""
+        batches = -(-self.plan.evaluations // max(self.plan.batch, 1))
+        return int(self.plan.train) + batches + self.plan.top * self.plan.repeats
 
     @property
     def phase(self) -> str:

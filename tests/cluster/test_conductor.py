@@ -51,7 +51,7 @@ class Engine:
             self.writer.sweep(**sweep._resumed_row(self.settings))
         concurrent = self.settings.budget["concurrent"] or 1
         self.conductor = sweep.make_conductor(self.settings, self.paper, self.writer, concurrent, record)
-        self.post = sweep._post(self.settings, self.store, self.name, "")
+        self.post = sweep.make_post(self.settings, self.store, self.name)
 
     def run(
         self, crash_after: int | None = None, before_report: Callable[[dict], dict] | None = None

@@ -1,0 +1,142 @@
+"""The configuration of `fairsweep nas`: composed by Hydra, checked here, every field by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from omegaconf import DictConfig
+
+from cluster import config
+from cluster.config import Settings
+from cluster.errors import UserError
+from search_spaces.algorithms import ARCHITECTURE_SEARCHES
+from search_spaces.algorithms.phases import Plan
+from search_spaces.architectures import kinds, sizes
+from search_spaces.architectures.jobs import PHASES
+from search_spaces.space import Space, SpaceError
+from trainables import catalog
+from trainables.base import Paper
+
+GROUPS = ("algorithm", "supernet", "cluster", "tracking")
+TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
+COSTS = ("params", "flops", "latency_ms")
+_WORD: dict[str, Any] = {"type": "categorical", "choices": [""], "paper": ""}
+# What the tables know of a job: the first four say what it is, the others what it is done with.
+JOB_SPACE = Space.from_mapping(
+    {
+        "phase": {"type": "categorical", "choices": list(PHASES), "paper": PHASES[0]},
+        "architecture": _WORD,
+        "paths": {**_WORD, "value": ""},
+        "repeat": {"type": "int", "low": 0, "high": 10_000, "paper": 0},
+        **{name: {**_WORD, "value": ""} for name in ("supernet", "kind", "sizes", "trainer", "settings")},
+    },
+    source="nas",
+)
+
+
+@dataclass(frozen=True)
+class NASSettings(Settings):
+    """A checked configuration of a search. `space` is that of its jobs."""
+
+    @property
+    def trainer(self) -> type[Paper]:
+        return catalog.get(TRAINER)
+
+    @property
+    def alone(self) -> type[Paper]:
+        return catalog.get(ALONE)
+
+    @property
+    def data_name(self) -> str:
+        """The data set by name."""
+        return self.tree["data"] or self.trainer.datasets[0]
+
+    @cached_property
+    def train_config(self) -> dict[str, Any]:
+        """The whole configuration of the paper that trains the supernet."""
+        chosen = {"strategy": self.algorithm["strategy"], **self._sizes, **self.train["config"]}
+        return _filled(self.trainer, chosen, self.data_name, "train.config")
+
+    def alone_config(self, architecture: str) -> dict[str, Any]:
+        """The whole configuration of the paper that trains one network."""
+        chosen = {"architecture": architecture, **self._sizes, **self.retrain["config"]}
+        return _filled(self.alone, chosen, self.data_name, "retrain.config")
+
+    @property
+    def _sizes(self) -> dict[str, Any]:
+        return {"supernet": self.supernet["kind"], "size": self.supernet["size"]}
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by the name of the cost."""
+        return {name: value for name, value in self.constraint.items() if value is not None}
+
+    def plan(self, train: bool) -> Plan:
+        """How much of each phase there is. train: whether the supernet is still to be trained."""
+        shared = self.scoring == "supernet"
+        return Plan(
+            train=train and shared,
+            evaluations=self.search["evaluations"],
+            batch=self.search["batch"] if shared else 0,
+            top=self.retrain["top"],
+            repeats=self.retrain["seeds"],
+        )
+
+
+def load(overrides: Sequence[str]) -> NASSettings:
+    """Composes and checks. UserError names the field, its value and what would be right."""
+    return check(config.compose_tree(overrides, root="nas", groups=GROUPS))
+
+
+def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
+    """Checks a composed (or stored) configuration."""
+    raw = config.as_mapping(tree)
+    trainer = catalog.get(TRAINER)
+    config.one_of(raw, "algorithm.name", ARCHITECTURE_SEARCHES)
+    config.one_of(raw, "algorithm.strategy", _choices(trainer, "strategy"))
+    config.one_of(raw, "supernet.kind", [k for k in kinds() if k in _choices(trainer, "supernet")])
+    config.one_of(raw, "supernet.size", sizes(raw["supernet"]["kind"]))
+    config.one_of(raw, "scoring", ("supernet", "child"))
+    config.one_of(raw, "front", COSTS)
+    config.one_of(raw, "tracking.name", ("none", "wandb"))
+    for name in raw["constraint"]:
+        config.number(raw, f"constraint.{name}", float, low=0, optional=True, open_low=True)
+    for path in ("search.evaluations", "search.batch", "search.batch_size", "retrain.seeds"):
+        config.number(raw, path, int, low=1)
+    config.number(raw, "retrain.top", int, low=0)
+    config.number(raw, "train.steps", int, low=1, optional=True)
+    config.number(raw, "retrain.steps", int, low=1, optional=True)
+    config.number(raw, "seed", int, low=0)
+    if not isinstance(raw["search"]["share"], bool):
+        raise UserError(f"search.share={raw['search']['share']}: must be true or false")
+    config.check_budget(raw)
+    config.check_common(raw, trainer)
+    made = NASSettings("nas", JOB_SPACE, {**raw, **_for_display(raw)})
+    _ = made.train_config
+    return made
+
+
+def _choices(paper: type[Paper], name: str) -> tuple[Any, ...]:
+    return tuple(paper.space().parameters[name].choices)
+
+
+def _filled(paper: type[Paper], chosen: Mapping[str, Any], data: str, where: str) -> dict[str, Any]:
+    space = paper.space()
+    unknown = [name for name in chosen if name not in space.parameters]
+    if unknown:
+        raise UserError(
+            f"{where}.{unknown[0]}={chosen[unknown[0]]}: {config.hint(unknown[0], list(space.parameters))}"
+        )
+    fixed = {n: p.value for n, p in space.parameters.items() if p.fixed}
+    try:
+        return space.freed(chosen).fill(chosen, data, fixed)
+    except SpaceError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _for_display(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What sweeps call these things, for what sweeps and searches share."""
+    return {"scheduler": {"name": "none"}, "keep_checkpoints": "all", "seeds": 1}
