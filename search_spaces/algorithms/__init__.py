@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
+from search_spaces.algorithms.architecture_search import ArchitectureSearch
 from search_spaces.algorithms.base import Algorithm, Job, Outcome, Reason
+from search_spaces.algorithms.constraints import ConstraintError, Costs
+from search_spaces.algorithms.evolution import Evolution
+from search_spaces.algorithms.local_search import LocalSearch
+from search_spaces.algorithms.nsga2 import NSGA2
 from search_spaces.algorithms.optuna_bridge import SAMPLERS, OptunaSearch
+from search_spaces.algorithms.random_architectures import RandomArchitectures
 from search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
+from search_spaces.algorithms.sequential import search_table
 from search_spaces.algorithms.simple import GridSearch, ListedSearch, RandomSearch
+from search_spaces.algorithms.stock import StockSearch
+from search_spaces.architectures.base import ArchitectureSpace
 from search_spaces.space import Space
 
 SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "listed")
+ARCHITECTURE_SEARCHES = (
+    "random", "evolution", "local_search", "nsga2", "nasnet", *(s for s in SEARCHES if s != "random"),
+)  # fmt: skip
 SCHEDULERS = ("none", "asha", "median")
 
 __all__ = [
-    "ASHA", "SCHEDULERS", "SEARCHES", "Algorithm", "GridSearch", "Job", "ListedSearch", "MedianStopping", "NoScheduler",
-    "OptunaSearch", "Outcome", "RandomSearch", "Reason", "Scheduler", "create_scheduler", "create_search",
+    "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "SCHEDULERS", "SEARCHES", "Algorithm", "ArchitectureSearch",
+    "ConstraintError", "Costs", "Evolution", "GridSearch", "Job", "ListedSearch", "LocalSearch", "MedianStopping",
+    "NoScheduler", "OptunaSearch", "Outcome", "RandomArchitectures", "RandomSearch", "Reason", "Scheduler",
+    "StockSearch", "create_architecture_search", "create_scheduler", "create_search", "search_table",
 ]  # fmt: skip
 
 
@@ -30,6 +46,41 @@ def create_search(name: str, space: Space, mode: str, seed: int = 0, **options: 
     if name == "listed":
         return ListedSearch(space, mode, seed, configs=options.get("configs") or ())
     raise ValueError(f"search={name}: no such search; known: {', '.join(SEARCHES)}")
+
+
+def create_architecture_search(
+    name: str, space: ArchitectureSpace, mode: str, seed: int = 0, *,
+    costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True, **options: Any,
+) -> ArchitectureSearch:  # fmt: skip
+    """The search called `name` over the architectures of `space`; ValueError names the known ones.
+
+    Beside the searches made for architectures, any of `SEARCHES` works on their choices. See `ArchitectureSearch` for
+    costs, constraints and unique, and the class of the method for its options.
+    """
+    methods: dict[str, type[ArchitectureSearch]] = {
+        "random": RandomArchitectures, "evolution": Evolution, "local_search": LocalSearch, "nsga2": NSGA2,
+    }  # fmt: skip
+    common: dict[str, Any] = {"costs": costs, "constraints": constraints, "unique": unique}
+    if name == "nasnet":
+        from search_spaces.algorithms.nasnet import NASNetSearch  # PyTorch, which no other search needs
+
+        methods[name] = NASNetSearch
+    if name in methods:
+        known = set(signature(methods[name]).parameters) - {"space", "mode", "seed", *common}
+        for option in options:
+            if option not in known:
+                raise ValueError(
+                    f"search.{option}={options[option]!r}: {name} has no such option; known: {', '.join(sorted(known))}"
+                )
+        return methods[name](space, mode, seed, **common, **options)
+    if name in SEARCHES:
+        return StockSearch(
+            space, mode, seed, make=lambda: create_search(name, space.to_space(), mode, seed, **options),
+            repair=name not in ("grid", "listed"), **common,
+        )  # fmt: skip
+    raise ValueError(
+        f"search={name}: no such search over architectures; known: {', '.join(ARCHITECTURE_SEARCHES)}"
+    )
 
 
 def create_scheduler(name: str, mode: str, minimum: int, maximum: int, **options: Any) -> Scheduler:

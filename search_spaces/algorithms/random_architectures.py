@@ -1,0 +1,17 @@
+"""Random search over architectures: the baseline of every other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from search_spaces.algorithms.architecture_search import ArchitectureSearch
+from search_spaces.architectures.base import Architecture
+
+
+class RandomArchitectures(ArchitectureSearch):
+    """Independent draws among the architectures within the limits, without replacement if `unique`."""
+
+    def propose(self, number: int, rng: np.random.Generator) -> tuple[Architecture, dict[str, Any]]:
+        return self.draw(rng), {}
