@@ -70,7 +70,7 @@ def kendall_tau(scores: ArrayLike, truth: ArrayLike) -> float:
     x, y = _pair(scores, truth)
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
-    return float(stats.kendalltau(x, y).statistic)
+    return float(stats.kendalltau(x, y, method="asymptotic").statistic)
 
 
 def spearman(scores: ArrayLike, truth: ArrayLike) -> float:
