@@ -101,18 +101,23 @@ class ImageTask:
 
         A last batch of a single image is left out: batch statistics of one image are no statistics.
         """
-        x, y = self.parts["train"]
-        order = torch.randperm(len(y), generator=self.generator).to(y.device)
+        labels = self.parts["train"][1]
+        order = torch.randperm(len(labels), generator=self.generator).to(labels.device)
         for chosen in order.split(size):
             if len(chosen) == 1 and len(order) > 1:
                 return
-            pixels = x[chosen]
-            if self.augmentation != "none":
-                # 4 pixels for 32 x 32, as is usual on CIFAR-10, and in proportion elsewhere.
-                pixels = random_crop(pixels, max(1, self.side // 8), self.generator)
-            if self.augmentation == "crop_flip":
-                pixels = random_flip(pixels, self.generator)
-            yield self.standardise(pixels), y[chosen]
+            yield self.batch(chosen)
+
+    def batch(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The training images and labels of the indices `chosen` (b,), augmented and standardised."""
+        x, y = self.parts["train"]
+        pixels = x[chosen]
+        if self.augmentation != "none":
+            # 4 pixels for 32 x 32, as is usual on CIFAR-10, and in proportion elsewhere.
+            pixels = random_crop(pixels, max(1, self.side // 8), self.generator)
+        if self.augmentation == "crop_flip":
+            pixels = random_flip(pixels, self.generator)
+        return self.standardise(pixels), y[chosen]
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str, size: int = 1000) -> tuple[float, float]:
