@@ -30,7 +30,7 @@ def run_cli(argv: Sequence[str]) -> int:
     if not args.command:
         parser.print_help()
         return 0
-    if rest and args.command not in ("run", "resume", "claims"):
+    if rest and args.command not in ("run", "nas", "resume", "claims"):
         print(
             f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
         )
@@ -87,6 +87,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
     p.add_argument("--quiet", action="store_true", help="no progress")
+    p = add(
+        "nas",
+        _nas,
+        "search for a network: fairsweep nas algorithm=<name> supernet=<kind> [key=value ...]",
+        hydra=True,
+    )
+    p.add_argument(
+        "--help", "-h", nargs="?", const="", metavar="GROUP", help="settings, or the options of a group"
+    )
+    p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
+    p.add_argument("--quiet", action="store_true", help="no progress")
     p = add("resume", _resume, "go on with a sweep that ended in any way, or let it grow", sweep=True)
     p.add_argument("--quiet", action="store_true", help="no progress")
     p = add("ls", _ls, "the sweeps of a store")
@@ -95,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
     p = add("export", _export, "write a table of a sweep to a file", sweep=True)
     p.add_argument("--format", choices=["parquet", "csv", "arrow"], default="parquet")
-    p.add_argument("--table", choices=["trials", "results", "sweeps", "claims"], default="results")
+    p.add_argument(
+        "--table", choices=["trials", "results", "sweeps", "claims", "architectures"], default="results"
+    )
     p.add_argument("--output", "-o", help="file to write; default <sweep>-<table>.<format>")
     p = add("claims", _claims, "do the papers' claims hold? paired sweeps over seeds")
     p.add_argument("slugs", nargs="*", metavar="SLUG", help="papers; default: all that declare claims")
@@ -241,14 +254,66 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     from cluster.local import prepare_environment
 
     prepare_environment()
-    from cluster import sweep
+    from cluster import nas, sweep
     from cluster.display import make_display
 
     changes = [word.removeprefix("storage=") for word in rest if word.startswith("storage=")]
     storage = changes[-1] if changes else args.storage
     words = [word for word in rest if not word.startswith("storage=")]
-    result = sweep.resume(storage, args.sweep, words, make_display(args.quiet or args.json))
-    return _finished(result, args.json)
+    display = make_display(args.quiet or args.json)
+    if sweep.open_store(storage).read(args.sweep).sweep["paper"] == nas.SearchJob.slug:
+        return _searched(nas.resume(storage, args.sweep, words, display), args.json)
+    return _finished(sweep.resume(storage, args.sweep, words, display), args.json)
+
+
+def _nas(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster import nas_config
+
+    if args.help is not None:
+        return _run_help(args.help, "nas")
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        raise UserError(
+            f"nas: does not know {' '.join(flags)}; settings are written key=value, see nas --help"
+        )
+    if args.cfg:
+        print(nas_config.load(rest).to_yaml(), end="")
+        return 0
+    from cluster.local import prepare_environment
+
+    prepare_environment()
+    from cluster import nas
+    from cluster.display import make_display
+
+    settings = nas_config.load(rest)
+    return _searched(nas.run(settings, make_display(args.quiet or args.json)), args.json)
+
+
+def _searched(result: Any, as_json: bool) -> int:
+    """What a search found: the front, the networks that were trained alone, and where they lie."""
+    from analysis import report
+    from analysis.store import Store
+    from cluster import nas_report
+
+    store = Store(result.storage)
+    rows = store.table("architectures", result.sweep).to_pylist()
+    cost = nas_report.cost_of_front(store, result.sweep)
+    front, alone = nas_report.front(rows, cost), nas_report.retrained(rows)
+    if as_json:
+        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
+        report.print_json({**answer, "front": front, "retrained": alone})
+    else:
+        report.show_rows(front, nas_report.SHOWN, title=f"front of {len(rows)} scored: score against {cost}")
+        report.show_rows(alone, nas_report.SHOWN, title="trained alone (95 % CI over seeds)")
+        if alone and alone[0]["folder"]:
+            print(f"best     {alone[0]['architecture']}\nmodel    {alone[0]['folder']}")
+            print(f"drawing  {alone[0]['folder']}/architecture.svg")
+        print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
+        if result.state == "interrupted":
+            print(f"resume   fairsweep resume {result.sweep} --storage {result.storage}")
+    if result.state == "interrupted":
+        return 130
+    return 1 if result.state == "failed" else 0
 
 
 def _finished(result: Any, as_json: bool) -> int:
@@ -511,12 +576,32 @@ def _new_paper(args: argparse.Namespace, rest: list[str]) -> int:
 # -- help ---------------------------------------------------------------------------------------------
 
 
-def _run_help(group: str) -> int:
-    from cluster import config
+# group -> the option whose settings `--help` shows
+SHOWN = {
+    "run": {"search": "tpe", "scheduler": "asha", "budget": "laptop", "cluster": "local"},
+    "nas": {"algorithm": "evolution", "supernet": "cell", "cluster": "local"},
+}
+USAGE = {
+    "run": (
+        "fairsweep run trainable=<slug> [group=option ...] [key=value ...]",
+        "space.<parameter>=<value>        fixes a parameter of the paper's space\n"
+        "  space.<parameter>.high=<value>   changes its range (also low, log, step, choices)",
+    ),
+    "nas": (
+        "fairsweep nas algorithm=<name> supernet=<kind> [group=option ...] [key=value ...]",
+        "train.config.<parameter>=<value>     of the paper that trains the supernet (`fairsweep info pa_da`)\n"
+        "  retrain.config.<parameter>=<value>   of the one that trains a network (`fairsweep info standalone`)",
+    ),
+}
 
+
+def _run_help(group: str, command: str = "run") -> int:
+    from cluster import config, nas_config
+
+    groups = config.GROUPS if command == "run" else nas_config.GROUPS
     folder = Path(config.__file__).parent / "conf"
-    if group and group not in config.GROUPS:
-        raise UserError(f"--help {group}: no such group; groups are {', '.join(config.GROUPS)}")
+    if group and group not in groups:
+        raise UserError(f"--help {group}: no such group; groups are {', '.join(groups)}")
     if group == "trainable":
         print("trainable=<slug>, one of:\n  " + "\n  ".join(config.group_options(group)))
         return 0
@@ -524,20 +609,18 @@ def _run_help(group: str) -> int:
         for option in config.group_options(group):
             print(f"== {group}={option}\n{(folder / group / f'{option}.yaml').read_text()}")
         return 0
-    print(
-        "fairsweep run trainable=<slug> [group=option ...] [key=value ...]\n\ngroups (run --help GROUP says more):"
-    )
-    for name in config.GROUPS:
+    usage, more = USAGE[command]
+    print(f"{usage}\n\ngroups ({command} --help GROUP says more):")
+    for name in groups:
         print(f"  {name:<10} {' | '.join(config.group_options(name))}")
     print("\nsettings:")
-    _, _, own = (folder / "config.yaml").read_text().partition("\n\n")  # below the defaults list
+    root = "config" if command == "run" else "nas"
+    _, _, own = (folder / f"{root}.yaml").read_text().partition("\n\n")  # below the defaults list
     print("\n".join(f"  {line}" for line in own.splitlines()))
-    for name in ("search", "scheduler", "budget", "cluster"):
-        option = {"search": "tpe", "scheduler": "asha", "budget": "laptop", "cluster": "local"}[name]
+    for name, option in SHOWN[command].items():
         for line in (folder / name / f"{option}.yaml").read_text().splitlines():
             if not line.startswith("#"):
                 print(f"  {name}.{line}")
-    print("\n  space.<parameter>=<value>        fixes a parameter of the paper's space")
-    print("  space.<parameter>.high=<value>   changes its range (also low, log, step, choices)")
+    print(f"\n  {more}")
     print("\n--cfg job prints the composed configuration; --json answers in JSON; --quiet shows no progress.")
     return 0

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -48,7 +48,7 @@ class Result:
 def run(settings: Settings, display: Display | None = None) -> Result:
     """Runs a new sweep to its end. UserError if the configuration cannot run as it stands."""
     store = open_store(settings.storage)
-    name = settings.name or _free_name(store, settings.trainable)
+    name = settings.name or free_name(store, settings.trainable)
     if store.has(name):
         raise UserError(
             f"name={name}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {name}`"
@@ -60,7 +60,7 @@ def run(settings: Settings, display: Display | None = None) -> Result:
         check_shared(store.uri)
         writer = store.create(
             name,
-            _sweep_row(settings, paper),
+            sweep_row(settings, paper),
             config_fields=settings.space.arrow_fields(),
             metric_names=[m.name for m in paper.metrics],
         )
@@ -71,7 +71,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     """Takes a sweep up where its store says that it was; `budget.trials=+20` lets it grow."""
     store = open_store(storage)
     tree = OmegaConf.create(store.read(name).sweep["config"])
-    settings = config.check(_changed(tree, changes))
+    settings = config.check(changed(tree, changes))
     paper = catalog.get(settings.trainable)
     _preflight(settings, paper)
     with connected(settings.cluster):
@@ -94,14 +94,13 @@ GROWABLE = {
 }
 
 
-def _changed(tree: Any, changes: list[str]) -> Any:
+def changed(tree: Any, changes: list[str], growable: Mapping[str, type] = GROWABLE) -> Any:
+    """A stored configuration with the settings changed that a resumed run may have otherwise."""
     for change in changes:
         key, equals, text = change.partition("=")
-        if not equals or key not in GROWABLE:
-            raise UserError(
-                f"{change}: a sweep can be resumed with other values of {', '.join(GROWABLE)} only"
-            )
-        kind = GROWABLE[key]
+        if not equals or key not in growable:
+            raise UserError(f"{change}: it can be resumed with other values of {', '.join(growable)} only")
+        kind = growable[key]
         if text in ("null", "none"):
             OmegaConf.update(tree, key, None)
             continue
@@ -113,10 +112,8 @@ def _changed(tree: Any, changes: list[str]) -> Any:
             if kind is str:
                 raise UserError(f"{change}: only a number can be added to")
             value += OmegaConf.select(tree, key) or 0
-        if key == "budget.trials" and value < OmegaConf.select(tree, key):
-            raise UserError(
-                f"{change}: the sweep already has a budget of {OmegaConf.select(tree, key)} trials; it can only grow"
-            )
+        if key in ("budget.trials", "search.evaluations") and value < OmegaConf.select(tree, key):
+            raise UserError(f"{change}: it is {OmegaConf.select(tree, key)} already, and can only grow")
         OmegaConf.update(tree, key, value)
     return tree
 
@@ -340,7 +337,7 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         checkpoints=store.checkpoint_dir(name),
         data=settings.data,
         data_dir=str(Path(settings.data_dir).resolve()) if settings.data_dir else None,
-        steps=settings.budget["steps"],
+        steps=settings.budget.get("steps"),
         threads=max(1, int(settings.cluster["cpus_per_trial"])),
         plugins=os.environ.get("FAIRSWEEP_PLUGINS", ""),
         folder=os.getcwd(),
@@ -387,7 +384,8 @@ def _first_config(settings: Settings, data: str) -> dict[str, Any]:
     return _papers_own(settings, data) or settings.space.sample(np.random.default_rng(settings.seed))
 
 
-def _sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
+def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
+    """The row of a new sweep in the table `sweeps`."""
     objective = paper.metric(paper.objective)
     commit, dirty = provenance.code_version()
     return {
@@ -401,7 +399,7 @@ def _sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "state": "running",
         "created": now(),
         "updated": now(),
-        "trials_budget": settings.budget["trials"],
+        "trials_budget": settings.budget.get("trials"),
         "seeds": settings.seeds,
         "config": settings.to_yaml(),
         "space": settings.space.to_yaml(),
@@ -442,7 +440,8 @@ def locate(storage: str) -> str:
     return str((base / Path(storage).expanduser()).resolve())
 
 
-def _free_name(store: Store, slug: str) -> str:
+def free_name(store: Store, slug: str) -> str:
+    """A name for a new sweep that the store does not have yet."""
     base = f"{slug}-{datetime.now():%Y%m%d-%H%M%S}"
     name, n = base, 2
     while store.has(name):

@@ -35,7 +35,7 @@ class Engine:
             self.paper = catalog.get(self.settings.trainable)
             self.writer = self.store.create(
                 self.name,
-                sweep._sweep_row(self.settings, self.paper),
+                sweep.sweep_row(self.settings, self.paper),
                 config_fields=self.settings.space.arrow_fields(),
                 metric_names=[m.name for m in self.paper.metrics],
             )
@@ -44,7 +44,7 @@ class Engine:
             from omegaconf import OmegaConf
 
             tree = OmegaConf.create(self.store.read(self.name).sweep["config"])
-            self.settings = config.check(sweep._changed(tree, changes or []))
+            self.settings = config.check(sweep.changed(tree, changes or []))
             self.paper = catalog.get(self.settings.trainable)
             self.writer = self.store.open(self.name)
             record = self.writer.record

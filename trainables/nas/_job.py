@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from search_spaces.architectures.jobs import SCORE, members
+from search_spaces.architectures.jobs import SCORE, TRAIN, members
 from trainables import catalog
 from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
 from trainables.catalog import register
 from trainables.tasks.path_scoring import accuracies, supernet_with
-from trainables.tasks.small_images import SmallImageTask
+from trainables.tasks.small_images import Reduction, SmallImageTask
 
 
 @register
@@ -72,10 +72,12 @@ class SearchJob(Paper):
     def _score(self, first: int) -> Iterator[float]:
         config, setting = self.config, self.setting
         net = supernet_with(config["supernet"], config["kind"], config["sizes"], setting.device)
-        task = SmallImageTask(setting.data or self.datasets[0], setting.data_dir, setting.device, "none")
-        x, y = task.whole("validation")
-        paths = [net.space.parse(text) for text in self.paths[first:]]
         settings = json.loads(config["settings"])
+        trained = settings["config"]
+        reduction = Reduction(trained["side"], trained["train_images"], trained["validation_images"])
+        data = setting.data or self.datasets[0]
+        x, y = SmallImageTask(data, setting.data_dir, setting.device, "none", reduction).whole("validation")
+        paths = [net.space.parse(text) for text in self.paths[first:]]
         return accuracies(net, paths, x, y, settings["batch_size"], settings["share"])
 
     def _known(self, found: Mapping[str, float], inner: Paper) -> dict[str, float]:
@@ -89,7 +91,10 @@ class SearchJob(Paper):
         return self.inner.finished if self.inner is not None else self.done >= len(self.paths)
 
     def test(self) -> dict[str, float]:
-        return self._known(self.inner.test(), self.inner) if self.inner is not None else {}
+        """Of a network that is trained alone; the supernet's own test says nothing of the search."""
+        if self.inner is None or self.config["phase"] == TRAIN:
+            return {}
+        return self._known(self.inner.test(), self.inner)
 
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done, "inner": self.inner.state_dict() if self.inner is not None else None}

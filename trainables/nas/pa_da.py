@@ -143,7 +143,9 @@ class PaDa(NetworkPaper):
         self.path_rule = path_rule(self.supernet, config)
         by_importance = config["strategy"] in ("pada", "da")
         self.data_rule = (
-            ImportanceData(self.data.images, config["ema"]) if by_importance else UniformData(self.data.images)
+            ImportanceData(self.data.images, config["ema"])
+            if by_importance
+            else UniformData(self.data.images)
         )
         self.optimiser = self._make_optimiser()
         self.training = SupernetTraining(

@@ -60,7 +60,9 @@ class SmallImageTask(ImageTask):
         super().__init__(base, data_dir, device, augment if augmentation == "standard" else augmentation)
         self.reduction = (reduction or Reduction()).over(usual)
         if self.reduction.side > self.side:
-            raise ValueError(f"side={self.reduction.side}: the images of {base} have {self.side} pixels a side")
+            raise ValueError(
+                f"side={self.reduction.side}: the images of {base} have {self.side} pixels a side"
+            )
         if self.reduction != Reduction():
             self.parts, self.mean, self.deviation = _reduced(base, data_dir, device, self.reduction)
             self.side = self.parts["train"][0].shape[-1]

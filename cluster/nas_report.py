@@ -1,0 +1,151 @@
+"""What a search leaves beside its trials: the table `architectures`, the best network as files, and a summary."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.fs as pafs
+import yaml
+
+from analysis import statistics
+from analysis.drawing import draw_svg
+from analysis.fronts import pareto
+from analysis.store import Store, filesystem
+from cluster.checkpoints import Checkpoints
+from cluster.conductor import Conductor
+from search_spaces.algorithms.phases import PhasedSearch
+from search_spaces.architectures.base import Architecture
+from search_spaces.architectures.graphs import graph_of
+from search_spaces.architectures.jobs import RETRAIN, members
+
+if TYPE_CHECKING:
+    from cluster.nas import Search
+
+
+def write(
+    search: Search, store: Store, name: str, conductor: Conductor, checkpoints: Checkpoints
+) -> list[dict[str, Any]]:
+    """Writes the rows of the run into the table `architectures`, and the networks that were retrained as files."""
+    algorithm = conductor.algorithm
+    assert isinstance(algorithm, PhasedSearch)
+    rows = _scored(search, algorithm)
+    by_text = {row["architecture"]: row for row in rows}
+    measured = store.table("trials", name).to_pylist()
+    alone: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for trial in measured:
+        if trial["config.phase"] == RETRAIN and trial["state"] == "complete":
+            alone[trial["config.architecture"]].append(trial)
+    for text, trials in alone.items():
+        row = by_text[text]
+        found = statistics.summary([t["value"] for t in trials])
+        low, high = found.ci95 or (None, None)
+        row.update(
+            phase=RETRAIN, alone=found.mean, alone_ci_low=low, alone_ci_high=high, alone_seeds=len(trials),
+            test=statistics.summary([t["metric.test_accuracy"] for t in trials]).mean,
+        )  # fmt: skip
+        best = max(trials, key=lambda t: (t["value"], -t["number"]))
+        row["folder"] = export(search, store, name, search.space.parse(text), checkpoints, best["trial"])
+    front = pareto([(row["score"], row[search.settings.front]) for row in rows], ("max", "min"))
+    for row, on in zip(rows, front, strict=True):
+        row["on_front"] = on
+    store.write_derived("architectures", name, rows)
+    return rows
+
+
+def _scored(search: Search, algorithm: PhasedSearch) -> list[dict[str, Any]]:
+    """One row for each architecture that has a score, in the order in which they were proposed."""
+    settings, space = search.settings, search.space
+    rows: dict[str, dict[str, Any]] = {}
+    for job in sorted(algorithm.jobs.values(), key=lambda job: job.number):
+        if job.config["phase"] == RETRAIN:
+            continue
+        about = job.attrs.get("jobs", [])
+        for text, inner in zip(members(job.config), about, strict=True):
+            architecture = space.parse(text)
+            if architecture not in algorithm.scores or text in rows:
+                continue
+            rows[text] = {
+                "number": inner["number"],
+                "architecture": text,
+                "space": space.id,
+                "options": json.dumps(space.options(architecture)),
+                "algorithm": settings.algorithm["name"],
+                "supernet": search.key if settings.scoring == "supernet" else None,
+                "phase": job.config["phase"],
+                "parent": _parent(inner["attrs"]),
+                "score": algorithm.scores[architecture],
+                "scored_by": f"{settings.scoring}, {settings.algorithm['strategy']}"
+                if settings.scoring == "supernet"
+                else settings.scoring,
+                "trial": f"{job.number:05d}-{settings.seed}",
+                **_costs(search, architecture),
+            }
+    return sorted(rows.values(), key=lambda row: row["number"])
+
+
+def _costs(search: Search, architecture: Architecture) -> dict[str, Any]:
+    costs = search.costs(architecture)
+    return {k: int(v) if k in ("params", "flops") else float(v) for k, v in costs.items()}
+
+
+def _parent(attrs: dict[str, Any]) -> str | None:
+    parent = attrs.get("parent")
+    return None if parent is None else str(parent)
+
+
+def export(
+    search: Search, store: Store, name: str, path: Architecture, checkpoints: Checkpoints, trial: str
+) -> str | None:
+    """Saves a retrained network beside its run and says where; None if its checkpoint is gone."""
+    import torch
+    from search_spaces.supernets.export import save_network
+
+    state = checkpoints.load(trial)
+    if state is None:
+        return None
+    inner = state["paper"]["inner"]
+    module = search.supernet.build(path)
+    module.load_state_dict(inner["best"]["weights"] if inner["best"] else inner["parts"]["net"])
+    module.eval()
+    example = torch.zeros(2, *search.supernet.input_shape)
+    fs, root = filesystem(store.uri)
+    target = f"{root}/architectures/{name}/{trial}"
+    text, graph = search.space.format(path), graph_of(search.space, path)
+    with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
+        save_network(Path(folder), search.supernet, path, module, example)
+        Path(folder, "architecture.svg").write_text(draw_svg(graph.nodes, graph.edges, text))
+        fs.create_dir(target, recursive=True)
+        pafs.copy_files(folder, target, destination_filesystem=fs)
+    return target
+
+
+SHOWN = (
+    "architecture",
+    "score",
+    "alone",
+    "alone_ci_low",
+    "alone_ci_high",
+    "test",
+    "params",
+    "flops",
+    "latency_ms",
+)
+
+
+def front(rows: list[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
+    """The architectures on the front of score against `cost`, the cheapest first."""
+    return sorted((row for row in rows if row["on_front"]), key=lambda row: row[cost])
+
+
+def retrained(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The architectures that were trained alone, the best first."""
+    return sorted((row for row in rows if row["alone"] is not None), key=lambda row: -row["alone"])
+
+
+def cost_of_front(store: Store, name: str) -> str:
+    """The cost that the run's front is set against."""
+    return yaml.safe_load(store.read(name).sweep["config"])["front"]

@@ -1,0 +1,38 @@
+"""An architecture as a graph that can be drawn: nodes with labels, edges with what happens on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from search_spaces.architectures.cell import CellSpace
+
+
+@dataclass(frozen=True)
+class Graph:
+    """nodes: name -> label. edges: (from, to, label); acyclic."""
+
+    nodes: dict[str, str]
+    edges: tuple[tuple[str, str, str], ...]
+
+
+def graph_of(space: ArchitectureSpace, architecture: Architecture) -> Graph:
+    """The graph of one cell, or of the chain of blocks; a space of another form is drawn as its choices in a row."""
+    space.check(architecture)
+    if isinstance(space, CellSpace):
+        return _cell(space, architecture)
+    names = [(c.name, c.options[i]) for c, i in zip(space.choices, architecture.indices, strict=True)]
+    nodes = {"input": "input", **{name: f"{name}: {option}" for name, option in names}, "output": "output"}
+    order = list(nodes)
+    return Graph(nodes, tuple((a, b, "") for a, b in zip(order, order[1:], strict=False)))
+
+
+def _cell(space: CellSpace, architecture: Architecture) -> Graph:
+    """The nodes that depend on the input."""
+    last, reached, edges = space.nodes - 1, {0}, []
+    for (j, i), k in zip(space.edges, architecture.indices, strict=True):
+        if j in reached and space.operations[k] != "none":
+            reached.add(i)
+            edges.append((str(j), str(i), space.operations[k]))
+    labels = {k: "input" if k == 0 else "output" if k == last else f"node {k}" for k in sorted(reached)}
+    return Graph({str(k): label for k, label in labels.items()}, tuple(edges))

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from analysis.fronts import pareto
+
+
+def test_a_front_by_hand() -> None:
+    values = [(0.9, 10), (0.8, 5), (0.7, 5), (0.9, 12), (0.6, 1), (0.9, 10)]
+    assert pareto(values, ("max", "min")) == [True, True, False, False, True, True]
+    assert pareto(values, ("min", "min")) == [False, False, False, False, True, False]
+
+
+def test_what_is_not_known_is_not_on_the_front_and_puts_nothing_off_it() -> None:
+    assert pareto([(math.nan, 0.0), (0.5, 3.0)], ("max", "min")) == [False, True]
+    assert pareto([], ("max",)) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))
+def test_a_candidate_is_off_the_front_exactly_if_another_dominates_it(values: list[tuple[int, int]]) -> None:
+    def dominates(a: tuple[int, int], b: tuple[int, int]) -> bool:
+        return a[0] >= b[0] and a[1] <= b[1] and a != b
+
+    expected = [not any(dominates(other, own) for other in values) for own in values]
+    assert pareto(values, ("max", "min")) == expected
+    assert any(expected)
+
+
+def test_wrong_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="modes"):
+        pareto([(1.0,)], ("best",))
+    with pytest.raises(ValueError, match="dimensions"):
+        pareto(np.zeros(3), ("min",))  # type: ignore[arg-type]
