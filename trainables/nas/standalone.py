@@ -67,9 +67,7 @@ class Standalone(NetworkPaper):
         )
         text = config["architecture"]
         space = supernet.space
-        self.architecture = (
-            space.sample(self.rng.numpy) if text == RANDOM else space.check(space.parse(text))
-        )
+        self.architecture = space.sample(self.rng.numpy) if text == RANDOM else space.check(space.parse(text))
         self.net = supernet.build(self.architecture).to(self.device)
         self.optimiser = torch.optim.SGD(
             self.net.parameters(),

@@ -84,7 +84,9 @@ class FairPaths(PathRule):
         super().__init__(net)
         counts = {len(c.options) for c in self.space.choices}
         if len(counts) != 1:
-            raise ValueError(f"strategy=fairnas: choices of {self.space.id} have {sorted(counts)} options; must be equal")
+            raise ValueError(
+                f"strategy=fairnas: choices of {self.space.id} have {sorted(counts)} options; must be equal"
+            )
         (self.paths,) = counts
 
     def sample_paths(self, rng: np.random.Generator) -> list[Architecture]:
@@ -109,6 +111,7 @@ class SandwichPaths(PathRule):
 
     def _search(self, sizes: list[list[int]]) -> Architecture:
         """The smallest valid path where the least options of every choice give none."""
+
         def size(a: Architecture) -> int:
             return sum(s[i] for s, i in zip(sizes, a.indices, strict=True))
 
