@@ -45,6 +45,11 @@ REDUCED: dict[str, tuple[str, Reduction, str]] = {
 }
 
 
+def usual_reduction(name: str) -> Reduction:
+    """How the set of this name is made small where nothing else is asked for."""
+    return REDUCED[name][1] if name in REDUCED else Reduction()
+
+
 class SmallImageTask(ImageTask):
     """An `ImageTask` after a reduction: that of its name (`REDUCED`), or none, with `reduction` over it."""
 
@@ -58,6 +63,7 @@ class SmallImageTask(ImageTask):
     ) -> None:
         base, usual, augment = REDUCED.get(name, (name, Reduction(), "standard"))
         super().__init__(base, data_dir, device, augment if augmentation == "standard" else augmentation)
+        self.name = name
         self.reduction = (reduction or Reduction()).over(usual)
         if self.reduction.side > self.side:
             raise ValueError(
