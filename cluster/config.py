@@ -46,6 +46,11 @@ class Settings:
             raise AttributeError(group)
         return tree[group]
 
+    @property
+    def heading(self) -> str:
+        """What runs, in a few words."""
+        return f"{self.trainable} by {self.search['name']}, scheduler {self.scheduler['name']}"
+
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(self.tree))
 

@@ -87,8 +87,7 @@ class LineDisplay(Display):
         self.conductor, self._last = conductor, time.monotonic()
         rules = conductor.rules
         self._print(
-            f"sweep {name}: {settings.trainable} by {settings.search['name']}, scheduler "
-            f"{settings.scheduler['name']}, {conductor.expected // len(rules.seeds)} configurations x "
+            f"sweep {name}: {settings.heading}, {conductor.expected // len(rules.seeds)} configurations x "
             f"{len(rules.seeds)} seed(s), "
             f"{rules.concurrent} at a time, store {uri}"
         )
@@ -150,7 +149,7 @@ class LiveDisplay(Display):
         total = conductor.expected
         head = Text.assemble(
             (f"{self.name}  ", "bold"),
-            f"{self.settings.trainable} by {self.settings.search['name']}, {len(conductor.trials)}/{total} trials: ",
+            f"{self.settings.heading}, {len(conductor.trials)}/{total} trials: ",
             _counts(conductor) or "starting",
             f"; {clock(conductor.elapsed_s)} gone, about {_time_left(conductor)} left",
         )

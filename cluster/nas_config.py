@@ -42,6 +42,10 @@ class NASSettings(Settings):
     """A checked configuration of a search. `space` is that of its jobs."""
 
     @property
+    def heading(self) -> str:
+        return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scoring}"
+
+    @property
     def trainer(self) -> type[Paper]:
         return catalog.get(TRAINER)
 
