@@ -71,6 +71,13 @@ class Search:
             raise UserError(f"algorithm.options: {error}") from None
         return PhasedSearch(self.space, inner, self.settings.plan(train), "max", self.dress)
 
+    def check(self) -> None:
+        """UserError if the algorithm cannot be made or no architecture keeps the limits: before anything is written."""
+        try:
+            self.algorithm(train=False).inner.ask(1)
+        except ConstraintError as error:
+            raise UserError(str(error)) from None
+
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """What an architecture costs; latency is measured only where it is asked for."""
         wanted = {*("params", "flops"), self.settings.front, *self.settings.limits}
@@ -183,7 +190,7 @@ def run(settings: NASSettings, display: Display | None = None) -> Result:
             f"name={name}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {name}`"
         )
     search = Search(settings, Shelf(store.uri))
-    search.algorithm(train=True)  # what is wrong with it is said before anything is written
+    search.check()
     with connected(settings.cluster):
         concurrent = slots(settings.cluster, settings.budget["concurrent"])
         check_shared(store.uri)
@@ -232,12 +239,7 @@ def _drive(
         ray.get(board.put.remote(key, held))
 
     publisher = Publisher(search, checkpoints, share)
-    done = [
-        t["trial"]
-        for t in (record.trials.values() if record else ())
-        if t["state"] == "complete" and json.loads(t["config_json"])["phase"] == TRAIN
-    ]
-    publisher.publish(done[0] if done else None)
+    publisher.publish(trained(record))
     made: list[Conductor] = []
 
     def make(on_end: Callable[[Trial], None]) -> Conductor:
@@ -251,6 +253,14 @@ def _drive(
         ray.kill(board)
     nas_report.write(search, store, name, made[0], checkpoints)
     return result
+
+
+def trained(record: SweepRecord | None) -> str | None:
+    """The trial that has trained the supernet, if one has."""
+    for trial in record.trials.values() if record else ():
+        if trial["state"] == "complete" and json.loads(trial["config_json"])["phase"] == TRAIN:
+            return trial["trial"]
+    return None
 
 
 def _supernet(settings: NASSettings) -> Supernet:

@@ -102,6 +102,7 @@ def export(
 ) -> str | None:
     """Saves a retrained network beside its run and says where; None if its checkpoint is gone."""
     import torch
+
     from search_spaces.supernets.export import save_network
 
     state = checkpoints.load(trial)

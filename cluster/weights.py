@@ -46,7 +46,8 @@ class Shelf:
         with self.fs.open_output_stream(self._path(key, "recipe.json")) as out:
             out.write(json.dumps(recipe, indent=1, sort_keys=True).encode())
         buffer = io.BytesIO()
-        np.savez(buffer, allow_pickle=False, **dict(arrays))
+        savez: Any = np.savez  # its stub takes every keyword for `allow_pickle`
+        savez(buffer, **arrays)
         with self.fs.open_output_stream(self._path(key, ".weights.npz")) as out:
             out.write(buffer.getvalue())
         self.fs.move(self._path(key, ".weights.npz"), self._path(key, "weights.npz"))

@@ -1,0 +1,240 @@
+"""Architecture searches with real workers' code and a real store but without Ray."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis.store import Store
+from cluster import nas, nas_config, nas_report, sweep
+from cluster.checkpoints import Checkpoints
+from cluster.cli import run_cli
+from cluster.conductor import Conductor
+from cluster.errors import UserError
+from cluster.weights import Shelf
+from cluster.worker import LegRunner
+from trainables.tasks import shared_weights
+
+SMALL = (
+    "supernet=chain", "train.steps=1", "search.evaluations=6", "search.batch=3", "retrain.top=1", "retrain.seeds=2",
+    "retrain.steps=1", "train.config.measured_paths=2", "train.config.train_images=100",
+    "train.config.validation_images=60", "retrain.config.train_images=100", "retrain.config.validation_images=60",
+    "budget.report_seconds=0", "data=digits",
+)  # fmt: skip
+
+
+class Crash(Exception):
+    pass
+
+
+class Engine:
+    """One place that takes legs in turn, in this process."""
+
+    def __init__(self, storage: Path, *overrides: str, name: str = "s") -> None:
+        self.store, self.name = Store(storage), name
+        self.settings = nas_config.load([*SMALL, *overrides, f"storage={storage}", f"name={name}"])
+        self.search = nas.Search(self.settings, Shelf(self.store.uri))
+        self.checkpoints = Checkpoints(self.store.checkpoint_dir(name))
+        self.shared: list[str] = []
+
+    def share(self, key: str, arrays: Any) -> None:
+        self.shared.append(key)
+        shared_weights.provide({key: arrays}.get)
+
+    def run(self, crash_after: int | None = None) -> Conductor:
+        """Runs to the end, or 'crashes' (nothing is closed) after so many reports."""
+        if self.store.has(self.name):
+            writer = self.store.open(self.name)
+            record = writer.record
+        else:
+            writer = self.store.create(
+                self.name,
+                nas._row(self.settings, self.search),
+                config_fields=self.settings.space.arrow_fields(),
+                metric_names=[m.name for m in nas.SearchJob.metrics],
+            )
+            record = None
+        publisher = nas.Publisher(self.search, self.checkpoints, self.share)
+        publisher.publish(nas.trained(record))
+        conductor = self.search.conductor(writer, 1, record, publisher.ended)
+        post = replace(sweep.make_post(self.settings, self.store, self.name), board="")
+        reports = 0
+        while (leg := conductor.next_leg()) is not None:
+            place = LegRunner(post)
+            place.take(leg)
+            while True:
+                payload = json.loads(json.dumps(place.step()))
+                if crash_after is not None and reports >= crash_after:
+                    writer.__exit__(None, None, None)
+                    raise Crash
+                reports += 1
+                if not conductor.report(payload["trial"], payload):
+                    break
+            place.stash()
+        assert conductor.finished
+        self.reports = reports
+        writer.close(state=conductor.close())
+        nas_report.write(self.search, self.store, self.name, conductor, self.checkpoints)
+        return conductor
+
+    def trials(self) -> list[dict[str, Any]]:
+        return self.store.table("trials", self.name).sort_by("number").to_pylist()
+
+    def architectures(self) -> list[dict[str, Any]]:
+        return self.store.table("architectures", self.name).to_pylist()
+
+
+def test_a_search_trains_scores_and_retrains_and_says_so_in_the_tables(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, "algorithm=evolution")
+    engine.run()
+    trials = engine.trials()
+    assert [t["config.phase"] for t in trials] == ["train", "score", "score", "retrain", "retrain"]
+    assert all(t["state"] == "complete" and t["reason"] == "complete" for t in trials)
+    assert [t["steps"] for t in trials] == [1, 3, 3, 1, 1]
+    rows = engine.architectures()
+    assert [row["number"] for row in rows] == list(range(6))
+    reports = engine.store.table("results", "s").to_pylist()
+    for row in rows:
+        trial = next(t for t in trials if t["trial"] == row["trial"])
+        step = trial["config.paths"].split(" ").index(row["architecture"]) + 1
+        (report,) = (r for r in reports if r["trial"] == row["trial"] and r["step"] == step)
+        assert row["score"] == report["metric.val_accuracy"]
+        path = engine.search.space.parse(row["architecture"])
+        assert row["flops"] == engine.search.supernet.cost(path, "flops") and row["params"] > 0
+    best = max(rows, key=lambda row: row["score"])
+    (alone,) = (row for row in rows if row["alone"] is not None)
+    assert alone["score"] == best["score"] and alone["alone_seeds"] == 2
+    values = [t["value"] for t in trials[3:]]
+    assert alone["alone"] == pytest.approx(sum(values) / 2) and trials[3]["value"] != trials[4]["value"]
+    assert best["on_front"] and not all(row["on_front"] for row in rows)
+    assert alone["phase"] == "retrain" and Path(alone["folder"], "architecture.svg").is_file()
+
+
+def test_the_exported_network_is_the_one_that_was_retrained(tmp_path: Path) -> None:
+    import torch
+
+    from search_spaces.supernets.export import load_network
+
+    engine = Engine(tmp_path)
+    engine.run()
+    (row,) = (row for row in engine.architectures() if row["alone"] is not None)
+    network = load_network(Path(row["folder"])).eval()
+    from trainables.tasks.small_images import Reduction, SmallImageTask
+
+    data = SmallImageTask("digits", None, "cpu", "none", Reduction(0, 100, 60))
+    x, y = data.whole("validation")
+    accuracy = (network(x).argmax(1) == y).float().mean().item()
+    retrained = [t for t in engine.trials() if t["config.phase"] == "retrain"]
+    assert accuracy == pytest.approx(max(t["value"] for t in retrained))
+    assert not any(isinstance(p, torch.nn.parameter.UninitializedParameter) for p in network.parameters())
+
+
+def test_a_search_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole = Engine(tmp_path / "whole", "algorithm=evolution")
+    whole.run()
+    columns = ["trial", "config_json", "state", "value", "steps", "metric.test_accuracy"]
+    for crash_after in range(whole.reports):
+        storage = tmp_path / str(crash_after)
+        with pytest.raises(Crash):
+            Engine(storage, "algorithm=evolution").run(crash_after)
+        again = Engine(storage, "algorithm=evolution")
+        again.run()
+        assert [[t[c] for c in columns] for t in again.trials()] == [
+            [t[c] for c in columns] for t in whole.trials()
+        ]
+        left_out = {"folder"}
+        assert [{k: v for k, v in row.items() if k not in left_out} for row in again.architectures()] == [
+            {k: v for k, v in row.items() if k not in left_out} for row in whole.architectures()
+        ]
+
+
+def test_a_supernet_is_trained_once_for_all_algorithms_of_a_store(tmp_path: Path) -> None:
+    first = Engine(tmp_path, "algorithm=evolution")
+    first.run()
+    second = Engine(tmp_path, "algorithm=local_search", name="t")
+    second.run()
+    assert second.search.key == first.search.key and second.shared == [first.search.key]
+    assert "train" not in {t["config.phase"] for t in second.trials()}
+    scores = {row["architecture"]: row["score"] for row in first.architectures()}
+    both = [row for row in second.architectures() if row["architecture"] in scores]
+    assert all(row["score"] == scores[row["architecture"]] for row in both)
+    for change in ("seed=1", "train.steps=2", "algorithm.strategy=fairnas", "train.config.lr=0.01"):
+        assert Engine(tmp_path, change, name="u").search.key != first.search.key
+    recipe = Shelf(first.store.uri).recipe(first.search.key)
+    assert recipe["space"] == first.search.space.id and recipe["config"]["strategy"] == "uniform"
+
+
+def test_limits_hold_for_all_that_is_scored(tmp_path: Path) -> None:
+    free = Engine(tmp_path, name="free")
+    limit = sorted(free.search.supernet.cost(a, "flops") for a in free.search.space.enumerate())[40]
+    engine = Engine(tmp_path, f"constraint.flops={limit}")
+    engine.run()
+    assert all(row["flops"] <= limit for row in engine.architectures())
+    with pytest.raises(UserError, match=r"flops=\d+ is not within"):
+        Engine(tmp_path, "constraint.flops=10", name="never").search.check()
+
+
+def test_children_can_be_trained_instead(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, "scoring=child", "search.evaluations=2")
+    engine.run()
+    assert [t["config.phase"] for t in engine.trials()] == ["child", "child", "retrain", "retrain"]
+    assert all(row["supernet"] is None and row["score"] > 0 for row in engine.architectures())
+
+
+def test_paths_that_share_their_beginnings_have_the_same_scores(tmp_path: Path) -> None:
+    apart = Engine(tmp_path / "a", "search.share=false")
+    apart.run()
+    together = Engine(tmp_path / "b")
+    together.run()
+    assert [r["score"] for r in apart.architectures()] == [r["score"] for r in together.architectures()]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("algorithm=evolutoin", "evolution"),
+        ("supernet=sell", "cell"),
+        ("scoring=guess", "supernet"),
+        ("front=weight", "flops"),
+        ("search.evaluations=0", "search.evaluations=0"),
+        ("search.batch=-1", "search.batch=-1"),
+        ("search.share=maybe", "search.share=maybe"),
+        ("retrain.seeds=0", "retrain.seeds=0"),
+        ("constraint.flops=-3", "constraint.flops=-3"),
+        ("constraint.energy=3", "constraint.energy"),
+        ("algorithm.strategy=unfair", "fairnas"),
+        ("train.config.learning_rate=0.1", "train.config.learning_rate"),
+        ("train.config.lr=-1", "lr"),
+        ("algorithm.options.tournament=3", "algorithm.options"),
+        ("data=imagenet", "digits"),
+        ("budget.trials=3", "budget.trials"),
+        ("seeds=3", "seed"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_the_store_alone(
+    word: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["nas", *SMALL, word, f"storage={tmp_path / 'store'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "store").exists()
+
+
+def test_the_configuration_can_be_seen_and_helped_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["nas", "--help"]) == 0 and "constraint:" in capsys.readouterr().out
+    assert run_cli(["nas", "--help", "algorithm"]) == 0 and "pada" in capsys.readouterr().out
+    assert run_cli(["nas", "algorithm=pa_da", "--cfg", "job"]) == 0
+    assert "strategy: pada" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("group", nas_config.GROUPS)
+def test_every_option_of_every_group_composes(group: str) -> None:
+    from cluster.config import group_options
+
+    for option in group_options(group):
+        settings = nas_config.load([f"{group}={option}"])
+        assert nas_config.check(settings.tree).tree == settings.tree
