@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch
+from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique
 from search_spaces.algorithms.base import Algorithm, Job, Outcome, Reason
 from search_spaces.algorithms.constraints import ConstraintError, Costs
 from search_spaces.algorithms.evolution import Evolution
@@ -31,7 +31,7 @@ __all__ = [
     "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "SCHEDULERS", "SEARCHES", "Algorithm", "ArchitectureSearch",
     "ConstraintError", "Costs", "Evolution", "GridSearch", "Job", "ListedSearch", "LocalSearch", "MedianStopping",
     "NoScheduler", "OptunaSearch", "Outcome", "RandomArchitectures", "RandomSearch", "Reason", "Scheduler",
-    "StockSearch", "create_architecture_search", "create_scheduler", "create_search", "search_table",
+    "StockSearch", "Unique", "create_architecture_search", "create_scheduler", "create_search", "search_table",
 ]  # fmt: skip
 
 
@@ -50,7 +50,8 @@ def create_search(name: str, space: Space, mode: str, seed: int = 0, **options: 
 
 def create_architecture_search(
     name: str, space: ArchitectureSpace, mode: str, seed: int = 0, *,
-    costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True, **options: Any,
+    costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
+    **options: Any,
 ) -> ArchitectureSearch:  # fmt: skip
     """The search called `name` over the architectures of `space`; ValueError names the known ones.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from search_spaces.algorithms.constraints import DRAWS, Budget, Costs
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 
 WALK = 50  # steps from an inadmissible architecture in search of an admissible one
+
+
+Unique = Literal["network", "encoding", "none"]
 
 
 class Exhausted(Exception):
@@ -31,16 +34,19 @@ class ArchitectureSearch(ABC):
     mode: min or max, the direction of the objective.
     costs: what an architecture costs, by name, known without evaluating it.
     constraints: limits on the costs (see `constraints.read_limits`); only architectures within them are proposed.
-    unique: no network is proposed twice, not even in another encoding, whatever became of the first. The search is
-        finished once none is left.
+    unique: what is not proposed twice, whatever became of it before: a `network`, not even in another encoding that
+        computes the same; an `encoding` (a table has values of its own for each); or `none`, anything may be. The
+        search is finished once nothing is left.
     """
 
     def __init__(
         self, space: ArchitectureSpace, mode: str, seed: int = 0, *,
-        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True,
+        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
     ) -> None:  # fmt: skip
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode!r}: must be min or max")
+        if unique not in get_args(Unique):
+            raise ValueError(f"unique={unique!r}: must be one of {', '.join(get_args(Unique))}")
         if seed < 0:
             raise ValueError(f"seed={seed}: must not be negative")
         self.space, self.mode, self.seed, self.unique = space, mode, seed, unique
@@ -49,7 +55,7 @@ class ArchitectureSearch(ABC):
         self.architectures: dict[int, Architecture] = {}
         self.gains: dict[int, float] = {}  # of completed jobs: the objective, turned so that more is better
         self.ended: set[int] = set()
-        self.networks: dict[Architecture, int] = {}  # canonical architecture -> its latest job
+        self.numbers: dict[Architecture, int] = {}  # by `identity`: the latest job
         self._exhausted = False
 
     @abstractmethod
@@ -80,9 +86,9 @@ class ArchitectureSearch(ABC):
         self.jobs[job.number], self.architectures[job.number] = job, architecture
         entered = sorted(self.architectures) if again else [job.number]
         if again:
-            self.networks.clear()
+            self.numbers.clear()
         for number in entered:
-            self.networks[self.space.canonical(self.architectures[number])] = number
+            self.numbers[self.identity(self.architectures[number])] = number
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         """Only the value of a complete job counts, and once complete, only another complete outcome changes it."""
@@ -112,14 +118,18 @@ class ArchitectureSearch(ABC):
         number = max(self.gains, key=lambda k: (self.gains[k], -k))
         return self.architectures[number], self.gains[number] if self.mode == "max" else -self.gains[number]
 
+    def identity(self, architecture: Architecture) -> Architecture:
+        """Equal for architectures that `unique` does not tell apart."""
+        return self.space.canonical(architecture) if self.unique == "network" else architecture
+
     def is_seen(self, architecture: Architecture) -> bool:
-        """Whether the network has been proposed or adopted, in this or another encoding."""
-        return self.space.canonical(architecture) in self.networks
+        """Whether the architecture, or one that `unique` does not tell from it, has been proposed or adopted."""
+        return self.identity(architecture) in self.numbers
 
     def admissible(self, architecture: Architecture) -> bool:
-        """Whether the architecture may be proposed: valid, within the limits and, if `unique`, new."""
+        """Whether the architecture may be proposed: valid, within the limits and, as `unique` wants it, new."""
         return (
-            not (self.unique and self.is_seen(architecture))
+            not (self.unique != "none" and self.is_seen(architecture))
             and self.space.is_valid(architecture)
             and self.budget.keeps(architecture)
         )

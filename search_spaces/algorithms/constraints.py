@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from search_spaces.architectures.base import LISTED, Architecture, ArchitectureSpace
 
 Costs = Callable[[Architecture], Mapping[str, float]]  # by name: params, flops, latency_ms ...
 
 DRAWS = 200  # draws until something better than drawing is tried
-ENUMERABLE = 100_000  # encodings of a space that is listed rather than drawn from
+
 STARTS = 5  # draws that a descent towards the limits begins at
 
 
@@ -101,7 +101,7 @@ class Budget:
     @cached_property
     def members(self) -> tuple[Architecture, ...] | None:
         """All members within the limits, or None of a space too large to list."""
-        if self.space.size > ENUMERABLE:
+        if self.space.size > LISTED:
             return None
         return tuple(a for a in self.space.enumerate() if self.keeps(a))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, at_least
+from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
 from search_spaces.algorithms.constraints import DRAWS, Costs
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 
@@ -23,7 +23,7 @@ class Evolution(ArchitectureSearch):
 
     def __init__(
         self, space: ArchitectureSpace, mode: str, seed: int = 0, *,
-        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True,
+        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
         population: int = 20, sample: int = 5,
     ) -> None:  # fmt: skip
         super().__init__(space, mode, seed, costs=costs, constraints=constraints, unique=unique)

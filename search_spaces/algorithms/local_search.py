@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, at_least
+from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
 from search_spaces.algorithms.constraints import Costs
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 
@@ -27,13 +27,15 @@ class LocalSearch(ArchitectureSearch):
 
     def __init__(
         self, space: ArchitectureSpace, mode: str, seed: int = 0, *,
-        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True,
+        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
         initial: int = 10, step: Literal["first", "best"] = "first",
         at_optimum: Literal["restart", "continue"] = "continue",
     ) -> None:  # fmt: skip
-        if not unique:
-            raise ValueError("unique=false: local search evaluates no architecture twice")
-        super().__init__(space, mode, seed, costs=costs, constraints=constraints)
+        if unique == "none":
+            raise ValueError(
+                "unique=none: local search evaluates no architecture twice; use network or encoding"
+            )
+        super().__init__(space, mode, seed, costs=costs, constraints=constraints, unique=unique)
         at_least("initial", initial, 1)
         if step not in ("first", "best"):
             raise ValueError(f"step={step!r}: must be first or best")
@@ -82,8 +84,8 @@ class LocalSearch(ArchitectureSearch):
 
     def _around(self, number: int) -> list[int]:
         """Jobs of the neighbours that have been proposed."""
-        near = map(self.space.canonical, self._neighbours(self.architectures[number]))
-        return [self.networks[a] for a in near if a in self.networks]
+        near = map(self.identity, self._neighbours(self.architectures[number]))
+        return [self.numbers[a] for a in near if a in self.numbers]
 
     def _unseen(self, number: int) -> list[Architecture]:
         return [a for a in self._neighbours(self.architectures[number]) if not self.is_seen(a)]

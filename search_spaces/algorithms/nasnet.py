@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, at_least
+from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
 from search_spaces.algorithms.base import Job, Outcome
 from search_spaces.algorithms.constraints import Costs
 from search_spaces.algorithms.nasnet_controller import Controller, Policy, Sample
@@ -31,7 +31,8 @@ class NASNetSearch(ArchitectureSearch):
     that the controller thinks most probable.
 
     unique: a draw that has been evaluated gives its known value to the controller at once and is not proposed again;
-        after `known` of them in a row a job is drawn uniformly, and teaches nothing. False: proposed as often as drawn.
+        after `known` of them in a row a job is drawn uniformly, and teaches nothing. With `none` it is proposed as
+        often as it is drawn.
     reward_scale: the reward is the objective (its negative if mode is min) times this; the weight of the entropy
         supposes rewards of about 1, so use 0.01 for percentages.
     max_staleness: a result is used if the controller was updated at most this often since it was drawn.
@@ -42,7 +43,7 @@ class NASNetSearch(ArchitectureSearch):
 
     def __init__(
         self, space: ArchitectureSpace, mode: str, seed: int = 0, *,
-        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True,
+        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
         controller: Literal["ppo", "reinforce"] = "ppo", batch: int = 20, lr: float = 3.5e-4, epochs: int = 10,
         clip: float = 0.2, ratio: Literal["decision", "joint"] = "decision", entropy: float = 1e-5,
         baseline_decay: float = 0.95, hidden: int = 100, embedding: int = 32, reward_scale: float = 1.0,
@@ -82,7 +83,7 @@ class NASNetSearch(ArchitectureSearch):
         controller = Controller(self.space.choices, hidden, embedding, self.seed)
         self.policy = Policy(controller, **self._settings)
         self._heard: dict[int, float] = {}  # gains taken in, by job
-        self._values: dict[Architecture, float] = {}  # the same by canonical architecture
+        self._values: dict[Architecture, float] = {}  # the same by `identity`
         self._asked = -1  # the last job whose attrs have been gone through
 
     # -- what the log says ----------------------------------------------------------------------------
@@ -117,13 +118,13 @@ class NASNetSearch(ArchitectureSearch):
             return
         self._heard[number] = gain = self.gains[number]
         architecture, attrs = self.architectures[number], self.jobs[number].attrs
-        self._values[self.space.canonical(architecture)] = gain
+        self._values[self.identity(architecture)] = gain
         drawn = attrs.get("log_probabilities")
         if drawn and self.policy.updates - attrs["updates"] <= self.max_staleness:
             self.policy.learn(Sample(architecture.indices, tuple(drawn), gain * self.reward_scale))
 
     def _learn_known(self, architecture: Architecture) -> None:
-        gain = self._values[self.space.canonical(architecture)]
+        gain = self._values[self.identity(architecture)]
         drawn = tuple(self.policy.controller.log_probabilities(architecture.indices))
         self.policy.learn(Sample(architecture.indices, drawn, gain * self.reward_scale))
 
@@ -139,7 +140,7 @@ class NASNetSearch(ArchitectureSearch):
                 return architecture, {
                     **attrs, "known": known, "log_probabilities": drawn, "updates": self.policy.updates,
                 }  # fmt: skip
-            if self.unique and self.space.canonical(architecture) in self._values:
+            if self.unique != "none" and self.identity(architecture) in self._values:
                 if len(known) >= self.known:
                     break
                 known.append(list(architecture.indices))

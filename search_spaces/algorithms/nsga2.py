@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, at_least
+from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
 from search_spaces.algorithms.constraints import DRAWS, Costs
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 
@@ -59,7 +59,7 @@ class NSGA2(ArchitectureSearch):
 
     def __init__(
         self, space: ArchitectureSpace, mode: str, seed: int = 0, *,
-        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True,
+        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
         objectives: Sequence[str] | None = None, population: int = 20, crossover: float = 0.9,
         mutation: float | None = None,
     ) -> None:  # fmt: skip

@@ -11,7 +11,7 @@ from search_spaces.architectures.base import Architecture
 
 
 class RandomArchitectures(ArchitectureSearch):
-    """Independent draws among the architectures within the limits, without replacement if `unique`."""
+    """Independent draws among the architectures within the limits, without replacement as far as `unique` says."""
 
     def propose(self, number: int, rng: np.random.Generator) -> tuple[Architecture, dict[str, Any]]:
         return self.draw(rng), {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, Exhausted
+from search_spaces.algorithms.architecture_search import ArchitectureSearch, Exhausted, Unique
 from search_spaces.algorithms.base import Algorithm, Job, Outcome
 from search_spaces.algorithms.constraints import Costs
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
@@ -26,7 +26,7 @@ class StockSearch(ArchitectureSearch):
 
     def __init__(
         self, space: ArchitectureSpace, mode: str, seed: int = 0, *, make: Callable[[], Algorithm],
-        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: bool = True,
+        costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
         repair: bool = True,
     ) -> None:  # fmt: skip
         super().__init__(space, mode, seed, costs=costs, constraints=constraints, unique=unique)
