@@ -120,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--name", help="of the run; the same name goes on with one that was interrupted")
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument("--quiet", action="store_true", help="no progress")
+    p = add("rank", _rank, "how well a trained supernet ranks the architectures of a table")
+    p.add_argument("supernet", help="its key in the store (the first digits will do)")
+    p.add_argument("--table", required=True, help="a table by name, or a .parquet file")
+    p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
+    p.add_argument("--data-dir", help="folder with data sets in their public layouts")
+    p.add_argument("--limit", type=int, help="so many of the table's architectures, drawn once")
     p = add("new-paper", _new_paper, "write the skeleton of a paper into this checkout")
     p.add_argument("slug")
     p.add_argument("--room", default="vision", help="folder of trainables/ (vision)")
@@ -558,6 +564,38 @@ def show_claims(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["pairs"] < row["seeds"]:
             print(f"note: {row['paper']}/{row['claim']}: {row['reason']}", file=sys.stderr)
+
+
+def _rank(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from analysis.report import number
+    from cluster import rank
+
+    if args.limit is not None and args.limit < 10:
+        raise UserError(f"--limit={args.limit}: must be at least 10")
+    found = rank.rank(args.storage, args.supernet, args.table, args.data_dir, args.limit)
+    if args.json:
+        report.print_json(found)
+        return 0
+    rows = [
+        {
+            name: value
+            if name == "by"
+            else f"{number(value['value'])} ({number(value['ci95'][0])} .. {number(value['ci95'][1])})"
+            for name, value in row.items()
+        }
+        for row in found["rankings"]
+    ]
+    about = f"{found['architectures']} architectures of {found['table']}, {found['metric']}, 95 % bootstrap intervals"
+    report.show_rows(rows, list(rows[0]), title=about)
+    if found["ceiling"] is not None:
+        ceiling = found["ceiling"]
+        low, high = ceiling["ci95"]
+        print(
+            f"ceiling  Kendall's tau of a perfect score against the mean of {ceiling['seeds']} seeds: "
+            f"{number(ceiling['tau'])} ({number(low)} .. {number(high)})"
+        )
+    return 0
 
 
 def _new_paper(args: argparse.Namespace, rest: list[str]) -> int:

@@ -129,3 +129,63 @@ def test_one_interrupt_ends_cleanly_and_says_how_to_resume(tmp_path: Path) -> No
     assert code == 130, err
     after = reports(store)
     assert before.items() <= after.items() and len(after) > len(before)
+
+
+SEARCH = (
+    "nas", "algorithm=pa_da", "supernet=chain", "data=digits", "seed=3", "train.steps=6", "search.evaluations=60",
+    "search.batch=10", "retrain.top=2", "retrain.seeds=2", "retrain.steps=12", "budget.concurrent=1",
+    "budget.checkpoint_seconds=0.2", "--quiet",
+)  # fmt: skip
+
+
+def architectures(store: Path) -> list[dict[str, Any]]:
+    rows = Store(store).table("architectures", "s").to_pylist()
+    return [{k: v for k, v in row.items() if k != "folder"} for row in rows]
+
+
+def wait_for_phase(process: subprocess.Popen[str], store: Path, phase: str, seconds: float = 120) -> None:
+    """Until a trial of `phase` runs and has reported."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if (store / "log" / "s").is_dir() and Store(store).has("s"):
+            record = Store(store).read("s")
+            reported = {row["trial"] for row in record.results}
+            if any(
+                t["state"] == "running" and t["config.phase"] == phase and t["trial"] in reported
+                for t in record.trials.values()
+            ):
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"no trial of the phase {phase} was seen running: {finish(process)}")
+
+
+@pytest.mark.slow
+def test_search_killed_in_each_phase_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    code, _, err = finish(start(*SEARCH, "name=s", f"storage={whole}"))
+    assert code == 0, err
+    for phase in ("train", "score", "retrain"):
+        store = tmp_path / phase
+        process = start(*SEARCH, "name=s", f"storage={store}")
+        wait_for_phase(process, store, phase)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        code, _, err = finish(start("resume", "s", "--storage", str(store), "--quiet"))
+        assert code == 0, err
+        assert architectures(store) == architectures(whole)
+        for row in Store(store).table("architectures", "s").to_pylist():
+            assert row["alone"] is None or Path(row["folder"], "architecture.svg").is_file()
+
+
+def test_a_search_runs_from_the_command_line_and_can_grow(tmp_path: Path) -> None:
+    small = ["train.steps=1", "search.evaluations=6", "search.batch=3", "retrain.top=1", "retrain.seeds=1",
+             "retrain.steps=1", "name=s", f"storage={tmp_path}", "cluster.cpus=1"]  # fmt: skip
+    code, out, err = finish(start("nas", "supernet=chain", *small, "--json"))
+    assert code == 0, err
+    answer = json.loads(out)
+    assert answer["state"] == "finished" and answer["front"] and len(answer["retrained"]) == 1
+    assert len(architectures(tmp_path)) == 6
+    code, out, err = finish(start("resume", "s", f"storage={tmp_path}", "search.evaluations=+3"))
+    assert code == 0, err
+    assert "front of 9 scored" in out and "architecture.svg" in out
+    assert len(architectures(tmp_path)) == 9

@@ -1,0 +1,118 @@
+"""The job `rank`: how well a trained supernet ranks the architectures of a table, with what that must be held against.
+
+Beside Kendall's tau of the inherited accuracies stand the taus of FLOPs and of parameters (the trivial rankings),
+the tau of the truly best fifth (where a search decides), and the ceiling that the noise of the table sets.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import ranking
+from analysis.ranking import Estimate
+from cluster import sweep
+from cluster.errors import UserError
+from cluster.weights import Shelf
+from search_spaces.architectures.files import open_table
+from search_spaces.architectures.tables import Table, TableError
+from trainables.base import DataError
+from trainables.tasks import shared_weights
+from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.small_images import Reduction, SmallImageTask
+
+DEVICE = "cpu"
+
+
+def find(shelf: Shelf, supernet: str) -> str:
+    """The key that `supernet` begins, or is. UserError if none or several do."""
+    keys = shelf.keys()
+    found = [key for key in keys if key.startswith(supernet)]
+    if len(found) != 1:
+        known = ", ".join(keys) or "none; `fairsweep nas` trains one"
+        raise UserError(
+            f"supernet={supernet}: {'several' if found else 'no'} supernets of this name; known: {known}"
+        )
+    return found[0]
+
+
+def rank(
+    storage: str,
+    supernet: str,
+    table: str,
+    data_dir: str | None = None,
+    limit: int | None = None,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """Scores the table's architectures with the weights of `supernet` and compares the rankings.
+
+    storage: of the store in which the supernet lies. table: see `open_table`. limit: score so many architectures,
+    drawn once, in place of all. draws: of the bootstrap over architectures.
+    """
+    store = sweep.open_store(storage)
+    shelf = Shelf(store.uri)
+    key = find(shelf, supernet)
+    recipe = shelf.recipe(key)
+    shared_weights.provide({key: shelf.load(key)}.get)
+    net = supernet_with(key, recipe["kind"], json.dumps(recipe["sizes"]), DEVICE)
+    try:
+        truth = open_table(
+            table, Path(data_dir, "nas_bench_macro/nas-bench-macro_cifar10.json") if data_dir else None
+        )
+        truth = truth.over(net.space)
+    except TableError as error:
+        raise UserError(str(error)) from None
+    chosen = _chosen(truth, limit)
+    config = recipe["config"]
+    reduction = Reduction(config["side"], config["train_images"], config["validation_images"])
+    try:
+        data = SmallImageTask(recipe["data"], Path(data_dir) if data_dir else None, DEVICE, "none", reduction)
+    except DataError as error:
+        raise UserError(str(error)) from None
+    x, y = data.whole("validation")
+    paths = sorted((truth.keys[k] for k in chosen), key=lambda a: a.indices)
+    scores = dict(zip(paths, accuracies(net, paths, x, y, 2000), strict=True))
+    values = truth.values[truth.metric][chosen]
+    means = truth.means()[chosen]
+    sign = 1.0 if truth.metrics[truth.metric].mode == "max" else -1.0
+    rankings = {
+        f"{config['strategy']}, inherited": [scores[truth.keys[k]] for k in chosen],
+        "flops": [net.cost(truth.keys[k], "flops") for k in chosen],
+        "params": [net.cost(truth.keys[k], "params") for k in chosen],
+    }
+    full = values[:, ~np.isnan(values).any(0)]
+    ceiling = ranking.ceiling_of(full) if full.shape[1] > 1 else None
+    return {
+        "supernet": key,
+        "recipe": recipe,
+        "table": table,
+        "space": net.space.id,
+        "metric": truth.metric,
+        "architectures": len(chosen),
+        "ceiling": None
+        if ceiling is None
+        else {"tau": ceiling.tau, "ci95": ceiling.ci95, "seeds": ceiling.seeds},
+        "rankings": [
+            {"by": name, **_row(ranking.rank(found, sign * means, (5, 10, 50), draws))}
+            for name, found in rankings.items()
+        ],
+    }
+
+
+def _chosen(truth: Table, limit: int | None) -> np.ndarray:
+    if limit is None or limit >= len(truth):
+        return np.arange(len(truth))
+    return np.sort(np.random.default_rng(0).choice(len(truth), limit, replace=False))
+
+
+def _row(found: ranking.Ranking) -> dict[str, Any]:
+    estimates: dict[str, Estimate] = {
+        "kendall": found.kendall,
+        "spearman": found.spearman,
+        "top_fifth": found.top,
+        **{f"precision@{k}": e for k, e in found.precision.items()},
+    }
+    return {name: {"value": e.value, "ci95": e.ci95} for name, e in estimates.items()}

