@@ -31,8 +31,8 @@ def through_fairsweep(paths: int, share: bool, batch: int) -> float:
 
     with tempfile.TemporaryDirectory() as storage:
         settings = nas_config.load(
-            ["algorithm=random", "supernet=chain", "supernet.size=paper", "train.steps=1", f"search.evaluations={paths}",
-             f"search.batch={batch}", f"search.share={str(share).lower()}", "retrain.top=0", f"storage={storage}",
+            ["algorithm=random", "supernet=chain", "supernet.size=paper", "train.steps=1",
+             f"search.evaluations={paths}", f"search.batch={batch}", f"search.share={str(share).lower()}", "retrain.top=0", f"storage={storage}",
              "name=s", "train.config.measured_paths=2", "budget.report_seconds=1"]
         )  # fmt: skip
         nas.run(settings)
