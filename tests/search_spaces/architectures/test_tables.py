@@ -91,8 +91,11 @@ def test_keys_and_texts_of_all_cells_translate_both_ways(
 def test_cells_at_chance_are_exactly_the_disconnected_ones(nb201: dict[str, Table], data: str) -> None:
     table = nb201[data]
     at_chance = {cell for cell in table if table.value(cell) < 1.5 * CHANCE[data]}
-    assert at_chance == {cell for cell in table if not CELLS.connected(cell)}
-    assert len(at_chance) == 341
+    disconnected = {cell for cell in table if not CELLS.connected(cell)}
+    # On ImageNet16-120 one connected cell, three 1x1 convolutions in a row, has not learnt in either of its runs.
+    untrained = {cell_of_key("202002")} if data == "imagenet16_120" else set()
+    assert at_chance == disconnected | untrained
+    assert len(disconnected) == 341
 
 
 def test_the_order_of_edges_is_not_the_reverse(raw: dict[str, Any], nb201: dict[str, Table]) -> None:
@@ -102,7 +105,8 @@ def test_the_order_of_edges_is_not_the_reverse(raw: dict[str, Any], nb201: dict[
     cell = CELLS.parse(text)
     costs = table.costs(cell)
     assert round(costs["latency_ms"], 2) == 15.46 and round(costs["parameters"] / 1e6, 3) == 0.344
-    mirrored = key_of_cell(cell)[::-1]
+    key = key_of_cell(cell)
+    mirrored = "".join(key[k] for k in (5, 4, 2, 3, 1, 0))  # edge j -> i read as 3 - i -> 3 - j
     assert round(1000 * raw[mirrored]["latency"][0], 2) == 15.35
 
 
@@ -112,15 +116,15 @@ def test_cells_of_one_function_differ_by_the_noise_of_training_only(nb201: dict[
         [np.var(table.seeds(c), ddof=1) / len(table.seeds(c)) for c in table if CELLS.connected(c)]
     )
 
-    def spread(mirror: bool) -> float:
+    def spread(backwards: bool) -> float:
         alike = defaultdict(list)
         for cell in table:
-            name = CELLS.function(cell_of_key(key_of_cell(cell)[::-1]) if mirror else cell)
+            name = CELLS.function(cell_of_key(key_of_cell(cell)[::-1]) if backwards else cell)
             alike[name].append(table.value(cell))
         return float(np.median([np.var(v, ddof=1) for name, v in alike.items() if name and len(v) > 1]))
 
-    assert spread(mirror=False) < 2 * noise
-    assert spread(mirror=True) > 10 * noise
+    assert spread(backwards=False) < 2 * noise
+    assert spread(backwards=True) > 10 * noise
 
 
 def test_parameters_are_counted_from_the_operations(raw: dict[str, Any], nb201: dict[str, Table]) -> None:
