@@ -7,7 +7,6 @@ equal paths.
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -36,7 +35,7 @@ def smoothed(importance: np.ndarray, share: float, floor: float = 0.0) -> np.nda
     return floor + (1 - n * floor) * p if floor else p
 
 
-class PathRule(ABC):
+class PathRule:
     """How paths are drawn. `probabilities`: choice -> one an option; `paths`: how many an update has."""
 
     paths = 1
