@@ -211,7 +211,7 @@ def test_fair_paths_have_each_option_once_on_each_edge_and_fresh_every_time() ->
     rng = np.random.default_rng(0)
     updates = [rule.sample_paths(rng) for _ in range(200)]
     for paths in updates:
-        assert len(paths) == 5
+        assert len(paths) == 5 and all(map(net.space.is_valid, paths))
         for edge in range(6):
             assert sorted(p.indices[edge] for p in paths) == [0, 1, 2, 3, 4]
     assert len({tuple(p.indices for p in paths) for paths in updates}) == 200, "permutations are drawn anew"
