@@ -213,7 +213,7 @@ def test_each_update_learns(update: str) -> None:
         made.optimiser = torch.optim.SGD(net.parameters(), 1.0)
     torch.manual_seed(0)
     losses = [made.epoch(20)["train_loss"] for _ in range(12)]
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
 
 
 def test_unknown_update_is_named() -> None:
