@@ -7,7 +7,6 @@ equal paths.
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_spaces.architectures.base import Architecture, Choice
+from search_spaces.architectures.base import ATTEMPTS, Architecture, Choice
 from search_spaces.supernets.base import Supernet
 from trainables.tasks.workers import Workers
 
@@ -36,7 +35,7 @@ def smoothed(importance: np.ndarray, share: float, floor: float = 0.0) -> np.nda
     return floor + (1 - n * floor) * p if floor else p
 
 
-class PathRule(ABC):
+class PathRule:
     """How paths are drawn. `probabilities`: choice -> one an option; `paths`: how many an update has."""
 
     paths = 1
@@ -75,9 +74,9 @@ class UniformPaths(PathRule):
 class FairPaths(PathRule):
     """Strict fairness (Chu, Zhang and Xu, FairNAS, ICCV 2021): as many paths an update as a choice has options.
 
-    The options of each choice are permuted anew for every update, so that each is on exactly one of the paths.
-    These need not be valid as networks: that is the price of strictness. ValueError if choices differ in their
-    number of options.
+    The options of each choice are permuted anew for every update, so that each is on exactly one of the paths;
+    permutations that leave a path without a valid network are drawn again. ValueError if choices differ in their
+    number of options, or no permutations are found.
     """
 
     def __init__(self, net: Supernet) -> None:
@@ -90,8 +89,14 @@ class FairPaths(PathRule):
         (self.paths,) = counts
 
     def sample_paths(self, rng: np.random.Generator) -> list[Architecture]:
-        orders = [rng.permutation(self.paths) for _ in self.space.choices]
-        return [self.space.architecture(indices) for indices in zip(*orders, strict=True)]
+        for _ in range(ATTEMPTS):
+            orders = [rng.permutation(self.paths) for _ in self.space.choices]
+            found = [self.space.architecture(indices) for indices in zip(*orders, strict=True)]
+            if all(map(self.space.is_valid, found)):
+                return found
+        raise ValueError(
+            f"strategy=fairnas: no {self.paths} valid paths of {self.space.id} in {ATTEMPTS} draws"
+        )
 
 
 class SandwichPaths(PathRule):
