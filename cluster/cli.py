@@ -126,6 +126,17 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument("--data-dir", help="folder with data sets in their public layouts")
     p.add_argument("--limit", type=int, help="so many of the table's architectures, drawn once")
+    p = add("bench", _bench, "tables of architectures that are each trained alone")
+    p.add_argument("action", choices=["build-table"], help="build-table: train and write one")
+    p.add_argument("protocol", help="which architectures, and how each is trained")
+    p.add_argument(
+        "--output", "-o", type=Path, help="Parquet file (<protocol>.parquet); trainings go on beside it"
+    )
+    p.add_argument("--data-dir", type=Path, help="folder with the data set in its public layout")
+    p.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="trainings at a time (all cores)"
+    )
+    p.add_argument("--quiet", action="store_true", help="no progress")
     p = add("new-paper", _new_paper, "write the skeleton of a paper into this checkout")
     p.add_argument("slug")
     p.add_argument("--room", default="vision", help="folder of trainables/ (vision)")
@@ -595,6 +606,44 @@ def _rank(args: argparse.Namespace, rest: list[str]) -> int:
             f"ceiling  Kendall's tau of a perfect score against the mean of {ceiling['seeds']} seeds: "
             f"{number(ceiling['tau'])} ({number(low)} .. {number(high)})"
         )
+    return 0
+
+
+def _bench(args: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+    from rich.progress import track
+
+    from analysis import report
+    from cluster import config
+    from trainables.base import DataError
+    from trainables.tasks import truth_tables
+
+    protocol = truth_tables.PROTOCOLS.get(args.protocol)
+    if protocol is None:
+        raise UserError(
+            f"protocol={args.protocol}: no such table; {config.hint(args.protocol, list(truth_tables.PROTOCOLS))}"
+        )
+    if args.processes < 1:
+        raise UserError(f"--processes={args.processes}: must be at least 1")
+    path = args.output or Path(f"{protocol.name}.parquet")
+    log, total = path.with_suffix(".jsonl"), len(protocol.trainings())
+    try:
+        done = len(truth_tables.read_log(log, protocol))
+        rows = truth_tables.build_rows(protocol, log, args.data_dir, args.processes)
+        shown = track(
+            rows, f"{protocol.name}: trainings", total=total, completed=done,
+            console=Console(stderr=True), disable=args.quiet or args.json,
+        )  # fmt: skip
+        for _ in shown:
+            pass
+    except (DataError, ValueError) as error:
+        raise UserError(str(error)) from None
+    table = truth_tables.write(protocol, truth_tables.read_log(log, protocol), path)
+    about = {"path": str(path), "architectures": len(table), "trainings": total, "protocol": protocol.digest}
+    if args.json:
+        report.print_json(about)
+    else:
+        print(f"{path}: {len(table)} architectures of {table.space.id}, {protocol.seeds} seeds each")
     return 0
 
 

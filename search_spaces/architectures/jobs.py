@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-TRAIN, SCORE, CHILD, RETRAIN = "train", "score", "child", "retrain"
-PHASES = (TRAIN, SCORE, CHILD, RETRAIN)
+TRAIN, SCORE, CHILD, RETRAIN, FRONT = "train", "score", "child", "retrain", "front"
+PHASES = (TRAIN, SCORE, CHILD, RETRAIN, FRONT)
 SEPARATOR = " "  # no notation of an architecture has one
 
 

@@ -30,11 +30,12 @@ def through_fairsweep(paths: int, share: bool, batch: int) -> float:
     from cluster import nas, nas_config
 
     with tempfile.TemporaryDirectory() as storage:
-        settings = nas_config.load(
-            ["algorithm=random", "supernet=chain", "supernet.size=paper", "train.steps=1",
-             f"search.evaluations={paths}", f"search.batch={batch}", f"search.share={str(share).lower()}", "retrain.top=0", f"storage={storage}",
-             "name=s", "train.config.measured_paths=2", "budget.report_seconds=1"]
-        )  # fmt: skip
+        words = {
+            "algorithm": "random", "supernet": "chain", "supernet.size": "paper", "storage": storage, "name": "s",
+            "train.steps": 1, "train.config.measured_paths": 2, "search.evaluations": paths, "search.batch": batch,
+            "search.share": str(share).lower(), "retrain.top": 0, "budget.report_seconds": 1,
+        }  # fmt: skip
+        settings = nas_config.load([f"{key}={value}" for key, value in words.items()])
         nas.run(settings)
         store = Store(storage)
         phases = {t["trial"]: t["config.phase"] for t in store.table("trials", "s").to_pylist()}
