@@ -27,7 +27,13 @@ from search_spaces.space import Space, SpaceError
 from trainables import catalog
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-OPEN = ("space.", "train.config.", "retrain.config.", "algorithm.options.")  # keys that may be new
+OPEN = (
+    "space.",
+    "train.config.",
+    "retrain.config.",
+    "algorithm.options.",
+    "algorithm.config.",
+)  # keys that may be new
 CONF = Path(__file__).parent / "conf"
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
 

@@ -21,16 +21,18 @@ from trainables import catalog
 from trainables.base import Paper
 
 GROUPS = ("algorithm", "supernet", "cluster", "tracking")
+SUPERNET_KIND, FRONT_KIND = "supernet", "front"  # of algorithms
 TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
 COSTS = ("params", "flops", "latency_ms")
 _WORD: dict[str, Any] = {"type": "categorical", "choices": [""], "paper": ""}
-# What the tables know of a job: the first four say what it is, the others what it is done with.
+# What the tables know of a job: the first five say what it is, the others what it is done with.
 JOB_SPACE = Space.from_mapping(
     {
         "phase": {"type": "categorical", "choices": list(PHASES), "paper": PHASES[0]},
         "architecture": _WORD,
         "paths": {**_WORD, "value": ""},
         "repeat": {"type": "int", "low": 0, "high": 10_000, "paper": 0},
+        "value": {"type": "float", "low": -1e300, "high": 1e300, "paper": 0.0},
         **{name: {**_WORD, "value": ""} for name in ("supernet", "kind", "sizes", "trainer", "settings")},
     },
     source="nas",
@@ -43,11 +45,14 @@ class NASSettings(Settings):
 
     @property
     def heading(self) -> str:
+        if self.algorithm["kind"] == FRONT_KIND:
+            return f"{self.algorithm['name']} over {self.algorithm['knob']}"
         return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scoring}"
 
     @property
     def trainer(self) -> type[Paper]:
-        return catalog.get(TRAINER)
+        """The paper that trains a supernet, or that finds a network by training."""
+        return catalog.get(self.algorithm.get("trainer", TRAINER))
 
     @property
     def alone(self) -> type[Paper]:
@@ -64,6 +69,11 @@ class NASSettings(Settings):
         chosen = {"strategy": self.algorithm["strategy"], **self._sizes, **self.train["config"]}
         return _filled(self.trainer, chosen, self.data_name, "train.config")
 
+    def front_config(self, value: float) -> dict[str, Any]:
+        """The whole configuration of a run of the front's paper at `value` of its setting."""
+        chosen = {**self.algorithm["config"], self.algorithm["knob"]: value}
+        return _filled(self.trainer, chosen, self.data_name, "algorithm.config")
+
     def alone_config(self, architecture: str) -> dict[str, Any]:
         """The whole configuration of the paper that trains one network."""
         chosen = {"architecture": architecture, **self._sizes, **self.retrain["config"]}
@@ -71,6 +81,11 @@ class NASSettings(Settings):
 
     @property
     def _sizes(self) -> dict[str, Any]:
+        if self.algorithm["kind"] == FRONT_KIND:
+            return {
+                "supernet": self.algorithm["space"],
+                "size": self.front_config(self.algorithm["values"][0])["size"],
+            }
         return {"supernet": self.supernet["kind"], "size": self.supernet["size"]}
 
     @property
@@ -98,11 +113,9 @@ def load(overrides: Sequence[str]) -> NASSettings:
 def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     """Checks a composed (or stored) configuration."""
     raw = config.as_mapping(tree)
-    trainer = catalog.get(TRAINER)
-    config.one_of(raw, "algorithm.name", ARCHITECTURE_SEARCHES)
-    config.one_of(raw, "algorithm.strategy", _choices(trainer, "strategy"))
-    config.one_of(raw, "supernet.kind", [k for k in kinds() if k in _choices(trainer, "supernet")])
-    config.one_of(raw, "supernet.size", sizes(raw["supernet"]["kind"]))
+    config.one_of(raw, "algorithm.kind", (SUPERNET_KIND, FRONT_KIND))
+    front = raw["algorithm"]["kind"] == FRONT_KIND
+    trainer = _check_front(raw) if front else _check_supernet(raw)
     config.one_of(raw, "scoring", ("supernet", "child"))
     config.one_of(raw, "front", COSTS)
     config.one_of(raw, "tracking.name", ("none", "wandb"))
@@ -119,8 +132,38 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     config.check_budget(raw)
     config.check_common(raw, trainer)
     made = NASSettings("nas", JOB_SPACE, {**raw, **_for_display(raw)})
-    _ = made.train_config
+    if front:
+        for value in raw["algorithm"]["values"]:
+            made.front_config(value)
+    else:
+        _ = made.train_config
     return made
+
+
+def _check_supernet(raw: Mapping[str, Any]) -> type[Paper]:
+    trainer = catalog.get(TRAINER)
+    config.one_of(raw, "algorithm.name", ARCHITECTURE_SEARCHES)
+    config.one_of(raw, "algorithm.strategy", _choices(trainer, "strategy"))
+    config.one_of(raw, "supernet.kind", [k for k in kinds() if k in _choices(trainer, "supernet")])
+    config.one_of(raw, "supernet.size", sizes(raw["supernet"]["kind"]))
+    return trainer
+
+
+def _check_front(raw: Mapping[str, Any]) -> type[Paper]:
+    chosen = raw["algorithm"]
+    trainer = catalog.get(chosen["trainer"])
+    if not hasattr(trainer, "found"):
+        raise UserError(f"algorithm.trainer={chosen['trainer']}: it trains, but does not find networks")
+    values = chosen["values"]
+    numbers = isinstance(values, list) and values and all(type(v) in (int, float) for v in values)
+    if not numbers or len(set(values)) < len(values):
+        raise UserError(f"algorithm.values={values}: must be a list of different numbers, at least one")
+    config.one_of(raw, "algorithm.knob", list(trainer.space().parameters))
+    config.number(raw, "algorithm.seeds", int, low=1)
+    config.number(raw, "algorithm.steps", int, low=1, optional=True)
+    if chosen["space"] is not None:
+        config.one_of(raw, "algorithm.space", kinds())
+    return trainer
 
 
 def _choices(paper: type[Paper], name: str) -> tuple[Any, ...]:

@@ -15,7 +15,6 @@ from analysis import statistics
 from analysis.drawing import draw_svg
 from analysis.fronts import pareto
 from analysis.store import Store, filesystem
-from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor
 from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture
@@ -23,12 +22,10 @@ from search_spaces.architectures.graphs import graph_of
 from search_spaces.architectures.jobs import RETRAIN, members
 
 if TYPE_CHECKING:
-    from cluster.nas import Search
+    from cluster.nas_supernet import SupernetRun
 
 
-def write(
-    search: Search, store: Store, name: str, conductor: Conductor, checkpoints: Checkpoints
-) -> list[dict[str, Any]]:
+def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) -> list[dict[str, Any]]:
     """Writes the rows of the run into the table `architectures`, and the networks that were retrained as files."""
     algorithm = conductor.algorithm
     assert isinstance(algorithm, PhasedSearch)
@@ -48,7 +45,7 @@ def write(
             test=statistics.summary([t["metric.test_accuracy"] for t in trials]).mean,
         )  # fmt: skip
         best = max(trials, key=lambda t: (t["value"], -t["number"]))
-        row["folder"] = export(search, store, name, search.space.parse(text), checkpoints, best["trial"])
+        row["folder"] = export(search, store, name, search.space.parse(text), best["trial"])
     front = pareto([(row["score"], row[search.settings.front]) for row in rows], ("max", "min"))
     for row, on in zip(rows, front, strict=True):
         row["on_front"] = on
@@ -56,7 +53,7 @@ def write(
     return rows
 
 
-def _scored(search: Search, algorithm: PhasedSearch) -> list[dict[str, Any]]:
+def _scored(search: SupernetRun, algorithm: PhasedSearch) -> list[dict[str, Any]]:
     """One row for each architecture that has a score, in the order in which they were proposed."""
     settings, space = search.settings, search.space
     rows: dict[str, dict[str, Any]] = {}
@@ -87,7 +84,7 @@ def _scored(search: Search, algorithm: PhasedSearch) -> list[dict[str, Any]]:
     return sorted(rows.values(), key=lambda row: row["number"])
 
 
-def _costs(search: Search, architecture: Architecture) -> dict[str, Any]:
+def _costs(search: SupernetRun, architecture: Architecture) -> dict[str, Any]:
     costs = search.costs(architecture)
     return {k: int(v) if k in ("params", "flops") else float(v) for k, v in costs.items()}
 
@@ -97,15 +94,13 @@ def _parent(attrs: dict[str, Any]) -> str | None:
     return None if parent is None else str(parent)
 
 
-def export(
-    search: Search, store: Store, name: str, path: Architecture, checkpoints: Checkpoints, trial: str
-) -> str | None:
+def export(search: SupernetRun, store: Store, name: str, path: Architecture, trial: str) -> str | None:
     """Saves a retrained network beside its run and says where; None if its checkpoint is gone."""
     import torch
 
     from search_spaces.supernets.export import save_network
 
-    state = checkpoints.load(trial)
+    state = search.checkpoints.load(trial)
     if state is None:
         return None
     inner = state["paper"]["inner"]
@@ -113,14 +108,19 @@ def export(
     module.load_state_dict(inner["best"]["weights"] if inner["best"] else inner["parts"]["net"])
     module.eval()
     example = torch.zeros(2, *search.supernet.input_shape)
-    fs, root = filesystem(store.uri)
-    target = f"{root}/architectures/{name}/{trial}"
     text, graph = search.space.format(path), graph_of(search.space, path)
     with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
         save_network(Path(folder), search.supernet, path, module, example)
         Path(folder, "architecture.svg").write_text(draw_svg(graph.nodes, graph.edges, text))
-        fs.create_dir(target, recursive=True)
-        pafs.copy_files(folder, target, destination_filesystem=fs)
+        return put(store, name, trial, folder)
+
+
+def put(store: Store, name: str, trial: str, folder: str) -> str:
+    """Copies a folder with a network into the store, and says where it lies then."""
+    fs, root = filesystem(store.uri)
+    target = f"{root}/architectures/{name}/{trial}"
+    fs.create_dir(target, recursive=True)
+    pafs.copy_files(folder, target, destination_filesystem=fs)
     return target
 
 

@@ -26,6 +26,12 @@ def code_version() -> tuple[str | None, bool | None]:
     return (commit, dirty) if tracked else (None, None)
 
 
+def code_name() -> str:
+    """The code version in a word, for names of what it has made; the packages' versions where there is no commit."""
+    commit, dirty = code_version()
+    return f"{commit}{'-changed' if dirty else ''}" if commit else versions()
+
+
 def _git(root: Path, *args: str) -> str:
     run = subprocess.run(
         ["git", "-C", str(root), *args], capture_output=True, text=True, timeout=10, check=True

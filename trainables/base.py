@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from search_spaces.space import Space
 
@@ -92,6 +92,28 @@ class Setting:
     data: str | None = None
     data_dir: Path | None = None
     steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A network that a trial has found by training: what an architecture search over such trials takes from it.
+
+    text: what names it; of the notation of its space, if it is the member of one. module: an ordinary network of its
+    own, in evaluation mode. input_shape: of one example.
+    """
+
+    text: str
+    module: Any
+    input_shape: tuple[int, ...]
+
+
+@runtime_checkable
+class FindsNetwork(Protocol):
+    """A paper whose trial ends with another network than the one it trains. `found` may be called after any step."""
+
+    def found(self) -> Found:
+        """The network of now."""
+        ...
 
 
 @dataclass(frozen=True)

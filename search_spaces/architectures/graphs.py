@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.cell import CellSpace
@@ -23,8 +24,7 @@ def graph_of(space: ArchitectureSpace, architecture: Architecture) -> Graph:
         return _cell(space, architecture)
     names = [(c.name, c.options[i]) for c, i in zip(space.choices, architecture.indices, strict=True)]
     nodes = {"input": "input", **{name: f"{name}: {option}" for name, option in names}, "output": "output"}
-    order = list(nodes)
-    return Graph(nodes, tuple((a, b, "") for a, b in zip(order, order[1:], strict=False)))
+    return Graph(nodes, tuple((a, b, "") for a, b in pairwise(nodes)))
 
 
 def _cell(space: CellSpace, architecture: Architecture) -> Graph:

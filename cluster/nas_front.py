@@ -1,0 +1,178 @@
+"""A search along one setting of a paper that finds a network by training: OTO over sparsities, Single-Path over lambda.
+
+Every network is counted and timed as it is found: what a run has cut is measured after it was cut.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from analysis import statistics
+from analysis.fronts import pareto
+from analysis.store import Store, SweepRecord
+from cluster import nas_report
+from cluster.conductor import Conductor
+from cluster.errors import UserError
+from cluster.nas_config import NASSettings
+from cluster.nas_run import Run
+from search_spaces.algorithms.base import Job
+from search_spaces.algorithms.front_search import FrontSearch
+from search_spaces.architectures.jobs import FRONT, RETRAIN
+from search_spaces.costs import count_flops, count_parameters, measure_latency
+from trainables.base import DataError, Found, Setting
+
+COUNTED = {"flops": count_flops, "latency_ms": measure_latency}
+
+
+class FrontRun(Run):
+    """Runs the configured paper at each value of its setting, seed by seed."""
+
+    def __init__(self, settings: NASSettings, store: Store) -> None:
+        self.settings = settings
+        self._texts: dict[str, str | None] = {}
+
+    @property
+    def title(self) -> str:
+        chosen = self.settings.algorithm
+        return f"{chosen['name']} over {chosen['knob']} = {', '.join(map(str, chosen['values']))}"
+
+    def check(self) -> None:
+        try:
+            self._paper(self.settings.algorithm["values"][0], 0)
+        except DataError as error:
+            raise UserError(str(error)) from None
+
+    def algorithm(self, record: SweepRecord | None = None) -> FrontSearch:
+        chosen, again = self.settings.algorithm, self.settings.retrain
+        alone = again["seeds"] if chosen["space"] is not None and again["top"] else 0
+        return FrontSearch(chosen["values"], chosen["seeds"], alone, self.dress, self.architecture)
+
+    def dress(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The whole configuration of a job of `FrontSearch`."""
+        settings = self.settings
+        nothing = {"supernet": "", "kind": "", "sizes": ""}
+        if config["phase"] == FRONT:
+            trainer, own, steps = (
+                settings.trainer,
+                settings.front_config(config["value"]),
+                settings.algorithm["steps"],
+            )
+        else:
+            trainer, own = settings.alone, settings.alone_config(config["architecture"])
+            steps = settings.retrain["steps"]
+        return {
+            **config,
+            **nothing,
+            "trainer": trainer.slug,
+            "settings": json.dumps({"config": own, "steps": steps}),
+        }
+
+    # -- what runs have found -------------------------------------------------------------------------
+
+    def trial(self, job: Job) -> str:
+        """The trial of a job."""
+        return f"{job.number:05d}-{self.settings.seed}"
+
+    def architecture(self, job: Job) -> str | None:
+        """The text of what a completed job has found; None if its checkpoint is gone."""
+        trial = self.trial(job)
+        if trial not in self._texts:
+            found = self.found(trial, job.config["value"], job.config["repeat"])
+            self._texts[trial] = None if found is None else found.text
+        return self._texts[trial]
+
+    def found(self, trial: str, value: float, repeat: int) -> Found | None:
+        """What a completed trial has found, from its last checkpoint; None if that is gone."""
+        state = self.checkpoints.load(trial)
+        if state is None:
+            return None
+        paper = self._paper(value, repeat)
+        paper.load_state_dict(state["paper"]["inner"])
+        return paper.found()
+
+    def _paper(self, value: float, repeat: int) -> Any:
+        settings = self.settings
+        paper: Any = settings.trainer()
+        folder = Path(settings.data_dir) if settings.data_dir else None
+        setting = Setting(settings.seed + repeat, "cpu", settings.data, folder, settings.algorithm["steps"])
+        paper.setup(settings.front_config(value), setting)
+        return paper
+
+    # -- the tables -----------------------------------------------------------------------------------
+
+    def report(self, store: Store, name: str, conductor: Conductor) -> None:
+        trials = [
+            t for t in store.table("trials", name).sort_by("number").to_pylist() if t["state"] == "complete"
+        ]
+        alone: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for trial in trials:
+            if trial["config.phase"] == RETRAIN:
+                alone[trial["config.architecture"]].append(trial)
+        rows = []
+        for trial in trials:
+            if trial["config.phase"] == FRONT:
+                row = self._row(store, name, trial)
+                if row is not None:
+                    rows.append({**row, **_alone(alone.get(row["architecture"], []))})
+        limits = self.settings.limits
+        kept = [
+            all(row[cost] is not None and row[cost] <= limit for cost, limit in limits.items())
+            for row in rows
+        ]
+        front = pareto([(r["score"], float(r[self.settings.front] or "nan")) for r in rows], ("max", "min"))
+        for row, on, keeps in zip(rows, front, kept, strict=True):
+            row["on_front"] = on and keeps
+        store.write_derived("architectures", name, rows)
+
+    def _row(self, store: Store, name: str, trial: dict[str, Any]) -> dict[str, Any] | None:
+        settings = self.settings
+        value, repeat = trial["config.value"], trial["config.repeat"]
+        found = self.found(trial["trial"], value, repeat)
+        if found is None:
+            return None
+        timed = "latency_ms" in (settings.front, *settings.limits)
+        latency = measure_latency(found.module, found.input_shape) if timed else None
+        return {
+            "number": trial["number"],
+            "architecture": found.text,
+            "space": settings.algorithm["space"],
+            "options": json.dumps({settings.algorithm["knob"]: value, "seed": settings.seed + repeat}),
+            "algorithm": settings.algorithm["name"],
+            "phase": FRONT,
+            "score": trial["value"],
+            "scored_by": "inherited",
+            "test": trial["metric.test_accuracy"],
+            "params": count_parameters(found.module),
+            "flops": count_flops(found.module, found.input_shape),
+            "latency_ms": latency,
+            "latency_measured_ms": latency,
+            "folder": export(store, name, trial["trial"], found),
+            "trial": trial["trial"],
+        }
+
+
+def _alone(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Columns on the stand-alone trainings of an architecture."""
+    if not trials:
+        return {"alone": None}
+    found = statistics.summary([t["value"] for t in trials])
+    low, high = found.ci95 or (None, None)
+    return {"alone": found.mean, "alone_ci_low": low, "alone_ci_high": high, "alone_seeds": len(trials)}
+
+
+def export(store: Store, name: str, trial: str, found: Found) -> str:
+    """Saves a network that was found, its weights and its program, beside its run, and says where."""
+    import torch
+
+    batch = torch.export.Dim("batch", min=2)
+    example = torch.zeros(2, *found.input_shape)
+    with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
+        Path(folder, "architecture.txt").write_text(found.text + "\n")
+        torch.save(found.module.state_dict(), Path(folder, "weights.pt"))
+        program = torch.export.export(found.module, (example,), dynamic_shapes=({0: batch},))
+        torch.export.save(program, Path(folder, "network.pt2"))
+        return nas_report.put(store, name, trial, folder)

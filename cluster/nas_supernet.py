@@ -1,0 +1,153 @@
+"""A search over a shared supernet: what its jobs are told, and how the trained weights reach those who score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from analysis.store import Store, SweepRecord
+from cluster import nas_report, provenance
+from cluster.conductor import Conductor, Trial
+from cluster.errors import UserError
+from cluster.nas_config import NASSettings
+from cluster.nas_run import Run, phases
+from cluster.weights import Shelf, key_of
+from search_spaces.algorithms import ConstraintError, create_architecture_search
+from search_spaces.algorithms.phases import PhasedSearch
+from search_spaces.architectures.base import Architecture
+from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN
+from search_spaces.supernets import Supernet
+from trainables.base import DataError, Setting
+
+TRAINED = {TRAIN: "train", CHILD: "retrain", RETRAIN: "retrain"}  # phase -> the settings that say how long
+
+
+class SupernetRun(Run):
+    """Trains a supernet, searches over its paths and trains the best stand-alone."""
+
+    def __init__(self, settings: NASSettings, store: Store) -> None:
+        self.settings, self.shelf = settings, Shelf(store.uri)
+        self.supernet = _supernet(settings)
+        self.space = self.supernet.space
+        self.recipe = {
+            "space": self.space.id,
+            "kind": self.supernet.kind,
+            "sizes": dict(self.supernet.config()),
+            "trainer": settings.trainer.slug,
+            "config": settings.train_config,
+            "steps": settings.trainer.fidelity(settings.train_config, settings.train["steps"]).maximum,
+            "data": settings.data_name,
+            "seed": settings.seed,
+            "code": provenance.code_name(),
+        }
+        self.key = key_of(self.recipe)
+        self._shared = False
+
+    @property
+    def title(self) -> str:
+        chosen = self.settings.algorithm
+        return f"{chosen['name']} over {self.space.id}, supernet trained by {chosen['strategy']}"
+
+    def algorithm(self, record: SweepRecord | None = None) -> PhasedSearch:
+        return self._phases(train=TRAIN in phases(record) or not self.shelf.has(self.key))
+
+    def _phases(self, train: bool) -> PhasedSearch:
+        chosen = self.settings.algorithm
+        try:
+            inner = create_architecture_search(
+                chosen["name"], self.space, "max", self.settings.seed,
+                costs=self.costs, constraints=self.settings.limits, **chosen["options"],
+            )  # fmt: skip
+        except (TypeError, ValueError) as error:
+            raise UserError(f"algorithm.options: {error}") from None
+        return PhasedSearch(self.space, inner, self.settings.plan(train), "max", self.dress)
+
+    def check(self) -> None:
+        try:
+            self._phases(train=False).inner.ask(1)
+        except ConstraintError as error:
+            raise UserError(str(error)) from None
+
+    def costs(self, architecture: Architecture) -> dict[str, float]:
+        """What an architecture costs; latency is measured only where it is asked for."""
+        wanted = {*("params", "flops"), self.settings.front, *self.settings.limits}
+        return {kind: self.supernet.cost(architecture, kind) for kind in sorted(wanted)}
+
+    def dress(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The whole configuration of a job of `PhasedSearch`."""
+        settings = self.settings
+        shared = {
+            "supernet": self.key,
+            "kind": self.supernet.kind,
+            "sizes": json.dumps(dict(self.supernet.config())),
+        }
+        if config["phase"] == SCORE:
+            scoring = {name: settings.search[name] for name in ("batch_size", "share")}
+            about = {"config": settings.train_config, **scoring}
+            return {**config, **shared, "trainer": "", "settings": json.dumps(about)}
+        if config["phase"] == TRAIN:
+            trainer, own = settings.trainer.slug, settings.train_config
+        else:
+            trainer, own = settings.alone.slug, settings.alone_config(config["architecture"])
+        steps = getattr(settings, TRAINED[config["phase"]])["steps"]
+        return {
+            **config, **shared, "trainer": trainer, "settings": json.dumps({"config": own, "steps": steps})
+        }  # fmt: skip
+
+    # -- the weights ----------------------------------------------------------------------------------
+
+    def begin(self, record: SweepRecord | None) -> None:
+        """Publishes a supernet that is there already, or that an earlier run had trained when it was killed."""
+        self.publish(trained(record))
+
+    def ended(self, trial: Trial) -> None:
+        phase = trial.config["phase"]
+        if phase == TRAIN and trial.state == "complete":
+            self.publish(trial.id)
+        elif trial.state in ("complete", "failed") and phase in (SCORE, CHILD):
+            self.checkpoints.delete(trial.id)
+
+    def publish(self, trial: str | None) -> None:
+        """Brings the supernet from its trial's checkpoint to the shelf, and from there to the workers."""
+        if not self.shelf.has(self.key):
+            state = self.checkpoints.load(trial) if trial is not None else None
+            if state is None:
+                return
+            weights = state["paper"]["inner"]["parts"]["net"]
+            self.shelf.save(self.key, {n: w.cpu().numpy() for n, w in weights.items()}, self.recipe)
+        if not self._shared:
+            self.share(self.key, self.shelf.load(self.key))
+            self._shared = True
+
+    def report(self, store: Store, name: str, conductor: Conductor) -> None:
+        nas_report.write(self, store, name, conductor)
+
+
+def trained(record: SweepRecord | None) -> str | None:
+    """The trial that has trained the supernet, if one has."""
+    for trial in record.trials.values() if record else ():
+        if trial["state"] == "complete" and json.loads(trial["config_json"])["phase"] == TRAIN:
+            return trial["trial"]
+    return None
+
+
+def _supernet(settings: NASSettings) -> Supernet:
+    """The supernet that the trainer makes for the data; its weights are as they are before training."""
+    paper: Any = settings.trainer()
+    setting = Setting(
+        seed=settings.seed,
+        data=settings.data,
+        data_dir=Path(settings.data_dir) if settings.data_dir else None,
+        steps=settings.train["steps"],
+    )
+    try:
+        paper.setup(settings.train_config, setting)
+    except DataError as error:
+        raise UserError(str(error)) from None
+    return paper.supernet
+
+
+def _code() -> str:
+    commit, dirty = provenance.code_version()
+    return (f"{commit}{'-changed' if dirty else ''}") if commit else provenance.versions()
