@@ -1,0 +1,273 @@
+"""Single-Path NAS: designing hardware-efficient ConvNets in less than 4 hours.
+
+Stamoulis, Ding, Wang, Lymberopoulos, Priyantha, Liu and Marculescu, ECML PKDD 2019, arXiv:1904.02877. One network
+whose superkernels hold every architecture is trained once; threshold gates, trained with the weights for accuracy
+and predicted runtime, are the architecture when training ends. A trial is one such search, at one lambda.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.architectures.base import Architecture
+from search_spaces.architectures.catalog import create_space, read_size
+from search_spaces.architectures.mbconv import MBConvSpace
+from search_spaces.supernets import build_supernet
+from search_spaces.supernets.mbconv import MBConvSupernet
+from search_spaces.supernets.mbconv_branches import BranchSupernet
+from search_spaces.supernets.normalisation import recalibrate
+from search_spaces.supernets.runtime import RuntimeModel
+from trainables.base import Claim, DataError, Metric, Tiny
+from trainables.catalog import register
+from trainables.datasets.images import stratified_split
+from trainables.tasks.image_classification import METRICS, ImageTask
+from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+
+SearchNetwork = MBConvSupernet | BranchSupernet
+TABLE = "runtime.json"
+
+
+def search_network(relaxation: str, size: str, seed: int, **sizes: Any) -> SearchNetwork:
+    """The network to search with, its weights drawn from `seed`; `sizes` replace some of the named size's."""
+    if relaxation == "superkernel":
+        net = build_supernet("mbconv", size, seed=seed, **sizes)
+        assert isinstance(net, MBConvSupernet)
+        return net
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return BranchSupernet(create_space("mbconv", size), **{**read_size("mbconv", size)["network"], **sizes})
+
+
+def runtime_model(net: SearchNetwork, cost: str, device: str, data_dir: Path | None) -> RuntimeModel:
+    """The table of `cost` for the blocks of `net`: flops, params, latency in milliseconds, or from a file."""
+    assert isinstance(net.space, MBConvSpace)
+    if cost == "table":
+        if data_dir is None:
+            raise DataError(f"cost=table: data_dir is None; give a folder with {TABLE}")
+        return RuntimeModel.from_json(net.space, data_dir / TABLE)
+    if cost == "latency":
+        return RuntimeModel.from_table(net.space, net.cost_table("latency_ms", device=device))
+    return RuntimeModel.from_table(net.space, net.cost_table(cost))
+
+
+def make_optimiser(net: SearchNetwork, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """One optimiser of three groups: weights, normalisations (which do not decay), thresholds."""
+    structure = net.structure_parameters()
+    others = [p for p in net.parameters() if all(p is not s for s in structure)]
+    groups = [
+        {"params": [p for p in others if p.dim() > 1], "factor": 1.0},
+        {"params": [p for p in others if p.dim() < 2], "factor": 1.0, "weight_decay": 0.0},
+        {"params": structure, "factor": config["threshold_lr_mult"]},
+    ]
+    usual = {"lr": config["lr"], "momentum": config["momentum"], "weight_decay": config["weight_decay"]}
+    if config["optimiser"] == "sgd":
+        return torch.optim.SGD(groups, **usual)
+    # TensorFlow adds its 1e-3 under the root, PyTorch adds eps to the root.
+    return torch.optim.RMSprop(groups, **usual, alpha=0.9, eps=1e-3**0.5)
+
+
+@register
+class SinglePathNAS(NetworkPaper):
+    """Joint training of weights and gates; the architecture that the gates decide in the end is what is judged.
+
+    Accuracies are of that architecture with the weights it inherits and batch statistics measured anew. `relaxation`,
+    `threshold_data`, `runtime_term` and `indicator_keep` give the baselines.
+    """
+
+    slug = "single_path_nas"
+    title = "Single-Path NAS: Designing Hardware-Efficient ConvNets in less than 4 Hours"
+    citation = (
+        "Stamoulis, Ding, Wang, Lymberopoulos, Priyantha, Liu, Marculescu. ECML PKDD 2019. arXiv:1904.02877"
+    )
+    task = "architecture search"
+    datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10")
+    metrics = (
+        *METRICS,
+        Metric("cost", "min", "validation", "of the table"),
+        Metric("dead_gates", "min", "train", "fraction"),
+        Metric("test_cost", "min", "test", "of the table"),
+    )
+    objective = "val_accuracy"
+    tiny = Tiny("digits", 4)
+    claims = (
+        Claim(
+            name="lambda_1_halves_cost",
+            statement="The architecture found at lambda = 1 costs at most half of the one found without runtime term",
+            treatment={"lmbda": 1.0},
+            baseline={"runtime_term": False},
+            metric="test_cost",
+            margin=0.5,
+            direction="at_most",
+            kind="ratio",
+            data="digits",
+        ),
+        *(
+            Claim(
+                name=f"cost_falls_from_{word}_to_{high}",
+                statement=f"The architecture found at lambda = {high} costs less than that at {word}",
+                treatment={"lmbda": high},
+                baseline=low,
+                metric="test_cost",
+                margin=1.0,
+                direction="at_most",
+                kind="ratio",
+                data="digits",
+            )
+            for low, word, high in (
+                ({"runtime_term": False}, "0", 0.1),
+                ({"lmbda": 0.1}, "0.1", 0.3),
+                ({"lmbda": 0.3}, "0.3", 1.0),
+            )
+        ),
+        Claim(
+            name="lambda_1_keeps_accuracy",
+            statement="The architecture found at lambda = 1 loses less than 3 points of test accuracy",
+            treatment={"lmbda": 1.0},
+            baseline={"runtime_term": False},
+            metric="test_accuracy",
+            margin=-0.03,
+            data="digits",
+        ),
+    )
+
+    default_steps = 16
+
+    @staticmethod
+    def warmup_epochs(config: Mapping[str, Any], epochs: int) -> int:
+        """Epochs without runtime term out of `epochs`; at least one is left for the search."""
+        return min(round(config["warmup_frac"] * epochs), epochs - 1)
+
+    @classmethod
+    def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
+        """In the warm-up nothing asks for a small network: what the gates say then is not judged."""
+        return cls.warmup_epochs(config, steps) + 1
+
+    def eligible(self) -> bool:
+        """The gates decide when training ends: an earlier epoch, more accurate and costlier, is no better one."""
+        return self.done >= self.epochs
+
+    # -- making ---------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        config = self.config
+        self.data = ImageTask(self.data_name, self.setting.data_dir, self.device, config["augmentation"])
+        sizes: dict[str, Any] = {
+            "input_shape": (self.data.channels, self.data.side, self.data.side),
+            "classes": self.data.classes,
+        }
+        if self.data.side > 16:
+            sizes["stem_stride"] = 2
+        if config["relaxation"] == "superkernel":
+            sizes |= {"norm": config["norm"], "gate_site": config["gate_site"]}
+        seed = int(self.rng.numpy.integers(2**31))
+        self.net: SearchNetwork = search_network(config["relaxation"], config["size"], seed, **sizes)
+        self.net.to(self.device)
+        self.runtime = runtime_model(self.net, config["cost"], self.device, self.setting.data_dir).to(self.device)
+        self.optimiser = make_optimiser(self.net, config)
+        self.warmup = self.warmup_epochs(config, self.epochs)
+        # (weights, thresholds): the images that each of them learns on.
+        self.halves = self._halves() if config["threshold_data"] == "held_out" else None
+
+    def _halves(self) -> tuple[ImageTask, ImageTask]:
+        x, y = self.data.parts["train"]
+        tasks = []
+        for chosen in stratified_split(y.cpu().numpy(), len(y) // 2):
+            task = copy.copy(self.data)
+            task.parts = {**self.data.parts, "train": (x[chosen], y[chosen])}
+            tasks.append(task)
+        return tasks[0], tasks[1]
+
+    def stateful(self) -> dict[str, Any]:
+        """The table too: a latency measured again would be another one."""
+        return {**super().stateful(), "runtime": self.runtime}
+
+    # -- training -------------------------------------------------------------------------------------
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the next epoch trains without runtime term and with dropout on the gates."""
+        return self.done < self.warmup
+
+    def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a batch: the loss to descend, CE + lambda log R after the warm-up, and its cross-entropy alone."""
+        keep = self.config.get("indicator_keep", 1.0) if self.warming_up else 1.0
+        gates: Any = self.net.gates(keep)
+        ce = F.cross_entropy(self.net.gated(x, gates), y, label_smoothing=self.config["label_smoothing"])
+        if self.warming_up or not self.config["runtime_term"]:
+            return ce, ce
+        return ce + self.config["lmbda"] * self.net.runtime(gates, self.runtime).log().to(ce.dtype), ce
+
+    def rate(self) -> float:
+        """Learning rate of the weights in the next epoch."""
+        schedule = self.config["schedule"]
+        if schedule == "cosine":
+            return self.config["lr"] * cosine_factor(self.done, self.epochs)
+        return self.config["lr"] * (0.97 ** int(self.done / 2.4) if schedule == "exponential" else 1.0)
+
+    def set_learning_rate(self, value: float) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = value * group["factor"]
+
+    def _update(self, loss: Tensor, only: str | None = None) -> None:
+        """A step of the optimiser on all parameters, or `only` on "weights" or "thresholds"."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        *weights, thresholds = self.optimiser.param_groups
+        for group in {"weights": [thresholds], "thresholds": weights}.get(only or "", []):
+            for p in group["params"]:
+                p.grad = None
+        self.optimiser.step()
+
+    def epoch(self) -> dict[str, float]:
+        self.set_learning_rate(self.rate())
+        train_loss = Mean()
+        size = self.config["batch_size"]
+        if self.halves is None:
+            for x, y in self.data.batches(size):
+                loss, ce = self.losses(x, y)
+                self._update(loss)
+                train_loss.add(ce, len(y))
+        else:
+            for (x, y), held_out in zip(*(half.batches(size) for half in self.halves), strict=False):
+                loss, ce = self.losses(x, y)
+                self._update(ce, "weights")
+                self._update(self.losses(*held_out)[0], "thresholds")
+                train_loss.add(ce, len(y))
+        val_loss, val_accuracy = self.data.evaluate(self.inherited(self.net), "validation")
+        return {
+            "val_accuracy": val_accuracy,
+            "val_loss": val_loss,
+            "train_loss": train_loss.value,
+            "cost": self.runtime.of_path(self.net.derive()),
+            "dead_gates": self.net.dead_gates(),
+        }
+
+    # -- what is found --------------------------------------------------------------------------------
+
+    def architecture(self) -> Architecture:
+        """What the gates decide for now; `self.net.space.format` gives its text."""
+        return self.net.derive()
+
+    def inherited(self, net: SearchNetwork) -> nn.Module:
+        """The derived network with the weights it inherits, its batch statistics measured on training images."""
+        return recalibrate(net.extract(net.derive()), self._statistics_batches())
+
+    def _statistics_batches(self) -> Iterator[Tensor]:
+        batches: Sequence[Tensor] = self.data.parts["train"][0].split(self.config["batch_size"])
+        for pixels in batches if len(batches) == 1 else batches[:-1]:
+            yield self.data.standardise(pixels)
+
+    def measure_test(self, net: nn.Module) -> dict[str, float]:
+        """Test accuracy and cost of the derived architecture, with the weights it inherits."""
+        assert isinstance(net, MBConvSupernet | BranchSupernet)
+        return {
+            "test_accuracy": self.data.evaluate(self.inherited(net), "test")[1],
+            "test_cost": self.runtime.of_path(net.derive()),
+        }
