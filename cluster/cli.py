@@ -324,7 +324,7 @@ def _searched(result: Any, as_json: bool) -> int:
         report.show_rows(alone, nas_report.SHOWN, title="trained alone (95 % CI over seeds)")
         if alone and alone[0]["folder"]:
             print(f"best     {alone[0]['architecture']}\nmodel    {alone[0]['folder']}")
-            print(f"drawing  {alone[0]['folder']}/architecture.svg")
+            print(f"drawing  {alone[0]['folder']}/{nas_report.DRAWING}")
         print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
         if result.state == "interrupted":
             print(f"resume   fairsweep resume {result.sweep} --storage {result.storage}")

@@ -89,6 +89,11 @@ class NASSettings(Settings):
         return {"supernet": self.supernet["kind"], "size": self.supernet["size"]}
 
     @property
+    def space_size(self) -> str:
+        """The named size of the space whose members the runs of a front find."""
+        return self.front_config(self.algorithm["values"][0])["size"]
+
+    @property
     def limits(self) -> dict[str, float]:
         """The limits that are set, by the name of the cost."""
         return {name: value for name, value in self.constraint.items() if value is not None}

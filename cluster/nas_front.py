@@ -21,11 +21,10 @@ from cluster.nas_config import NASSettings
 from cluster.nas_run import Run
 from search_spaces.algorithms.base import Job
 from search_spaces.algorithms.front_search import FrontSearch
+from search_spaces.architectures import create_space
 from search_spaces.architectures.jobs import FRONT, RETRAIN
 from search_spaces.costs import count_flops, count_parameters, measure_latency
 from trainables.base import DataError, Found, Setting
-
-COUNTED = {"flops": count_flops, "latency_ms": measure_latency}
 
 
 class FrontRun(Run):
@@ -150,9 +149,28 @@ class FrontRun(Run):
             "flops": count_flops(found.module, found.input_shape),
             "latency_ms": latency,
             "latency_measured_ms": latency,
-            "folder": export(store, name, trial["trial"], found),
+            "folder": self._export(store, name, trial["trial"], found),
             "trial": trial["trial"],
         }
+
+    def _export(self, store: Store, name: str, trial: str, found: Found) -> str:
+        """Saves a network that was found, its weights and its program, beside the run, and says where."""
+        import torch
+
+        batch = torch.export.Dim("batch", min=2)
+        example = torch.zeros(2, *found.input_shape)
+        with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
+            Path(folder, "architecture.txt").write_text(found.text + "\n")
+            torch.save(found.module.state_dict(), Path(folder, "weights.pt"))
+            program = torch.export.export(found.module, (example,), dynamic_shapes=({0: batch},))
+            torch.export.save(program, Path(folder, "network.pt2"))
+            kind = self.settings.algorithm["space"]
+            if kind is not None:
+                space = create_space(kind, self.settings.space_size)
+                Path(folder, nas_report.DRAWING).write_text(
+                    nas_report.drawing(space, space.parse(found.text))
+                )
+            return nas_report.put(store, name, trial, folder)
 
 
 def _alone(trials: list[dict[str, Any]]) -> dict[str, Any]:
@@ -162,17 +180,3 @@ def _alone(trials: list[dict[str, Any]]) -> dict[str, Any]:
     found = statistics.summary([t["value"] for t in trials])
     low, high = found.ci95 or (None, None)
     return {"alone": found.mean, "alone_ci_low": low, "alone_ci_high": high, "alone_seeds": len(trials)}
-
-
-def export(store: Store, name: str, trial: str, found: Found) -> str:
-    """Saves a network that was found, its weights and its program, beside its run, and says where."""
-    import torch
-
-    batch = torch.export.Dim("batch", min=2)
-    example = torch.zeros(2, *found.input_shape)
-    with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
-        Path(folder, "architecture.txt").write_text(found.text + "\n")
-        torch.save(found.module.state_dict(), Path(folder, "weights.pt"))
-        program = torch.export.export(found.module, (example,), dynamic_shapes=({0: batch},))
-        torch.export.save(program, Path(folder, "network.pt2"))
-        return nas_report.put(store, name, trial, folder)

@@ -17,12 +17,15 @@ from analysis.fronts import pareto
 from analysis.store import Store, filesystem
 from cluster.conductor import Conductor
 from search_spaces.algorithms.phases import PhasedSearch
-from search_spaces.architectures.base import Architecture
+from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.graphs import graph_of
 from search_spaces.architectures.jobs import RETRAIN, members
 
 if TYPE_CHECKING:
     from cluster.nas_supernet import SupernetRun
+
+
+DRAWING = "architecture.svg"
 
 
 def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) -> list[dict[str, Any]]:
@@ -108,11 +111,16 @@ def export(search: SupernetRun, store: Store, name: str, path: Architecture, tri
     module.load_state_dict(inner["best"]["weights"] if inner["best"] else inner["parts"]["net"])
     module.eval()
     example = torch.zeros(2, *search.supernet.input_shape)
-    text, graph = search.space.format(path), graph_of(search.space, path)
     with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
         save_network(Path(folder), search.supernet, path, module, example)
-        Path(folder, "architecture.svg").write_text(draw_svg(graph.nodes, graph.edges, text))
+        Path(folder, DRAWING).write_text(drawing(search.space, path))
         return put(store, name, trial, folder)
+
+
+def drawing(space: ArchitectureSpace, path: Architecture) -> str:
+    """SVG of an architecture."""
+    graph = graph_of(space, path)
+    return draw_svg(graph.nodes, graph.edges, space.format(path))
 
 
 def put(store: Store, name: str, trial: str, folder: str) -> str:

@@ -36,7 +36,8 @@ class Engine:
 
     def __init__(self, storage: Path, *overrides: str, name: str = "s") -> None:
         self.store, self.name = Store(storage), name
-        self.settings = nas_config.load([*SMALL, *overrides, f"storage={storage}", f"name={name}"])
+        small = () if "algorithm=single_path" in overrides else SMALL
+        self.settings = nas_config.load([*small, *overrides, f"storage={storage}", f"name={name}"])
         self.search: Any = nas.make_run(self.settings, self.store)
         self.search.attach(Checkpoints(self.store.checkpoint_dir(name)), self.share)
         self.shared: list[str] = []
@@ -239,3 +240,65 @@ def test_every_option_of_every_group_composes(group: str) -> None:
             continue
         settings = nas_config.load([f"{group}={option}"])
         assert nas_config.check(settings.tree).tree == settings.tree
+
+
+FRONT = (
+    "algorithm=single_path", "algorithm.values=[0.1,30.0]", "algorithm.seeds=1", "algorithm.steps=3", "retrain.seeds=1",
+    "retrain.steps=1", "budget.report_seconds=0",
+)  # fmt: skip
+
+
+def test_a_front_over_lambda_finds_networks_measures_them_and_trains_them_alone(tmp_path: Path) -> None:
+    import torch
+
+    engine = Engine(tmp_path, *FRONT)
+    engine.run()
+    trials, rows = engine.trials(), engine.architectures()
+    assert [t["config.value"] for t in trials[:2]] == [0.1, 30.0]
+    assert {t["config.phase"] for t in trials[2:]} == {"retrain"}
+    assert {t["config.architecture"] for t in trials[2:]} == {row["architecture"] for row in rows}
+    assert json.loads(rows[1]["options"])["lmbda"] == 30.0
+    for row in rows:
+        folder = Path(row["folder"])
+        assert (folder / "architecture.svg").is_file()
+        assert (folder / "architecture.txt").read_text().strip() == row["architecture"]
+        weights = torch.load(folder / "weights.pt", weights_only=True)
+        counted = sum(w.numel() for n, w in weights.items() if not n.endswith(("mean", "var", "tracked")))
+        assert row["params"] == counted and row["flops"] > 0 and row["alone_seeds"] == 1
+        program = torch.export.load(folder / "network.pt2").module()
+        assert program(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
+    assert any(row["on_front"] for row in rows)
+
+
+def test_a_front_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole = Engine(tmp_path / "whole", *FRONT)
+    whole.run()
+    for crash_after in range(0, whole.reports, 2):
+        storage = tmp_path / str(crash_after)
+        with pytest.raises(Crash):
+            Engine(storage, *FRONT).run(crash_after)
+        again = Engine(storage, *FRONT)
+        again.run()
+        assert [{k: v for k, v in row.items() if k != "folder"} for row in again.architectures()] == [
+            {k: v for k, v in row.items() if k != "folder"} for row in whole.architectures()
+        ]
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("algorithm.values=[]", "algorithm.values"),
+        ("algorithm.values=[1,1]", "different"),
+        ("algorithm.knob=lamda", "lmbda"),
+        ("algorithm.trainer=biper", "does not find networks"),
+        ("algorithm.values=[-1]", "lmbda"),
+        ("algorithm.config.cots=flops", "cost"),
+        ("algorithm.seeds=0", "algorithm.seeds=0"),
+    ],
+)
+def test_a_front_that_cannot_be_is_refused_in_one_line(
+    word: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["nas", "algorithm=single_path", word, f"storage={tmp_path / 'store'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1

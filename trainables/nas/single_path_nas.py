@@ -24,7 +24,7 @@ from search_spaces.supernets.mbconv import MBConvSupernet
 from search_spaces.supernets.mbconv_branches import BranchSupernet
 from search_spaces.supernets.normalisation import recalibrate
 from search_spaces.supernets.runtime import RuntimeModel
-from trainables.base import Claim, DataError, Metric, Tiny
+from trainables.base import Claim, DataError, Found, Metric, Tiny
 from trainables.catalog import register
 from trainables.datasets.images import stratified_split
 from trainables.tasks.image_classification import METRICS, ImageTask
@@ -42,7 +42,9 @@ def search_network(relaxation: str, size: str, seed: int, **sizes: Any) -> Searc
         return net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BranchSupernet(create_space("mbconv", size), **{**read_size("mbconv", size)["network"], **sizes})
+        return BranchSupernet(
+            create_space("mbconv", size), **{**read_size("mbconv", size)["network"], **sizes}
+        )
 
 
 def runtime_model(net: SearchNetwork, cost: str, device: str, data_dir: Path | None) -> RuntimeModel:
@@ -169,7 +171,9 @@ class SinglePathNAS(NetworkPaper):
         seed = int(self.rng.numpy.integers(2**31))
         self.net: SearchNetwork = search_network(config["relaxation"], config["size"], seed, **sizes)
         self.net.to(self.device)
-        self.runtime = runtime_model(self.net, config["cost"], self.device, self.setting.data_dir).to(self.device)
+        self.runtime = runtime_model(self.net, config["cost"], self.device, self.setting.data_dir).to(
+            self.device
+        )
         self.optimiser = make_optimiser(self.net, config)
         self.warmup = self.warmup_epochs(config, self.epochs)
         # (weights, thresholds): the images that each of them learns on.
@@ -254,6 +258,11 @@ class SinglePathNAS(NetworkPaper):
     def architecture(self) -> Architecture:
         """What the gates decide for now; `self.net.space.format` gives its text."""
         return self.net.derive()
+
+    def found(self) -> Found:
+        """The derived network with the weights it inherits, its batch statistics measured."""
+        module = self.inherited(self.net).eval()
+        return Found(self.net.space.format(self.architecture()), module, tuple(self.net.input_shape))
 
     def inherited(self, net: SearchNetwork) -> nn.Module:
         """The derived network with the weights it inherits, its batch statistics measured on training images."""
