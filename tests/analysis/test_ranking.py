@@ -68,6 +68,7 @@ def test_top_is_chosen_by_the_truth() -> None:
     truth = np.arange(10.0)
     scores = truth.copy()
     scores[[9, 8]] = scores[[8, 9]]
+    scores[[5, 6]] = [50, 60]  # the two best by score, in the right order
     assert ranking.top_tau(scores, truth) == -1
     assert ranking.top_tau(scores, truth, share=1.0) == ranking.kendall_tau(scores, truth)
     assert ranking.top_tau([1, 2, 3], [1, 2, 3], share=0.01) == 1, "never fewer than two"

@@ -74,7 +74,7 @@ def one(args: argparse.Namespace, job: tuple[str, int]) -> dict[str, Any]:
         "epochs": paper.epochs,
         "train_seconds": trained,
         "rank_seconds": time.process_time() - began - trained,
-        "gradient_variance": float(np.mean(variances)),
+        "gradient_variance": float(np.mean(variances)) / paper.path_rule.paths**2,
         "scores": scores.tolist(),
         "losses": losses.tolist(),
         "probabilities": {n: p.round(4).tolist() for n, p in paper.path_rule.probabilities.items()},

@@ -88,7 +88,7 @@ def test_importance_starts_as_the_uniform_rule_bit_for_bit() -> None:
     assert a == b
 
 
-# ---- indicators (card of the method: after clipping, halving average, only what is not zero) ----
+# ---- indicators (after clipping, halving average, only what is not zero) ----
 
 
 @pytest.mark.parametrize("clip", [1e9, 0.01])

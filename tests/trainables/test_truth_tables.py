@@ -102,6 +102,7 @@ def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
     assert table.metric == "test_accuracy" and table.metrics["val_accuracy"].split == "validation"
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same(tmp_path: Path) -> None:
     protocol = replace(TINY, architectures=2, seeds=1)
     a = {r["architecture"]: r["test_accuracy"] for r in build_rows(protocol, tmp_path / "a", processes=2)}

@@ -26,7 +26,7 @@ from trainables.tasks.training import NetworkPaper, cosine_factor
 from trainables.tasks.truth_tables import find_truth, tau
 from trainables.tasks.workers import workers
 
-# strategy -> how the paths of an update share it, where they do not simply add their losses up
+# Strategy -> how the paths of an update share it, where they do not simply add their losses up
 UPDATES = {"sandwich": "distil", "sumnas": "reptile"}
 OUTER_LR, OUTER_DECAY = 1.0, 4e-5  # of SUMNAS
 
@@ -84,7 +84,7 @@ class PaDa(NetworkPaper):
         Metric("tau_of_flops", "max", "test"),
     )
     objective = "val_accuracy"
-    tiny = Tiny("digits", 4)
+    tiny = Tiny("digits", 3, {"lr": 0.1})
     claims = (
         Claim(
             name="path_importance_ranks_better",
