@@ -14,7 +14,7 @@ from search_spaces.algorithms.constraints import Costs
 from search_spaces.algorithms.nasnet_controller import Controller, Policy, Sample
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 
-TRIES = 10_000  # draws of the controller until one must have been admissible
+TRIES = 2000  # draws of the controller until one must have been admissible
 BLOCK = 64  # draws at once, at most
 
 

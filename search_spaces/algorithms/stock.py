@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,13 +41,13 @@ class StockSearch(ArchitectureSearch):
             self._next = job.number + 1
             if self.admissible(architecture):
                 self._inner_jobs[number] = job
-                return architecture, {"refused": refused, "inner": dict(job.attrs)}
+                return architecture, {"refused": refused, "inner": [job.number, dict(job.attrs)]}
+            refused.append({"inner": [job.number, dict(job.attrs)], "config": dict(job.config)})
             self._inner.tell(job, Outcome(None, 0, "failed"))
-            refused.append({"config": dict(job.config), "attrs": dict(job.attrs)})
             if self.repair:
                 near = self.near(architecture, rng) or self.draw(rng)
-                self._take(Job(number, self.space.options(near)))
-                return near, {"refused": refused, "inner": {}}
+                self._take(Job(number, self.space.options(near)), [self._next, {}])
+                return near, {"refused": refused, "inner": [self._next - 1, {}]}
         raise Exhausted
 
     def adopt(self, job: Job) -> None:
@@ -55,17 +55,17 @@ class StockSearch(ArchitectureSearch):
         if job.number in self._inner_jobs:
             return
         for refused in job.attrs.get("refused", ()):
-            other = Job(self._next, refused["config"], refused["attrs"])
+            number, attrs = refused["inner"]
+            other = Job(number, refused["config"], attrs)
             self._inner.adopt(other)
             self._inner.tell(other, Outcome(None, 0, "failed"))
-            self._next += 1
-        self._take(job)
+        self._take(job, job.attrs.get("inner", [self._next, {}]))
 
-    def _take(self, job: Job) -> None:
-        """Has the inner search adopt what is not its own."""
-        inner = Job(self._next, job.config, job.attrs.get("inner", {}))
-        self._inner.adopt(inner)
-        self._inner_jobs[job.number], self._next = inner, inner.number + 1
+    def _take(self, job: Job, inner: Sequence[Any]) -> None:
+        """Has the inner search adopt a job under the number and with the attributes `inner`."""
+        self._inner_jobs[job.number] = Job(inner[0], job.config, inner[1])
+        self._inner.adopt(self._inner_jobs[job.number])
+        self._next = max(self._next, inner[0] + 1)
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         super().tell(job, outcome)

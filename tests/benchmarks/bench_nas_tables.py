@@ -4,7 +4,7 @@ Objective = mean over the table's seeds, no noise, one evaluation at a time, eve
 NAS-Bench-201 has validation accuracies; NAS-Bench-Macro has test accuracies only, so that its figures say how well a
 search finds maxima, and not what a found network would reach on data it was not chosen by.
 
-    python -m tests.benchmarks.bench_nas_tables [--seeds 20] [--processes 1] [--searches random,evolution,...]
+    python -m tests.benchmarks.bench_nas_tables [--seeds 20] [--processes 1] [--searches "random;evolution"]
     python -m tests.benchmarks.bench_nas_tables --controller [--seeds 20] [--processes 1]
 
 The first prints, after 25, 50, 100 and 300 evaluations, the share of the table that is better than the incumbent
