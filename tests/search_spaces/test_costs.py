@@ -194,11 +194,12 @@ def test_a_module_that_stands_in_several_places_is_measured_once(monkeypatch: py
     monkeypatch.setattr(costs, "measure_latency", lambda module, *_: measured.append(module) or 1.0)
     net = build_supernet("cell", cells=3)
     table = cost_table(net, "latency_ms")
-    # 4 operations in each of 2 stages, stem, residual block, head; entries: 6 cells x 6 edges x 4 operations more.
-    assert len(measured) == 2 * 4 + 3
-    assert len(table.entries) == 6 * 6 * 4 + 3
-    path = net.space.architecture([3, 0, 3, 0, 0, 3])
-    assert table.cost(path) == 3 * 6 + 3
+    # 4 operations and an addition in each of 2 stages; stem, residual block, head.
+    assert len(measured) == 2 * (4 + 1) + 3
+    # 6 cells, 4 operations on each of 6 edges, 3 of which are added to what comes from the input node.
+    assert len(table.entries) == 6 * 4 * (6 + 3) + 3
+    path = net.space.architecture([3, 0, 3, 3, 0, 3])
+    assert table.cost(path) == 6 * (4 + 2) + 3
 
 
 def test_predictions_are_compared_with_whole_networks(
