@@ -42,7 +42,9 @@ def search_network(relaxation: str, size: str, seed: int, **sizes: Any) -> Searc
         return net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return BranchSupernet(create_space("mbconv", size), **{**read_size("mbconv", size)["network"], **sizes})
+        return BranchSupernet(
+            create_space("mbconv", size), **{**read_size("mbconv", size)["network"], **sizes}
+        )
 
 
 def runtime_model(net: SearchNetwork, cost: str, device: str, data_dir: Path | None) -> RuntimeModel:
@@ -169,7 +171,9 @@ class SinglePathNAS(NetworkPaper):
         seed = int(self.rng.numpy.integers(2**31))
         self.net: SearchNetwork = search_network(config["relaxation"], config["size"], seed, **sizes)
         self.net.to(self.device)
-        self.runtime = runtime_model(self.net, config["cost"], self.device, self.setting.data_dir).to(self.device)
+        self.runtime = runtime_model(self.net, config["cost"], self.device, self.setting.data_dir).to(
+            self.device
+        )
         self.optimiser = make_optimiser(self.net, config)
         self.warmup = self.warmup_epochs(config, self.epochs)
         # (weights, thresholds): the images that each of them learns on.
