@@ -50,12 +50,13 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_flops(module: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiply-accumulates for one example of `input_shape` (without the batch). Nothing is computed."""
-    shadow = copy.deepcopy(module).to("meta")
+    """Multiply-accumulates for one example of `input_shape` (without the batch), counted in a forward pass."""
+    module = copy.deepcopy(module).eval()
+    device = next((p.device for p in module.parameters()), None)
     # Two examples, because statistics of a batch of one are refused where a side is 1.
-    x = torch.empty(2, *input_shape, device="meta")
+    x = torch.zeros(2, *input_shape, device=device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(x)
+        module(x)
     return counter.get_total_flops() // (2 * 2)  # two operations a multiply-accumulate
 
 
