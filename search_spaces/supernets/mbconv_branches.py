@@ -6,6 +6,7 @@ cost of FBNet and ProxylessNAS; what Single-Path NAS is compared with.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
@@ -42,9 +43,7 @@ class BranchSupernet(MBConvNetwork):
         return self._branches(number)[option](x)
 
     def extract_block(self, number: int, option: str) -> nn.Module:
-        made = self.block(number, option, self.norm)
-        made.load_state_dict(self._branches(number)[option].state_dict())
-        return made
+        return copy.deepcopy(self._branches(number)[option])
 
     def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
         return self._option_names[choice, option]

@@ -198,6 +198,7 @@ class SuperkernelBlock(nn.Module):
         last = self.largest.conv.project_norm
         kept = by_batch(affine=True) if last.running_mean is None else running
         made = InvertedBottleneck(*self.sizes, expansion, kernel, partial(kept, eps=last.eps))
+        made.to(self.kernel)
         made.load_state_dict({name: tensor.detach() for name, tensor in self.part(option).items()})
         if self.gate_site == "kernel" and expansion == 3 and last.running_mean is not None:
             made.get_buffer("conv.project_norm.running_mean").sub_(self._passed(self.half))

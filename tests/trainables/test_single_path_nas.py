@@ -1,0 +1,271 @@
+"""Single-Path NAS: what the search descends, when, and what it hands over at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from search_spaces.space import Space
+from search_spaces.supernets.mbconv import MBConvSupernet
+from search_spaces.supernets.runtime import RuntimeModel
+from trainables import catalog
+from trainables.base import DataError, Setting
+from trainables.nas.single_path_nas import SinglePathNAS
+
+torch.set_num_threads(1)
+
+
+def config(data: str = "digits", **changes: Any) -> dict[str, Any]:
+    """The paper's configuration for `data` with `changes`, completed and validated by the space."""
+    declared = Space.load("single_path_nas")
+    raw = yaml.safe_load(Path(declared.source).read_text()) | changes
+    space = Space.from_mapping(raw, declared=declared)
+    return space.validate(space.paper_config(data))
+
+
+def trial(steps: int = 4, seed: int = 0, data_dir: Path | None = None, **changes: Any) -> SinglePathNAS:
+    paper = SinglePathNAS()
+    paper.setup(config(**changes), Setting(seed=seed, steps=steps, data_dir=data_dir))
+    return paper
+
+
+def batch(paper: SinglePathNAS, n: int = 64) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = paper.data.parts["train"]
+    return paper.data.standardise(x[:n]), y[:n]
+
+
+def gradients(paper: SinglePathNAS) -> list[torch.Tensor]:
+    """Of the loss of the first batch, in all parameters; the same dropout every time."""
+    torch.manual_seed(0)
+    paper.net.zero_grad()
+    paper.losses(*batch(paper))[0].backward()
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in paper.net.parameters()]
+
+
+def difference(first: SinglePathNAS, second: SinglePathNAS) -> float:
+    return max((a - b).abs().max().item() for a, b in zip(gradients(first), gradients(second), strict=True))
+
+
+# ---- the loss ----
+
+
+def test_the_catalogue_finds_it() -> None:
+    assert catalog.get("single_path_nas") is SinglePathNAS
+
+
+def test_runtime_has_no_part_in_the_warm_up() -> None:
+    with_term, without = trial(lmbda=100.0), trial(runtime_term=False)
+    assert with_term.warming_up and difference(with_term, without) == 0
+    with_term.done = without.done = with_term.warmup
+    assert not with_term.warming_up and difference(with_term, without) > 1e-3
+
+
+def test_after_the_warm_up_the_loss_is_cross_entropy_and_lambda_log_r() -> None:
+    paper = trial(lmbda=3.0)
+    paper.done = paper.warmup
+    loss, ce = paper.losses(*batch(paper))
+    largest = 361888  # multiply-accumulates of k5_e6 everywhere
+    assert (loss - ce).item() == pytest.approx(3 * torch.tensor(float(largest)).log().item(), rel=1e-6)
+    paper.config["runtime_term"] = False
+    loss, ce = paper.losses(*batch(paper))
+    assert loss is ce
+
+
+def test_runtime_part_of_the_gradient_is_that_of_log_r_alone() -> None:
+    """d(lambda log R)/dt = -lambda / R * sigmoid'(norm - t) * dR/dd, for a gate with nothing behind it."""
+    paper, without = trial(lmbda=2.0), trial(runtime_term=False)
+    paper.done = without.done = paper.warmup
+    gradients(paper), gradients(without)
+    for k, (block, plain) in enumerate(zip(paper.net.blocks, without.net.blocks, strict=True)):
+        margin = block.decide()[1]["e6"].item()
+        s = torch.sigmoid(torch.tensor(margin, dtype=torch.float64)).item()
+        _, _, p53, p56 = paper.runtime.layers[k].tolist()
+        expected = -2.0 / 361888 * s * (1 - s) * (p56 - p53)
+        found = (block.thresholds.grad - plain.thresholds.grad)[2].item()
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_dropout_on_gates_is_of_the_warm_up_only() -> None:
+    paper = trial()
+    seen: list[float] = []
+    inner = paper.net.gates
+
+    def gates(keep: float = 1.0) -> Any:
+        seen.append(keep)
+        return inner(keep)
+
+    paper.net.gates = gates  # type: ignore[method-assign]
+    paper.losses(*batch(paper))
+    paper.done = paper.warmup
+    paper.losses(*batch(paper))
+    assert seen == [0.6, 1.0]
+
+
+def test_a_large_lambda_shrinks_the_network_and_none_does_not() -> None:
+    big, none = trial(steps=6, lmbda=30.0, warmup_frac=0.2), trial(steps=6, runtime_term=False)
+    while not big.finished:
+        row, other = big.step(), none.step()
+    assert big.warmup == 1 and row["cost"] < 0.5 * other["cost"] == 0.5 * 361888
+    assert other["dead_gates"] == 0
+
+
+def test_thresholds_of_l2_norms_do_not_move() -> None:
+    """The norm's square lies where the sigmoid is flat: the reason why rms is the default here."""
+    paper = trial(steps=2, norm="l2sq", lmbda=10.0, warmup_frac=0.2)
+    while not paper.finished:
+        row = paper.step()
+    assert row["dead_gates"] > 0.9 and row["cost"] == 361888
+    assert max(t.abs().max().item() for t in paper.net.structure_parameters()) < 1e-2
+
+
+# ---- optimiser ----
+
+
+def test_groups_of_the_optimiser() -> None:
+    paper = trial(threshold_lr_mult=4.0, weight_decay=1e-4)
+    weights, norms, thresholds = paper.optimiser.param_groups
+    paper.set_learning_rate(paper.rate())
+    assert [g["lr"] for g in paper.optimiser.param_groups] == pytest.approx([0.05, 0.05, 0.2])
+    assert [g["weight_decay"] for g in (weights, norms, thresholds)] == [1e-4, 0.0, 1e-4]
+    assert [p.shape for p in thresholds["params"]] == [(3,)] * 4
+    assert sum(len(g["params"]) for g in paper.optimiser.param_groups) == len(list(paper.net.parameters()))
+    paper = trial(optimiser="rmsprop")
+    assert isinstance(paper.optimiser, torch.optim.RMSprop)
+    assert paper.optimiser.param_groups[0]["momentum"] == paper.optimiser.param_groups[0]["alpha"] == 0.9
+
+
+def test_schedules() -> None:
+    rates = {}
+    for schedule in ("exponential", "cosine", "constant"):
+        paper = trial(steps=8, schedule=schedule)
+        rates[schedule] = []
+        for paper.done in range(8):
+            rates[schedule].append(paper.rate() / 0.05)
+    assert rates["exponential"] == pytest.approx([0.97**k for k in (0, 0, 0, 1, 1, 2, 2, 2)])
+    assert rates["constant"] == [1] * 8 and rates["cosine"][0] == 1 and rates["cosine"][7] < 0.05
+
+
+def test_held_out_thresholds_learn_on_images_that_the_weights_do_not_see() -> None:
+    paper = trial(threshold_data="held_out")
+    assert paper.halves is not None
+    one, two = (half.parts["train"] for half in paper.halves)
+    together = {x.numpy().tobytes() for x in paper.data.parts["train"][0]}
+    first, second = ({x.numpy().tobytes() for x in part[0]} for part in (one, two))
+    assert len(one[1]) == len(two[1]) == 300 and first | second == together and not first & second
+    assert (one[1].bincount() - two[1].bincount()).abs().max() <= 1
+
+    x, y = batch(paper)
+    before = [p.detach().clone() for p in paper.net.parameters()]
+    structure = {id(p) for p in paper.net.structure_parameters()}
+
+    def changed() -> list[bool]:
+        found = []
+        for p, old in zip(paper.net.parameters(), before, strict=True):
+            found.append((id(p) in structure, not torch.equal(p, old)))
+            old.copy_(p.detach())
+        return [s for s, moved in found if moved]
+
+    paper.set_learning_rate(0.05)
+    paper._update(paper.losses(x, y)[0], "weights")
+    assert not any(moved := changed()) and moved
+    paper._update(paper.losses(x, y)[0], "thresholds")
+    assert all(moved := changed()) and moved
+    paper._update(paper.losses(x, y)[0])
+    assert {True, False} == set(changed())
+
+
+# ---- what is found ----
+
+
+def test_accuracy_is_of_the_derived_network_with_statistics_of_its_own() -> None:
+    paper = trial(steps=3)
+    row = [paper.step() for _ in range(3)][-1]
+    module = paper.inherited(paper.net)
+    assert not module.training and not any(isinstance(m, MBConvSupernet) for m in module.modules())
+    assert paper.data.evaluate(module, "validation")[1] == row["val_accuracy"]
+    norm = module.get_submodule("stem.norm")
+    with torch.no_grad():
+        x, _ = paper.data.parts["train"]
+        means = [
+            module.get_submodule("stem.conv")(paper.data.standardise(part)).mean((0, 2, 3))
+            for part in x.split(64)[:-1]
+        ]
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), atol=1e-5, rtol=1e-4)
+    tests = paper.test()
+    assert tests["test_cost"] == row["cost"] == paper.runtime.of_path(paper.architecture())
+
+
+def test_the_last_epoch_decides_and_not_the_most_accurate() -> None:
+    paper = trial(steps=3)
+    for _ in range(2):
+        paper.step()
+        assert paper.best is None
+    paper.step()
+    assert paper.best is not None and paper.best["step"] == 3
+    assert SinglePathNAS.fidelity(paper.config, 16).minimum == 9
+    assert SinglePathNAS.fidelity(config("cifar10"), 8).minimum == 6
+
+
+def test_architecture_has_a_text() -> None:
+    paper = trial(steps=2)
+    paper.net.structure_parameters()[2].data[1] = 10.0
+    assert paper.net.space.format(paper.architecture()) == "k5_e6/k5_e6-skip-k5_e6"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relaxation": "branches"},
+        {"threshold_data": "held_out"},
+        {"gate_site": "kernel", "norm": "l2"},
+        {"indicator_keep": 1.0, "cost": "params"},
+        {"optimiser": "rmsprop", "schedule": "cosine"},
+    ],
+)
+def test_baselines_and_ablations_train(changes: dict[str, Any]) -> None:
+    paper = trial(steps=2, **changes)
+    rows = [paper.step() for _ in range(2)]
+    assert rows[1]["train_loss"] < rows[0]["train_loss"]
+    assert paper.test()["test_cost"] > 0
+
+
+def test_branches_follow_the_expected_cost() -> None:
+    paper = trial(relaxation="branches", lmbda=100.0, threshold_lr_mult=10.0, warmup_frac=0.2, steps=3)
+    while not paper.finished:
+        row = paper.step()
+    assert paper.net.space.format(paper.architecture()) == "k3_e3/k3_e3-skip-skip"
+    assert row["cost"] == 4768 + 38400 + 21888
+
+
+# ---- costs ----
+
+
+def test_cost_from_a_file(tmp_path: Path) -> None:
+    table = {str(k): {"0": 1.0, "1": 2.0, "2": 1.5, "3": 3.0} for k in range(4)}
+    (tmp_path / "runtime.json").write_text(json.dumps({"fixed": 5.0, **table}))
+    paper = trial(cost="table", data_dir=tmp_path)
+    assert paper.runtime.of_path(paper.architecture()) == 5 + 4 * 3
+    with pytest.raises(DataError, match=r"cost=table: data_dir is None; give a folder with runtime.json"):
+        trial(cost="table")
+    with pytest.raises(ValueError, match=r"cost=table: .*runtime.json is missing"):
+        trial(cost="table", data_dir=tmp_path / "elsewhere")
+
+
+def test_measured_latency_goes_with_the_checkpoint() -> None:
+    first, second = trial(cost="latency"), trial(cost="latency")
+    assert isinstance(first.runtime, RuntimeModel) and (first.runtime.layers > 0).all()
+    second.runtime.layers *= 2
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.runtime.layers, second.runtime.layers)
+
+
+def test_larger_images_are_halved_by_the_stem() -> None:
+    from trainables.nas.single_path_nas import search_network
+
+    assert search_network("superkernel", "laptop", 0, stem_stride=2).config()["stem_stride"] == 2
+    assert trial().net.config()["stem_stride"] == 1
