@@ -1,0 +1,40 @@
+"""Supernets by name."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from inspect import signature
+from typing import Any
+
+import torch
+
+from search_spaces._parameter import hint
+from search_spaces.architectures.catalog import create_space, read_size
+from search_spaces.supernets.base import Supernet
+from search_spaces.supernets.cell import CellSupernet
+from search_spaces.supernets.chain import ChainSupernet
+
+SUPERNETS: dict[str, Any] = {s.kind: s for s in (CellSupernet, ChainSupernet)}
+
+
+def build_supernet(kind: str, size: str = "laptop", seed: int = 0, **overrides: Any) -> Supernet:
+    """The supernet `kind` at a named size, its weights drawn from `seed`.
+
+    overrides: replace fields of the space or sizes of the network; `build_supernet(net.kind, **net.config())` makes
+    `net` again but for its weights. ValueError names the kind, size or override that is unknown or wrong.
+    """
+    if kind not in SUPERNETS:
+        raise ValueError(f"supernet={kind}: no such supernet; {hint(kind, SUPERNETS)}")
+    cls = SUPERNETS[kind]
+    sizes = [name for name in signature(cls).parameters if name != "space"]
+    usual = read_size(kind, size)["network"]
+    space_class: Any = type(create_space(kind, size))
+    of_space = [field.name for field in fields(space_class)]
+    for name, value in overrides.items():
+        if name not in (*sizes, *of_space):
+            raise ValueError(f"{kind}.{name}={value!r}: no such size; {hint(name, [*sizes, *of_space])}")
+    space = create_space(kind, size, **{k: v for k, v in overrides.items() if k in of_space})
+    network = {**usual, **{k: v for k, v in overrides.items() if k in sizes}}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(space, **network)
