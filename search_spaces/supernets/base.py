@@ -10,12 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from search_spaces import costs
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from search_spaces.costs import CostError, CostTable, Operator
 
 State = tuple[Tensor, ...]  # what flows from step to step
 
@@ -62,6 +65,10 @@ class Supernet(nn.Module, ABC):
     def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
         """Names of the parameters that only `option` of `choice` uses."""
 
+    def operators(self) -> Iterator[Operator]:
+        """The parts of all networks with the paths that each is in; their costs add up to that of a path."""
+        raise NotImplementedError(f"{self.kind}: has no list of operators, so no costs")
+
     @abstractmethod
     def config(self) -> Mapping[str, Any]:
         """The sizes that `build_supernet` needs to make this supernet again, as JSON."""
@@ -69,7 +76,11 @@ class Supernet(nn.Module, ABC):
     # -- running paths --------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, path: Architecture) -> Tensor:
-        """Logits (batch, classes) of `x` (batch, *input_shape) along `path`."""
+        """Logits (batch, classes) of `x` (batch, *input_shape) along `path`.
+
+        ArchitectureError if it is no path of this supernet.
+        """
+        self.space.check(path)
         state: State = (x,)
         for number in range(len(self.steps)):
             state = self.run_step(number, state, path)
@@ -86,7 +97,7 @@ class Supernet(nn.Module, ABC):
             for path in given:
                 yield self.forward(x, path)
             return
-        keys = [self._keys(path) for path in given]
+        keys = [self._keys(self.space.check(path)) for path in given]
         order = sorted(range(len(given)), key=keys.__getitem__)  # a walk of the trie keeps one state a level
         results: dict[int, Tensor] = {}
         states: list[State] = [(x,)]
@@ -107,6 +118,35 @@ class Supernet(nn.Module, ABC):
     def _keys(self, path: Architecture) -> tuple[tuple[int, ...], ...]:
         positions = self.space.positions
         return tuple(tuple(path.indices[positions[c]] for c in step.choices) for step in self.steps)
+
+    # -- costs ----------------------------------------------------------------------------------------
+
+    @cached_property
+    def _cost_tables(self) -> dict[str, CostTable]:
+        return {}
+
+    def cost_table(self, kind: str, **setting: Any) -> CostTable:
+        """Costs of the operators, `kind` in params, flops or latency_ms; made once and kept.
+
+        setting: batch, threads, repeats and device of the measurement, if latency is to be measured anew.
+        """
+        if kind not in self._cost_tables or setting:
+            self._cost_tables[kind] = costs.cost_table(self, kind, **setting)
+        return self._cost_tables[kind]
+
+    def adopt_cost_table(self, table: CostTable) -> None:
+        """Takes costs from `table` from now on: one measured before, or on the device that the network is for.
+
+        CostError if it is of other networks.
+        """
+        mine = {"kind": self.kind, **self.config()}
+        if table.supernet != mine:
+            raise CostError(f"a cost table of {table.supernet} was given for {mine}")
+        self._cost_tables[table.kind] = table
+
+    def cost(self, path: Architecture, kind: str) -> float:
+        """Parameters, FLOPs (multiply-accumulates for one example) or predicted milliseconds of `build(path)`."""
+        return self.cost_table(kind).cost(self.space.check(path))
 
     # -- weights --------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ ICLR 2020, section 2.1). All cells take the same architecture, each with weights
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.cell import CellSpace
+from search_spaces.costs import Operator
 from search_spaces.supernets.base import State, Step, Supernet
 from search_spaces.supernets.layers import (
     Normalisation,
     by_batch,
+    halved,
     image_shape,
     named,
     positive,
@@ -204,27 +206,46 @@ class CellSupernet(Supernet):
         return self.head(x)
 
     def extract(self, path: Architecture) -> nn.Module:
-        self.space.check(path)
+        taken = self._taken(path)
         parts = []
         for part in self.body:
             edges: Any = part
             residual = isinstance(part, ResidualBlock)
-            parts.append(part if residual else self._cell(path, lambda c, o, e=edges: e[c][o]))
+            parts.append(part if residual else Cell(self.space.nodes, {c: edges[c][o] for c, o in taken.items()}))
         return copy.deepcopy(named(stem=self.stem, body=nn.Sequential(*parts), head=self.head))
 
     def build(self, path: Architecture) -> nn.Module:
-        self.space.check(path)
+        taken = self._taken(path)
         parts = [
             ResidualBlock(width // 2, width, running, bias=False)
             if residual
-            else self._cell(path, lambda _, o, w=width: operation(o, w, running, bias=False))
+            else Cell(
+                self.space.nodes, {c: operation(o, width, running, bias=False) for c, o in taken.items()}
+            )
             for residual, width in self._body()
         ]
         return named(stem=self._stem(running), body=nn.Sequential(*parts), head=self._head(running))
 
-    def _cell(self, path: Architecture, made: Callable[[str, str], nn.Module]) -> Cell:
-        options = self.space.options(path)
-        return Cell(self.space.nodes, {c: made(c, o) for c, o in options.items() if o != "none"})
+    def _taken(self, path: Architecture) -> dict[str, str]:
+        options = self.space.options(self.space.check(path))
+        return {choice: option for choice, option in options.items() if option != "none"}
+
+    def operators(self) -> Iterator[Operator]:
+        yield Operator(self._stem(running), self.input_shape, context="stem")
+        shape = (self.channels, *self.input_shape[1:])
+        modules: dict[str, nn.Module] = {}  # one serves all cells of a stage
+        for k, (residual, width) in enumerate(self._body()):
+            if residual:
+                block = ResidualBlock(width // 2, width, running, bias=False)
+                yield Operator(block, shape, context=f"residual block {k}")
+                shape, modules = halved(shape, 2, width), {}
+                continue
+            for choice in self.space.choices:
+                for option in choice.options:
+                    if option != "none":
+                        module = modules.setdefault(option, operation(option, width, running, bias=False))
+                        yield Operator(module, shape, {choice.name: option}, f"cell {k}")
+        yield Operator(self._head(running), shape, context="head")
 
     def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
         return self._option_names[choice, option]

@@ -13,11 +13,13 @@ from torch import nn
 
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.chain import BLOCKS, ChainSpace
+from search_spaces.costs import Operator
 from search_spaces.supernets.base import State, Step, Supernet
 from search_spaces.supernets.layers import (
     InvertedBottleneck,
     Normalisation,
     by_batch,
+    halved,
     image_shape,
     named,
     positive,
@@ -141,6 +143,17 @@ class ChainSupernet(Supernet):
             for k, sizes in enumerate(self._layer_sizes())
         )
         return named(stem=self._stem(running), **layers, head=self._head(running))
+
+    def operators(self) -> Iterator[Operator]:
+        yield Operator(self._stem(running), self.input_shape, context="stem")
+        shape = (self.channels, *self.input_shape[1:])
+        for choice, (inputs, outputs, stride) in zip(self.space.choices, self._layer_sizes(), strict=True):
+            context = f"{'x'.join(map(str, shape))}, stride {stride}"
+            for option in BLOCKS:
+                module = block(option, inputs, outputs, stride, running)
+                yield Operator(module, shape, {choice.name: option}, context)
+            shape = halved(shape, stride, outputs)
+        yield Operator(self._head(running), shape, context="head")
 
     def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
         return self._option_names[choice, option]
