@@ -19,6 +19,7 @@ import numpy as np
 from search_spaces.space import Space
 
 ATTEMPTS = 1000  # draws until a valid architecture must have come up
+LISTED = 100_000  # encodings up to which a space is listed rather than drawn from
 
 
 class ArchitectureError(ValueError):
@@ -71,7 +72,7 @@ class ArchitectureSpace(ABC):
         return True
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """The representative of all encodings that compute the same function; by default the encoding itself."""
+        """The representative of all encodings of the same network; by default the encoding itself."""
         return architecture
 
     @abstractmethod
@@ -80,7 +81,7 @@ class ArchitectureSpace(ABC):
 
     @abstractmethod
     def parse(self, text: str) -> Architecture:
-        """The architecture that `text` names. ArchitectureError says what is wrong with it."""
+        """The architecture that `text` names, a valid one. ArchitectureError says what is wrong with it."""
 
     # -- sizes and members ----------------------------------------------------------------------------
 
@@ -157,13 +158,13 @@ class ArchitectureSpace(ABC):
     ) -> Architecture:
         """An architecture with independent options, uniform or by `probabilities` (choice -> one an option).
 
-        Invalid draws are drawn anew. ArchitectureError if no valid one comes up.
+        Invalid draws are drawn anew. ArchitectureError if no valid one comes up, or for probabilities that are not.
         """
         rng = np.random.default_rng(seed)
-        given = probabilities or {}
+        given = self._distributions(probabilities or {})
         for _ in range(ATTEMPTS):
             indices = tuple(
-                int(rng.choice(len(c.options), p=np.asarray(given[c.name], float)))
+                int(rng.choice(len(c.options), p=given[c.name]))
                 if c.name in given
                 else int(rng.integers(len(c.options)))
                 for c in self.choices
@@ -172,6 +173,43 @@ class ArchitectureSpace(ABC):
             if self.is_valid(architecture):
                 return architecture
         raise ArchitectureError(f"{self.id}: {ATTEMPTS} draws gave no valid architecture")
+
+    def _distributions(self, probabilities: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+        found = {}
+        for name, given in probabilities.items():
+            if name not in self.positions:
+                raise ArchitectureError(f"{self.id}: probabilities of {name}: no such choice")
+            p = np.asarray(given, float)
+            count = len(self.choices[self.positions[name]].options)
+            if p.shape != (count,) or not np.all(p >= 0) or not np.isclose(p.sum(), 1):
+                raise ArchitectureError(
+                    f"{self.id}: probabilities of {name}={p.tolist()}: must be {count}, none below 0, of sum 1"
+                )
+            found[name] = p / p.sum()
+        return found
+
+    def sample_distinct(self, count: int, seed: int | np.random.Generator) -> list[Architecture]:
+        """`count` valid architectures drawn one after the other; one whose `canonical` came up before is passed over.
+
+        ArchitectureError if there are not that many, or a large space gave nothing new for `ATTEMPTS` draws.
+        """
+        rng = np.random.default_rng(seed)
+        found: dict[Architecture, Architecture] = {}
+        if self.size <= LISTED:
+            members = list(self.enumerate())
+            order = rng.permutation(len(members))
+            draws: Iterator[Architecture] = (members[k] for k in order)
+        else:
+            draws = iter(lambda: self.sample(rng), None)
+        missed = 0
+        while len(found) < count and (drawn := next(draws, None)) is not None:
+            missed = missed + 1 if self.canonical(drawn) in found else 0
+            if missed > ATTEMPTS and self.size > LISTED:
+                break
+            found.setdefault(self.canonical(drawn), drawn)
+        if len(found) < count:
+            raise ArchitectureError(f"{self.id}: count={count}: only {len(found)} different ones were found")
+        return list(found.values())
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """All valid architectures that differ in exactly one choice."""
@@ -192,7 +230,9 @@ class ArchitectureSpace(ABC):
         return found[int(np.random.default_rng(seed).integers(len(found)))]
 
     def crossover(self, a: Architecture, b: Architecture, seed: int | np.random.Generator) -> Architecture:
-        """Each choice from one parent or the other, evenly; a parent if no draw is valid."""
+        """Each choice from one parent or the other, evenly; the first parent if no draw is valid."""
+        self.check(a)
+        self.check(b)
         rng = np.random.default_rng(seed)
         for _ in range(ATTEMPTS):
             mask = rng.integers(2, size=len(self.choices))
@@ -215,7 +255,10 @@ class ArchitectureSpace(ABC):
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def decode(self, vector: np.ndarray) -> Architecture:
-        """The architecture whose one-hot code is nearest: the largest entry of each choice."""
+        """The architecture whose one-hot code is nearest: the largest entry of each choice.
+
+        Not checked by `is_valid`: a predictor's code may be nearest to what is no network.
+        """
         width = sum(len(c.options) for c in self.choices)
         if vector.shape != (width,):
             raise ArchitectureError(f"{self.id}: a code has shape ({width},), got {vector.shape}")
@@ -234,4 +277,4 @@ class ArchitectureSpace(ABC):
             for group in groups:
                 node = node.setdefault(group, {})
             node[last] = {"type": "categorical", "choices": list(c.options), "paper": c.options[0]}
-        return Space.from_mapping(declarations, source=self.id)
+        return Space.from_mapping(declarations, source=self.id, name=self.kind)
