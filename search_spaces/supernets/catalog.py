@@ -13,8 +13,9 @@ from search_spaces.architectures.catalog import create_space, read_size
 from search_spaces.supernets.base import Supernet
 from search_spaces.supernets.cell import CellSupernet
 from search_spaces.supernets.chain import ChainSupernet
+from search_spaces.supernets.nasnet import NASNetSupernet
 
-SUPERNETS: dict[str, Any] = {s.kind: s for s in (CellSupernet, ChainSupernet)}
+SUPERNETS: dict[str, Any] = {s.kind: s for s in (CellSupernet, ChainSupernet, NASNetSupernet)}
 
 
 def build_supernet(kind: str, size: str = "laptop", seed: int = 0, **overrides: Any) -> Supernet:

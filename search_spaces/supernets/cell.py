@@ -211,7 +211,9 @@ class CellSupernet(Supernet):
         for part in self.body:
             edges: Any = part
             residual = isinstance(part, ResidualBlock)
-            parts.append(part if residual else Cell(self.space.nodes, {c: edges[c][o] for c, o in taken.items()}))
+            parts.append(
+                part if residual else Cell(self.space.nodes, {c: edges[c][o] for c, o in taken.items()})
+            )
         return copy.deepcopy(named(stem=self.stem, body=nn.Sequential(*parts), head=self.head))
 
     def build(self, path: Architecture) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.nasnet import CELLS, Block, NASNetSpace, loose_ends
+from search_spaces.supernets.layers import Normalisation, image_shape, positive, running
 from search_spaces.supernets.nasnet_operations import (
     SameConv2d,
     initialise,
@@ -19,7 +20,7 @@ from search_spaces.supernets.nasnet_operations import (
     relu_conv,
 )
 
-NASNET_A_CONCAT_USED = ((1,), (3,))
+NASNET_A_CONCAT_USED = ((1,), (3,))  # of the normal and of the reduction cell
 VERSIONS = ("v1", "v2", "v3")
 Stem = Literal["small", "imagenet"]
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary head's loss, in the paper and the authors' code
@@ -68,7 +69,8 @@ class Place:
     """One cell of the stack.
 
     number: its place, from 0. filters: channels of its states. current, previous: numbers of the outputs that it
-    takes, 0 the stem's, k + 1 that of cell k; the first cell takes the stem's twice. halvings, previous_halvings: how often the two have been halved.
+    takes, 0 the stem's, k + 1 that of cell k; the first cell takes the stem's twice. halvings, previous_halvings:
+    how often the two have been halved.
     """
 
     number: int
@@ -94,6 +96,11 @@ def places(
     skip_reduction: the normal cell after a reduction takes what the reduction cell takes for its previous output,
     not the input of the reduction (the authors' large ImageNet network).
     """
+    positive("repeats", repeats)
+    if positive("filters", filters) % 2:
+        raise ValueError(
+            f"filters={filters}: must be even, a reduction takes half of them from either pixels"
+        )
     kinds = [("reduction", filters // 4), ("reduction", filters // 2)] if stem == "imagenet" else []
     start = len(kinds)
     for stage in range(3):
@@ -116,9 +123,10 @@ def places(
 class Combine(nn.Module):
     """Adds the two halves of a block, or concatenates them for a 1 x 1 convolution back to their channels."""
 
-    def __init__(self, kind: str, filters: int) -> None:
+    def __init__(self, kind: str, filters: int, norm: Normalisation = running) -> None:
         super().__init__()
-        self.convolution = nn.Sequential(*relu_conv(2 * filters, filters)) if kind == "concat" else None
+        concat = kind == "concat"
+        self.convolution = nn.Sequential(*relu_conv(2 * filters, filters, norm=norm)) if concat else None
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b if self.convolution is None else self.convolution(torch.cat([a, b], 1))
@@ -132,11 +140,18 @@ class Entry(nn.Module):
     matched: without it the previous output is taken as it is.
     """
 
-    def __init__(self, channels: tuple[int, int], filters: int, reduce: bool, matched: bool = True) -> None:
+    def __init__(
+        self,
+        channels: tuple[int, int],
+        filters: int,
+        reduce: bool,
+        matched: bool = True,
+        norm: Normalisation = running,
+    ) -> None:
         super().__init__()
-        self.current = nn.Sequential(*relu_conv(channels[0], filters))
+        self.current = nn.Sequential(*relu_conv(channels[0], filters, norm=norm))
         fits = not matched or (channels[1] == filters and not reduce)
-        self.previous = None if fits else nn.Sequential(nn.ReLU(), match(channels[1], filters, reduce))
+        self.previous = None if fits else nn.Sequential(nn.ReLU(), match(channels[1], filters, reduce, norm))
 
     def forward(self, current: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
         return self.current(current), previous if self.previous is None else self.previous(previous)
@@ -155,22 +170,23 @@ class Cell(nn.Module):
         channels: tuple[int, int],
         concat_used: Sequence[int] = (),
         matched: bool = True,
+        norm: Normalisation = running,
     ) -> None:
         super().__init__()
         filters, self.blocks = place.filters, tuple(blocks)
-        self.entry = Entry(channels, filters, place.previous_halvings < place.halvings, matched)
+        self.entry = Entry(channels, filters, place.previous_halvings < place.halvings, matched, norm)
         state_channels = [filters, filters if matched else channels[1]] + [filters] * len(blocks)
         self.operations, self.drops = nn.ModuleList(), nn.ModuleList()
         for block in blocks:
             for state, name in zip(block.inputs, block.operations, strict=True):
                 stride = place.stride if state < 2 else 1
-                self.operations.append(operation(name, state_channels[state], filters, stride))
+                self.operations.append(operation(name, state_channels[state], filters, stride, norm))
                 self.drops.append(nn.Identity() if name == "identity" else DropPath())
-        self.combine = nn.ModuleList(Combine(block.combine, filters) for block in blocks)
+        self.combine = nn.ModuleList(Combine(block.combine, filters, norm) for block in blocks)
         self.concat = tuple(sorted({*loose_ends(blocks), *concat_used}))
         self.matches = nn.ModuleDict(
             {
-                str(state): match(state_channels[state], filters, reduce=place.stride == 2)
+                str(state): match(state_channels[state], filters, place.stride == 2, norm)
                 for state in self.concat
                 if state < 2
             }
@@ -223,13 +239,14 @@ class NASNet(nn.Module):
     concat_used: states of the normal and of the reduction cell that belong to the output though a block takes them.
     dropout: share of the features that the classifier does not see in training.
     auxiliary: whether there is an auxiliary head; `both_logits` returns its logits as well.
+    norm: makes the normalisation of so many channels.
     """
 
     def __init__(
         self,
         space: NASNetSpace,
         architecture: Architecture,
-        input_shape: tuple[int, int, int],
+        input_shape: Sequence[int],
         classes: int,
         repeats: int,
         filters: int,
@@ -240,13 +257,14 @@ class NASNet(nn.Module):
         concat_used: tuple[Sequence[int], Sequence[int]] = ((), ()),
         dropout: float = 0.0,
         auxiliary: bool = False,
+        norm: Normalisation = running,
     ) -> None:
         super().__init__()
         space.check(architecture)
-        if repeats < 1 or filters < 2 or filters % 2:
-            raise ValueError(
-                f"repeats={repeats}, filters={filters}: repeats must be at least 1, filters an even number"
-            )
+        input_shape = image_shape(input_shape)
+        positive("classes", classes)
+        if any(not 0 <= state < space.blocks + 2 for states in concat_used for state in states):
+            raise ValueError(f"concat_used={concat_used}: states are 0 to {space.blocks + 1}")
         imagenet = stem == "imagenet"
         width = stem_filters or (96 if imagenet else 3 * filters)
         convolution = (
@@ -254,14 +272,14 @@ class NASNet(nn.Module):
             if imagenet
             else SameConv2d(input_shape[0], width, 3)
         )
-        self.stem = nn.Sequential(convolution, nn.BatchNorm2d(width))
+        self.stem = nn.Sequential(convolution, norm(width))
         self.places = places(repeats, filters, stem, skip_reduction)
         channels = [width]
         self.cells = nn.ModuleList()
         for place in self.places:
             blocks, used = space.cell(architecture, place.kind), concat_used[CELLS.index(place.kind)]
             inputs = channels[place.current], channels[place.previous]
-            cell = Cell(blocks, place, inputs, used, matched=match_stem or place.number > 0)
+            cell = Cell(blocks, place, inputs, used, match_stem or place.number > 0, norm)
             self.cells.append(cell)
             channels.append(cell.outputs)
         self.dropout, self.classifier = nn.Dropout(dropout), nn.Linear(channels[-1], classes)

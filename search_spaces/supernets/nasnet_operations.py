@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.supernets.layers import Normalisation, running
+
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """Pixels before and after a side of `size` pixels so that ceil(size / stride) windows of `kernel` fit."""
@@ -67,24 +69,23 @@ def relu_conv(
     kernel: int | tuple[int, int] = 1,
     stride: int | tuple[int, int] = 1,
     dilation: int = 1,
+    norm: Normalisation = running,
 ) -> list[nn.Module]:
-    """ReLU, convolution, batch normalisation."""
-    return [
-        nn.ReLU(),
-        SameConv2d(inputs, outputs, kernel, stride, dilation),
-        nn.BatchNorm2d(outputs),
-    ]
+    """ReLU, convolution, normalisation."""
+    return [nn.ReLU(), SameConv2d(inputs, outputs, kernel, stride, dilation), norm(outputs)]
 
 
-def separable(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
-    """Twice: ReLU, depthwise convolution, pointwise convolution, batch normalisation; the first has the stride."""
+def separable(
+    inputs: int, outputs: int, kernel: int, stride: int, norm: Normalisation = running
+) -> nn.Sequential:
+    """Twice: ReLU, depthwise convolution, pointwise convolution, normalisation; the first has the stride."""
     layers: list[nn.Module] = []
     for channels, step in ((inputs, stride), (outputs, 1)):
         layers += [
             nn.ReLU(),
             SameConv2d(channels, channels, kernel, step, groups=channels),
             SameConv2d(channels, outputs, 1),
-            nn.BatchNorm2d(outputs),
+            norm(outputs),
         ]
     return nn.Sequential(*layers)
 
@@ -96,30 +97,34 @@ class FactorisedReduction(nn.Module):
     one batch normalisation. outputs: an even number.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: Normalisation = running) -> None:
         super().__init__()
         if outputs % 2:
             raise ValueError(f"filters={outputs}: a factorised reduction needs an even number")
         self.even = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
         self.odd = nn.Conv2d(inputs, outputs // 2, 1, bias=False)
-        self.norm = nn.BatchNorm2d(outputs)
+        self.norm = norm(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        moved = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
-        halves = self.even(x[:, :, ::2, ::2]), self.odd(moved[:, :, ::2, ::2])
-        return self.norm(torch.cat(halves, 1))
+        return self.norm(reduced_pixels(x, self.even.weight, self.odd.weight))
 
 
-def match(inputs: int, outputs: int, reduce: bool) -> nn.Module:
+def reduced_pixels(x: Tensor, even: Tensor, odd: Tensor) -> Tensor:
+    """The 1 x 1 convolutions `even` of the pixels at even places of `x`, and `odd` of those at odd places."""
+    moved = F.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+    return torch.cat([F.conv2d(x[:, :, ::2, ::2], even), F.conv2d(moved[:, :, ::2, ::2], odd)], 1)
+
+
+def match(inputs: int, outputs: int, reduce: bool, norm: Normalisation = running) -> nn.Module:
     """What gives a state `outputs` channels, and half the height and width with `reduce`; nothing if it fits."""
     if reduce:
-        return FactorisedReduction(inputs, outputs)
+        return FactorisedReduction(inputs, outputs, norm)
     if inputs != outputs:
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), norm(outputs))
     return nn.Identity()
 
 
-def operation(name: str, inputs: int, outputs: int, stride: int) -> nn.Module:
+def operation(name: str, inputs: int, outputs: int, stride: int, norm: Normalisation = running) -> nn.Module:
     """The operation `name` from `inputs` to `outputs` channels. KeyError if there is no such operation.
 
     An identity that cannot be one, because of the stride or the channels, is a 1 x 1 convolution; a pooling that
@@ -127,21 +132,21 @@ def operation(name: str, inputs: int, outputs: int, stride: int) -> nn.Module:
     """
     if name == "identity":
         fits = stride == 1 and inputs == outputs
-        return nn.Identity() if fits else nn.Sequential(*relu_conv(inputs, outputs, stride=stride))
+        return nn.Identity() if fits else nn.Sequential(*relu_conv(inputs, outputs, stride=stride, norm=norm))
     kind, kernels = name.split("_", 1)
     if kind in ("avg", "max"):
         pool = Pool(kind, int(kernels[0]), stride)
-        return nn.Sequential(pool, match(inputs, outputs, reduce=False)) if inputs != outputs else pool
+        return nn.Sequential(pool, match(inputs, outputs, False, norm)) if inputs != outputs else pool
     if kind == "sep":
-        return separable(inputs, outputs, int(kernels[0]), stride)
+        return separable(inputs, outputs, int(kernels[0]), stride, norm)
     if kind == "dil":
-        return nn.Sequential(*relu_conv(inputs, outputs, int(kernels[0]), stride, dilation=2))
+        return nn.Sequential(*relu_conv(inputs, outputs, int(kernels[0]), stride, 2, norm))
     if name in ("conv_1x3_3x1", "conv_1x7_7x1"):
         k = int(kernels[2])
-        row = relu_conv(inputs, outputs, (1, k), (1, stride))
-        return nn.Sequential(*row, *relu_conv(outputs, outputs, (k, 1), (stride, 1)))
+        row = relu_conv(inputs, outputs, (1, k), (1, stride), norm=norm)
+        return nn.Sequential(*row, *relu_conv(outputs, outputs, (k, 1), (stride, 1), norm=norm))
     if name in ("conv_1x1", "conv_3x3"):
-        return nn.Sequential(*relu_conv(inputs, outputs, int(kernels[0]), stride))
+        return nn.Sequential(*relu_conv(inputs, outputs, int(kernels[0]), stride, norm=norm))
     raise KeyError(name)
 
 
