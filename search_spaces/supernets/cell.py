@@ -154,9 +154,8 @@ class CellSupernet(Supernet):
         )
 
     def config(self) -> dict[str, Any]:
-        space = asdict(self.space)
         return {
-            **space,
+            **asdict(self.space),
             "operations": list(self.space.operations),
             "input_shape": list(self.input_shape),
             "classes": self.classes,

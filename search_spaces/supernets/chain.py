@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -40,8 +39,7 @@ def block(option: str, inputs: int, outputs: int, stride: int, norm: Normalisati
 class ChainSupernet(Supernet):
     """Stem, layers in stages, head. The first layer of a stage has stride 2 and doubles the width.
 
-    channels: width of the stem. stages: layers in each stage, as many as the space has together.
-    head: width of the 1x1 convolution before the pool.
+    channels: width of the stem. head: width of the 1x1 convolution before the pool.
     affine: scale and shift after normalising. They are on here, unlike in the cell: each norm of a layer belongs to
         one block and is shared with no other, the scale of a block's last norm weighs it against its shortcut,
         and what is extracted has then exactly the parameters of the network that is trained stand-alone.
@@ -56,7 +54,6 @@ class ChainSupernet(Supernet):
         input_shape: Sequence[int],
         classes: int,
         channels: int,
-        stages: Sequence[int],
         head: int,
         affine: bool = True,
     ) -> None:
@@ -64,11 +61,8 @@ class ChainSupernet(Supernet):
         self.space, self.input_shape = space, image_shape(input_shape)
         self.classes, self.channels = positive("classes", classes), positive("channels", channels)
         self.head_width, self.affine = positive("head", head), affine
-        self.stages = tuple(positive("stages", n) for n in stages)
-        if sum(self.stages) != space.layers:
-            raise ValueError(
-                f"stages={list(self.stages)}: {sum(self.stages)} layers, {space.id} has {space.layers}"
-            )
+        if not space.stages:
+            raise ValueError(f"stages=[]: {space.id} must say how many layers each stage has")
         norm = by_batch(affine)
         self.stem = self._stem(norm)
         self.layers = nn.ModuleList(
@@ -82,7 +76,7 @@ class ChainSupernet(Supernet):
     def _layer_sizes(self) -> Iterator[tuple[int, int, int]]:
         """(inputs, outputs, stride) of each layer."""
         width = self.channels
-        for n in self.stages:
+        for n in self.space.stages:
             yield width, 2 * width, 2
             width *= 2
             for _ in range(n - 1):
@@ -94,7 +88,7 @@ class ChainSupernet(Supernet):
 
     def _head(self, norm: Normalisation) -> nn.Module:
         return named(
-            conv=nn.Conv2d(self.channels * 2 ** len(self.stages), self.head_width, 1, bias=False),
+            conv=nn.Conv2d(self.channels * 2 ** len(self.space.stages), self.head_width, 1, bias=False),
             norm=norm(self.head_width),
             relu=nn.ReLU(),
             pool=nn.AdaptiveAvgPool2d(1),
@@ -104,11 +98,11 @@ class ChainSupernet(Supernet):
 
     def config(self) -> dict[str, Any]:
         return {
-            **asdict(self.space),
+            "layers": self.space.layers,
+            "stages": list(self.space.stages),
             "input_shape": list(self.input_shape),
             "classes": self.classes,
             "channels": self.channels,
-            "stages": list(self.stages),
             "head": self.head_width,
             "affine": self.affine,
         }
