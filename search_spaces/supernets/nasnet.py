@@ -132,7 +132,7 @@ class NASNetSupernet(Supernet):
         return NASNet(self.space, path, self.input_shape, self.classes, self.repeats, self.filters, norm=norm)
 
     def extract(self, path: Architecture) -> nn.Module:
-        with torch.device("meta"):
+        with torch.random.fork_rng(devices=[]):  # weights are drawn, to be replaced
             network = self._network(path, by_batch(self.affine))
         weights = {name: weight.detach().clone() for name, weight in self._weights(path)}
         network.load_state_dict(weights, assign=True)

@@ -38,7 +38,7 @@ def test_what_is_extracted_computes_the_same(name: str) -> None:
     net = made(name).eval()
     x = batch(net)
     with torch.no_grad():
-        for seed in range(40):
+        for seed in range(25):
             path = net.space.sample(seed)
             assert (net.extract(path)(x) - net(x, path)).abs().max() <= 1e-5
 
@@ -51,13 +51,13 @@ def test_cells_of_one_loose_end_hand_it_on_as_it_is() -> None:
         with torch.no_grad():
             assert (net.extract(path)(x) - net(x, path)).abs().max() <= 1e-5
     deep = build_supernet("nasnet", repeats=2)
-    path = deep.space.parse(f"{CHAIN}/{WIDE}")
+    path = deep.space.parse(f"{WIDE}/{CHAIN}")
     network: Any = deep.build(path)
-    # The cell behind two normal ones takes the first of them unchanged: no convolution, and no weights for it.
+    # The second cell after a reduction takes that one's output unchanged: no convolution, and no weights for it.
     fitting = [cell.entry.previous is None for cell in network.cells]
-    assert fitting == [False, False, True, False, False, True, False, False]
+    assert fitting == [False, False, False, False, True, False, False, True]
     taken = deep.path_parameters(path)
-    assert not any(name.startswith("cells.2.entry.previous") for name in taken)
+    assert not any(name.startswith("cells.4.entry.previous") for name in taken)
     assert sum(deep.get_parameter(name).numel() for name in taken) == count_parameters(network)
 
 
