@@ -37,6 +37,8 @@ def keep_probability(
     v1: the probability to drop grows linearly with time; v2: with depth; v3: with both; None: it is constant.
     At its end it is 1 - `final`, in the last cell.
     """
+    if not 0 < final <= 1:
+        raise ValueError(f"final={final}: must lie in (0, 1]")
     if version is not None and version not in VERSIONS:
         raise ValueError(f"version={version}: must be None or one of {', '.join(VERSIONS)}")
     drop = 1 - final

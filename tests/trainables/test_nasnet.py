@@ -87,7 +87,9 @@ def test_what_is_no_architecture_is_refused() -> None:
     with pytest.raises(ArchitectureError, match="two cells joined by /"):
         trial(architecture="nasnet_b")
     with pytest.raises(SpaceError, match="drop_path_keep"):
-        config(drop_path_keep=0.0)
+        Space.load("nasnet").validate(config() | {"drop_path_keep": 0.4})
+    with pytest.raises(ValueError, match=r"final=0.0: must lie in \(0, 1\]"):
+        trial(drop_path_keep=0.0).drop_paths(0.5)
 
 
 def test_the_space_holds_only_what_exists() -> None:
