@@ -273,10 +273,13 @@ class ArchitectureSpace(ABC):
 
     def to_space(self) -> Space:
         """The same choices as a hyperparameter space, for searches, Optuna, W&B, Hydra and Arrow columns."""
-        declarations: dict[str, dict[str, Any]] = {
-            c.name: {"type": "categorical", "choices": list(c.options), "paper": c.options[0]}
-            for c in self.choices
-        }
+        declarations: dict[str, Any] = {}
+        for c in self.choices:
+            *groups, last = c.name.split(".")
+            node = declarations
+            for group in groups:
+                node = node.setdefault(group, {})
+            node[last] = {"type": "categorical", "choices": list(c.options), "paper": c.options[0]}
         return Space.from_mapping(declarations, source=self.id, name=self.kind)
 
 

@@ -22,8 +22,11 @@ from search_spaces.architectures.base import ArchitectureSpace
 from search_spaces.architectures.cell import CellSpace
 from search_spaces.architectures.chain import ChainSpace
 from search_spaces.architectures.mbconv import MBConvSpace
+from search_spaces.architectures.nasnet import NASNetSpace
 
-SPACES: dict[str, type[ArchitectureSpace]] = {s.kind: s for s in (CellSpace, ChainSpace, MBConvSpace)}
+SPACES: dict[str, type[ArchitectureSpace]] = {
+    s.kind: s for s in (CellSpace, ChainSpace, MBConvSpace, NASNetSpace)
+}
 SECTIONS = ("space", "network")
 ALL = "all"  # in an id: the value that the field has by default
 
