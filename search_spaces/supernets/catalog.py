@@ -16,9 +16,7 @@ from search_spaces.supernets.chain import ChainSupernet
 from search_spaces.supernets.mbconv import MBConvSupernet
 from search_spaces.supernets.nasnet import NASNetSupernet
 
-SUPERNETS: dict[str, Any] = {
-    s.kind: s for s in (CellSupernet, ChainSupernet, MBConvSupernet, NASNetSupernet)
-}
+SUPERNETS: dict[str, Any] = {s.kind: s for s in (CellSupernet, ChainSupernet, MBConvSupernet, NASNetSupernet)}
 
 
 def build_supernet(kind: str, size: str = "laptop", seed: int = 0, **overrides: Any) -> Supernet:

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
-from search_spaces.costs import count_flops, count_parameters
 
 from search_spaces.architectures import ArchitectureSpace, create_space
 from search_spaces.architectures.files import open_table, packaged, read_table, write_table
 from search_spaces.architectures.tables import Metric, Source, Table, TableError
+from search_spaces.costs import count_flops, count_parameters
 from search_spaces.supernets import Supernet
 from trainables.base import Setting
 from trainables.datasets.cache import cache_dir, made_once
@@ -73,7 +73,8 @@ class Protocol:
         """The architectures in the notation of their space, in the order of the table."""
         if not self.architectures:
             return [self.members.format(a) for a in self.members.enumerate()]
-        rng, found = np.random.default_rng(self.drawn_by), {}
+        rng = np.random.default_rng(self.drawn_by)
+        found: dict[str, bool] = {}
         while len(found) < self.architectures:
             found[self.members.format(self.members.sample(rng))] = True
         return list(found)
