@@ -11,9 +11,10 @@ import json
 import platform
 import re
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 KINDS = ("params", "flops", "latency_ms")
 WARM_UP = 5  # calls before the first that is timed
+BUSY = 0.2  # share of the time of a measurement that other work may take
 FORMAT = 1
 
 
@@ -48,12 +50,13 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def count_flops(module: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiply-accumulates for one example of `input_shape` (without the batch). Nothing is computed."""
-    shadow = copy.deepcopy(module).to("meta")
+    """Multiply-accumulates for one example of `input_shape` (without the batch), counted in a forward pass."""
+    module = copy.deepcopy(module).eval()
+    device = next((p.device for p in module.parameters()), None)
     # Two examples, because statistics of a batch of one are refused where a side is 1.
-    x = torch.empty(2, *input_shape, device="meta")
+    x = torch.zeros(2, *input_shape, device=device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(x)
+        module(x)
     return counter.get_total_flops() // (2 * 2)  # two operations a multiply-accumulate
 
 
@@ -65,7 +68,10 @@ def measure_latency(
     repeats: int = 30,
     device: str | torch.device = "cpu",
 ) -> float:
-    """Milliseconds of a forward pass of (batch, *input_shape) in evaluation mode: the median of `repeats` calls."""
+    """Milliseconds of a forward pass of (batch, *input_shape) in evaluation mode: the median of `repeats` calls.
+
+    RuntimeWarning if other work took the processor for a good part of that time: the figure is then too large.
+    """
     for name, value in (("batch", batch), ("threads", threads), ("repeats", repeats)):
         if value < 1:
             raise CostError(f"{name}={value}: must be at least 1")
@@ -75,6 +81,7 @@ def measure_latency(
     torch.set_num_threads(threads)
     x = torch.randn(batch, *input_shape, device=device)
     times = []
+    started, used = time.perf_counter(), time.process_time()
     try:
         with torch.inference_mode():
             for k in range(WARM_UP + repeats):
@@ -88,6 +95,9 @@ def measure_latency(
         torch.set_num_threads(threads_before)
         for m, training in modes:
             m.training = training
+    started, used = time.perf_counter() - started, time.process_time() - used
+    if x.device.type == "cpu" and used < (1 - BUSY) * started:
+        warnings.warn("latency was measured on a busy processor; measure again on an idle one", stacklevel=2)
     return median(times) / 1e6
 
 
@@ -98,6 +108,11 @@ def hardware(device: str | torch.device = "cpu") -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def software() -> str:
+    """What runs the kernels."""
+    return f"torch {torch.__version__}"
 
 
 # ---- tables ----
@@ -184,7 +199,9 @@ class CostTable:
         for name in ("kind", "space", "supernet", "hardware", "software", "threads", "batch"):
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
-                raise CostError(f"{name}: tables of {ours!r} and {theirs!r} cannot be mixed; measure both alike")
+                raise CostError(
+                    f"{name}: tables of {ours!r} and {theirs!r} cannot be mixed; measure both alike"
+                )
 
     def merged(self, others: Iterable[CostTable]) -> CostTable:
         """One table of several measurements: the median of each entry. CostError if they are not of the same kind."""
@@ -192,8 +209,10 @@ class CostTable:
         for other in tables[1:]:
             self.require_same(other)
         values = zip(*([e.value for e in t.entries] for t in tables), strict=True)
-        entries = tuple(Entry(e.when, e.context, median(v)) for e, v in zip(self.entries, values, strict=True))
-        return CostTable(**{**vars_of(self), "entries": entries})
+        entries = tuple(
+            Entry(e.when, e.context, median(v)) for e, v in zip(self.entries, values, strict=True)
+        )
+        return replace(self, entries=entries)
 
     # -- files ----------------------------------------------------------------------------------------
 
@@ -214,8 +233,9 @@ class CostTable:
         return cls(**raw)
 
 
-def vars_of(table: CostTable) -> dict[str, Any]:
-    return {name: getattr(table, name) for name in table.__dataclass_fields__}
+def identity(supernet: Supernet) -> dict[str, Any]:
+    """Kind and sizes of `supernet`, as they come back from JSON."""
+    return json.loads(json.dumps({"kind": supernet.kind, **supernet.config()}))
 
 
 def cost_table(
@@ -230,7 +250,9 @@ def cost_table(
     if kind not in KINDS:
         raise CostError(f"cost={kind}: must be one of {', '.join(KINDS)}")
     operators = list(supernet.operators())
-    known: dict[tuple[int, tuple[int, ...]], float] = {}  # a module that stands in several places is measured once
+    known: dict[
+        tuple[int, tuple[int, ...]], float
+    ] = {}  # a module that stands in several places is measured once
     entries = []
     for operator in operators:
         key = (id(operator.module), operator.input_shape)
@@ -245,10 +267,9 @@ def cost_table(
         entries.append(Entry(tuple(operator.when.items()), operator.context, known[key]))
     setting: dict[str, Any] = {}
     if kind == "latency_ms":
-        software = f"torch {torch.__version__}"
-        setting = {"hardware": hardware(device), "software": software, "threads": threads, "batch": batch}
-    config = {"kind": supernet.kind, **supernet.config()}
-    return CostTable(kind, supernet.space.id, config, supernet.space.choices, tuple(entries), **setting)
+        setting = {"hardware": hardware(device), "software": software(), "threads": threads, "batch": batch}
+    space = supernet.space
+    return CostTable(kind, space.id, identity(supernet), space.choices, tuple(entries), **setting)
 
 
 @dataclass(frozen=True)
@@ -290,12 +311,12 @@ def check_latency(
 
     CostError if the table is not of latencies of `supernet`, or was measured on other hardware or software.
     """
-    here = (f"{supernet.kind}", hardware(device), f"torch {torch.__version__}")
-    there = (f"{table.supernet.get('kind')}", table.hardware, table.software)
-    if table.kind != "latency_ms" or here != there:
+    if table.kind != "latency_ms" or table.supernet != identity(supernet):
         raise CostError(
-            f"a table of {table.kind} of {' on '.join(there)} says nothing of latency_ms of {' on '.join(here)}"
+            f"a table of {table.kind} of {dict(table.supernet)}: latency_ms of {identity(supernet)} wanted"
         )
+    here = replace(table, hardware=hardware(device), software=software())
+    table.require_same(here)
     predicted, measured = [], []
     for path in paths:
         network = supernet.build(path).to(device)

@@ -7,6 +7,7 @@ depends on, which is what lets paths that begin alike share what they compute.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,40 +81,53 @@ class Supernet(nn.Module, ABC):
 
         ArchitectureError if it is no path of this supernet.
         """
-        self.space.check(path)
+        return self._run(x, self.space.check(path))
+
+    def _run(self, x: Tensor, path: Architecture) -> Tensor:
         state: State = (x,)
         for number in range(len(self.steps)):
             state = self.run_step(number, state, path)
         return state[0]
 
     def forward_paths(self, x: Tensor, paths: Iterable[Architecture], share: bool = True) -> Iterator[Tensor]:
-        """Logits of the same `x` along each path, in the order given.
+        """Logits of the same `x` along each path, in the order given. Those ready before their turn are kept.
+
+        share: as in `walk_paths`. ArchitectureError if one is no path of this supernet.
+        """
+        results: dict[int, Tensor] = {}
+        wanted = 0
+        for k, logits in self.walk_paths(x, paths, share):
+            results[k] = logits
+            while wanted in results:
+                yield results.pop(wanted)
+                wanted += 1
+
+    def walk_paths(
+        self, x: Tensor, paths: Iterable[Architecture], share: bool = True
+    ) -> Iterator[tuple[int, Tensor]]:
+        """(number of the path, logits of `x` along it) for each path, in the order that suits the computation.
 
         share: paths that begin alike share what they compute up to where they part. Exact, bit for bit: in a batch,
-        normalisation by batch statistics depends on the beginning of a path only.
+        normalisation by batch statistics depends on the beginning of a path only. At any time one state a step is
+        kept, however many paths there are. ArchitectureError if one is no path of this supernet.
         """
-        given = list(paths)
+        given = [self.space.check(path) for path in paths]
         if not share:
-            for path in given:
-                yield self.forward(x, path)
+            for k, path in enumerate(given):
+                yield k, self._run(x, path)
             return
-        keys = [self._keys(self.space.check(path)) for path in given]
-        order = sorted(range(len(given)), key=keys.__getitem__)  # a walk of the trie keeps one state a level
-        results: dict[int, Tensor] = {}
+        keys = [self._keys(path) for path in given]
         states: list[State] = [(x,)]
         before: tuple[tuple[int, ...], ...] = ()
-        wanted = 0
-        for k in order:
+        for k in sorted(range(len(given)), key=keys.__getitem__):  # a walk of the trie of all paths
             common = 0
             while common < len(before) and before[common] == keys[k][common]:
                 common += 1
             del states[common + 1 :]
             for number in range(common, len(self.steps)):
                 states.append(self.run_step(number, states[-1], given[k]))
-            results[k], before = states[-1][0], keys[k]
-            while wanted in results:
-                yield results.pop(wanted)
-                wanted += 1
+            before = keys[k]
+            yield k, states[-1][0]
 
     def _keys(self, path: Architecture) -> tuple[tuple[int, ...], ...]:
         positions = self.space.positions
@@ -139,9 +153,9 @@ class Supernet(nn.Module, ABC):
 
         CostError if it is of other networks.
         """
-        mine = {"kind": self.kind, **self.config()}
+        mine = costs.identity(self)
         if table.supernet != mine:
-            raise CostError(f"a cost table of {table.supernet} was given for {mine}")
+            raise CostError(f"a cost table of {dict(table.supernet)} was given for {mine}")
         self._cost_tables[table.kind] = table
 
     def cost(self, path: Architecture, kind: str) -> float:
@@ -151,10 +165,28 @@ class Supernet(nn.Module, ABC):
     # -- weights --------------------------------------------------------------------------------------
 
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
-        """Takes NumPy arrays for weights without a copy; the arrays must outlive the module and stay as they are."""
-        with torch.no_grad():
-            for name, tensor in [*self.named_parameters(), *self.named_buffers()]:
-                tensor.data = torch.from_numpy(arrays[name])
+        """Takes NumPy arrays for weights without a copy; the arrays must outlive the module and stay as they are.
+
+        They may be read-only, as those of an object store are: nothing must then write to the weights, which
+        training does. ValueError names an array that is missing, unknown, or of another shape or type.
+        """
+        own = dict([*self.named_parameters(), *self.named_buffers()])
+        for name in (*own, *arrays):
+            if name not in own or name not in arrays:
+                raise ValueError(
+                    f"{name}: {'no such weight' if name in arrays else 'no array was given for it'}"
+                )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "not writable": nothing writes
+            tensors = {name: torch.from_numpy(arrays[name]) for name in own}
+        for name, tensor in own.items():
+            if (tensors[name].shape, tensors[name].dtype) != (tensor.shape, tensor.dtype):
+                raise ValueError(
+                    f"{name}: an array of {tuple(tensors[name].shape)} {tensors[name].dtype} was given, "
+                    f"it is {tuple(tensor.shape)} {tensor.dtype}"
+                )
+        for name, tensor in own.items():
+            tensor.data = tensors[name]
 
     def path_parameters(self, path: Architecture) -> Sequence[str]:
         """Names of all parameters that `path` uses."""

@@ -65,6 +65,13 @@ class ResidualBlock(nn.Module):
         return self.shortcut(x) + self.conv_b(self.conv_a(x))
 
 
+class Addition(nn.Module):
+    """Stands for the sum at a node where its time is measured."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x
+
+
 class Cell(nn.Module):
     """A cell of one architecture. edges: what is on edge_<from>_<to>; an edge that is missing carries nothing."""
 
@@ -232,6 +239,7 @@ class CellSupernet(Supernet):
         return {choice: option for choice, option in options.items() if option != "none"}
 
     def operators(self) -> Iterator[Operator]:
+        """An edge from the input node is taken to begin the sum at its node, any other to be added to it."""
         yield Operator(self._stem(running), self.input_shape, context="stem")
         shape = (self.channels, *self.input_shape[1:])
         modules: dict[str, nn.Module] = {}  # one serves all cells of a stage
@@ -241,11 +249,14 @@ class CellSupernet(Supernet):
                 yield Operator(block, shape, context=f"residual block {k}")
                 shape, modules = halved(shape, 2, width), {}
                 continue
-            for choice in self.space.choices:
+            for choice, (j, _) in zip(self.space.choices, self.space.edges, strict=True):
                 for option in choice.options:
                     if option != "none":
                         module = modules.setdefault(option, operation(option, width, running, bias=False))
                         yield Operator(module, shape, {choice.name: option}, f"cell {k}")
+                        if j > 0:
+                            addition = modules.setdefault("addition", Addition())
+                            yield Operator(addition, shape, {choice.name: option}, f"cell {k}, addition")
         yield Operator(self._head(running), shape, context="head")
 
     def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
