@@ -151,6 +151,7 @@ class NASNetSupernet(Supernet):
     # -- weights of a path ----------------------------------------------------------------------------
 
     def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
+        """Those of an operation belong to the option of `op1` or `op2`, whatever its input; inputs have none."""
         return self._option_names[choice, option]
 
     @cached_property
@@ -165,9 +166,7 @@ class NASNetSupernet(Supernet):
                 continue
             block = f"{self.places[int(parts[1])].kind}.b{parts[3]}"
             if parts[2] == "halves":
-                side = int(parts[4]) + 1
-                found[f"{block}.in{side}", parts[5]].append(name)
-                found[f"{block}.op{side}", parts[6]].append(name)
+                found[f"{block}.op{int(parts[4]) + 1}", parts[6]].append(name)
             elif parts[2] == "combine":
                 found[f"{block}.combine", parts[4]].append(name)
         return {key: tuple(names) for key, names in found.items()}
@@ -177,7 +176,7 @@ class NASNetSupernet(Supernet):
         return [name for name in super().path_parameters(path) if not f"{name}.".startswith(idle)]
 
     def _idle(self, path: Architecture) -> Iterator[str]:
-        """Beginnings of the names of what serves other loose ends than those of the path."""
+        """Beginnings of the names of what serves other inputs or other loose ends than those of the path."""
 
         def pieces(name: str, states: Sequence[int]) -> Iterator[str]:
             return (f"{name}.pieces.{s}." for s in range(self.space.blocks + 2) if s not in states)
@@ -190,6 +189,10 @@ class NASNetSupernet(Supernet):
                 yield from pieces(f"{name}.entry.previous.{half}", states[1])
             if cell.entry.fits(states[1]):
                 yield from (f"{name}.entry.previous.", f"{name}.entry.previous_norm.")
+            for b, block in enumerate(self.space.cell(path, place.kind)):
+                for side, taken in enumerate(block.inputs):
+                    others = (state for state in range(b + 2) if state != taken)
+                    yield from (f"{name}.halves.{b}.{side}.{state}." for state in others)
             loose = self._states(path, place.number + 1)
             yield from (f"{name}.matches.{state}." for state in (0, 1) if state not in loose)
         yield from pieces("classifier", self._states(path, len(self.places)))
