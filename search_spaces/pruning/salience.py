@@ -92,31 +92,22 @@ def select_redundant(
     """
     limit = most(len(scores), min(target + tolerance, 0.999))
     candidates = torch.zeros(len(scores), dtype=torch.bool)
-    order = torch.argsort(scores.cpu(), descending=True, stable=True)
-    candidates[order[:limit]] = True
-    parts = []
-    for score, chosen in zip(scores.cpu().split(list(sizes)), candidates.split(list(sizes)), strict=True):
-        size = len(score)
-        kept = size - int(chosen.sum())
-        if size <= group_divisible:
-            kept = size
-        else:
-            kept = min(max(int(kept / group_divisible + 0.5), 1) * group_divisible, size)
-        parts.append((score, torch.argsort(score, stable=True), kept))
-    kept = [part[2] for part in parts]
-    while sum(sizes) - sum(kept) > limit:
-        # Among the components with something to give back, the one whose least redundant group is least so.
-        k = min(
-            (k for k, (score, _, _) in enumerate(parts) if kept[k] < len(score)),
-            key=lambda k: float(parts[k][0][parts[k][1][kept[k]]]),
-        )
-        kept[k] = min(kept[k] + group_divisible, sizes[k])
-    redundant = []
-    for (score, ascending, _), number in zip(parts, kept, strict=True):
-        mask = torch.ones(len(score), dtype=torch.bool)
-        mask[ascending[:number]] = False
-        redundant.append(mask)
-    return torch.cat(redundant).to(scores.device)
+    candidates[torch.argsort(scores.cpu(), descending=True, stable=True)[:limit]] = True
+    parts = scores.cpu().split(list(sizes))
+    keep = []
+    for size, chosen in zip(sizes, candidates.split(list(sizes)), strict=True):
+        rounded = int((size - int(chosen.sum())) / group_divisible + 0.5)
+        whole = size <= group_divisible
+        keep.append(size if whole else min(max(rounded, 1) * group_divisible, size))
+    ascending = [torch.sort(part, stable=True) for part in parts]
+    while sum(sizes) - sum(keep) > limit:
+        open_ones = [k for k in range(len(keep)) if keep[k] < sizes[k]]
+        k = min(open_ones, key=lambda k: float(ascending[k].values[keep[k]]))
+        keep[k] = min(keep[k] + group_divisible, sizes[k])
+    redundant = torch.ones(len(scores), dtype=torch.bool)
+    for mask, order, number in zip(redundant.split(list(sizes)), ascending, keep, strict=True):
+        mask[order.indices[:number]] = False
+    return redundant.to(scores.device)
 
 
 def select_smallest(scores: Tensor, sizes: Sequence[int], target: float) -> Tensor:
