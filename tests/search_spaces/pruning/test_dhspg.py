@@ -142,9 +142,7 @@ def test_with_epsilon_zero_projected_iff_the_hyperplane_is_crossed(x: list[float
     xs, zs = torch.tensor([x], dtype=torch.float64), torch.tensor([z], dtype=torch.float64)
     new = half_space(xs, zs, 0.0)
     crossed = bool((xs * zs).sum() < 0)
-    if not xs.any():
-        assert not new.any()
-    elif crossed:
+    if not xs.any() or crossed:
         assert not new.any()
     else:
         assert torch.equal(new, zs)
