@@ -1,0 +1,18 @@
+"""Pruning of whole channels and heads: which groups of variables can go, and the network without them."""
+
+from search_spaces.pruning.construct import SliceError, kept_groups, slice_module, zero_groups
+from search_spaces.pruning.groups import Component, Member, Partition
+from search_spaces.pruning.components import partition
+from search_spaces.pruning.trace import TraceError
+
+__all__ = [
+    "Component",
+    "Member",
+    "Partition",
+    "SliceError",
+    "TraceError",
+    "kept_groups",
+    "partition",
+    "slice_module",
+    "zero_groups",
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,9 @@ class Component:
     prunable: bool = True
     reason: str = ""
     operators: tuple[str, ...] = ()  # names of the operators in it, for a reader
+    followers: tuple[
+        Member, ...
+    ] = ()  # cut along with a group, but not zero with it: columns that read it, statistics
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class Partition:
 
     components: tuple[Component, ...]
     untouched: Mapping[str, str] = field(default_factory=dict)  # parameter -> why no group holds it
+    origin: Any = field(
+        default=None, repr=False, compare=False
+    )  # the analysis behind it, which slicing needs
 
     @property
     def prunable(self) -> tuple[Component, ...]:
