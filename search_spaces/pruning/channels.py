@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -65,11 +66,11 @@ class Channels:
     blocks: list[tuple[np.ndarray, str]] = field(default_factory=list)
     choices: list[_Choice] = field(default_factory=list)
 
-    def fresh(self, size: int, zero: bool | np.ndarray = False) -> Axis:
+    def fresh(self, size: int, zero: Any = False) -> Axis:
         """An axis of new atoms."""
         atoms = np.arange(self.count, self.count + size)
         self.count += size
-        return Axis(size, atoms, np.full(size, zero) if isinstance(zero, bool) else zero)
+        return Axis(size, atoms, np.broadcast_to(np.asarray(zero, bool), size))
 
     def block(self, axis: Axis, reason: str, where: np.ndarray | None = None) -> None:
         """The positions of `axis` (those `where`) stay."""
@@ -145,7 +146,8 @@ class Channels:
             assert atoms is not None and zero is not None
             spread[i] = [np.broadcast_to(v.reshape(shape), sizes).reshape(-1) for v in (atoms, zero)]
         if len(candidates) == 1:
-            return Axis(prod(sizes), *spread[candidates[0]], batch)
+            atoms, zero = spread[candidates[0]]
+            return Axis(prod(sizes), atoms, zero, batch)
         merged = self.fresh(prod(sizes), np.logical_and.reduce([s[1] for s in spread.values()]))
         assert merged.atoms is not None
         pairs = [(i, axes[i].atoms) for i in candidates]

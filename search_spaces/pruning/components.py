@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ Place = tuple[str, int]  # a tensor of the module and one of its dimensions
 
 @dataclass(frozen=True)
 class Origin:
-    """What a partition was made from. of: class of every atom. classes: component -> the class of each of its groups."""
+    """What a partition was made from. of: class of every atom. classes: component -> the class of each group."""
 
     analysis: Analysis
     of: np.ndarray
@@ -43,21 +43,25 @@ class _Table:
     reasons: dict[int, str]
 
 
-def partition(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Partition:
+def partition(
+    module: nn.Module, example_inputs: Tensor | Sequence[Any], frozen: Collection[str] | None = None
+) -> Partition:
     """The zero-invariant groups of `module`, as it acts on inputs like `example_inputs` in eval mode.
 
-    All tensors among the inputs with the same first size are taken for batches; that of the first one counts.
-    TraceError if `torch.export` cannot trace the module.
+    example_inputs: the arguments of its forward pass. Tensors among them with the first size of the first one are
+    batches; of two examples or more, so that a batch is not taken for a size of 1. frozen: parameters that belong to
+    no group; None for those without gradients. TraceError if `torch.export` cannot trace the module.
     """
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    return from_analysis(examine(module, inputs), module, inputs)
-
-
-def examine(module: nn.Module, inputs: tuple[Any, ...]) -> Analysis:
-    """The dependency analysis that `partition` stands on."""
+    names = [name for name, _ in module.named_parameters()]
+    if frozen is None:
+        frozen = [name for name, p in module.named_parameters() if not p.requires_grad]
+    unknown = [name for name in frozen if name not in names]
+    if unknown:
+        raise ValueError(f"frozen: {type(module).__name__} has no parameter {unknown[0]}")
     sizes = [len(x) for x in inputs if isinstance(x, Tensor) and x.dim()]
-    trainable = [name for name, p in module.named_parameters() if p.requires_grad]
-    return analyse(trace(module, inputs), trainable, sizes[0] if sizes else None)
+    analysis = analyse(trace(module, inputs), set(names) - set(frozen), sizes[0] if sizes else None)
+    return from_analysis(analysis, module, inputs)
 
 
 def from_analysis(analysis: Analysis, module: nn.Module, inputs: tuple[Any, ...]) -> Partition:

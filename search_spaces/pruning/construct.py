@@ -31,6 +31,7 @@ NORMS = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
 )  # fmt: skip
+FORMS = ("auto", "module", "graph")
 TOLERANCE = 1e-9  # of the largest output, in double precision
 
 
@@ -55,30 +56,40 @@ def kept_groups(module: nn.Module, partition: Partition) -> dict[str, list[int]]
 
 
 def slice_module(
-    module: nn.Module, partition: Partition, kept: Kept | None = None, form: str = "auto"
+    module: nn.Module, partition: Partition, kept: Kept | None = None, form: str = "auto", check: bool = True
 ) -> nn.Module:
     """`module` without the groups that are not `kept`; the result computes the same if those are zero.
 
     kept: component -> groups that stay; None keeps those that are not zero. form: "module" for a module of the
-    original class, "graph" for the traced graph in eval mode, "auto" for the first if it can be. The result has no
-    parameter in common with `module`. SliceError says what cannot be cut.
+    original class, "graph" for the traced graph in eval mode, "auto" for the first if it can be. check: holds what is
+    made against the full network; without, form must be named. The result has no tensor in common with `module`.
+    SliceError says what cannot be cut.
     """
-    if form not in ("auto", "module", "graph"):
-        raise SliceError(f"form={form!r}: must be auto, module or graph")
+    if form not in FORMS or (form == "auto" and not check):
+        raise SliceError(
+            f"form={form!r}, check={check}: must be one of {', '.join(FORMS)}; auto only with a check"
+        )
     gone = _gone(partition, kept_groups(module, partition) if kept is None else kept)
-    trial = _disturbed(module, partition, gone)
+    makers: list[Callable[[nn.Module], nn.Module]] = []
     if form != "graph":
-        for adapt in (False, True):
-            if _agree(trial, lambda m: _same_class(m, partition, gone, adapt), partition):  # noqa: B023
-                return _same_class(module, partition, gone, adapt)
-        if form == "module":
-            raise SliceError(
-                f"form=module: {type(module).__name__} has sizes in its forward pass that would have to change; "
-                "take graph"
-            )
-    if not _agree(trial, lambda m: rebuild(m, partition, gone), partition):
-        raise SliceError(f"{type(module).__name__}: the sub-network does not compute what the full one does")
-    return rebuild(module, partition, gone)
+        makers.append(lambda m: _same_class(m, partition, gone, {}))
+        integers = _integers(partition, gone)
+        if integers:
+            makers.append(lambda m: _same_class(m, partition, gone, integers))
+    if form != "module":
+        makers.append(lambda m: rebuild(m, partition, gone))
+    if not check:
+        return makers[-1](module)
+    trial = _disturbed(module, partition, gone)
+    for make in makers:
+        if _agree(trial, make, partition):
+            return make(module).train(module.training)
+    name = type(module).__name__
+    if form == "module":
+        raise SliceError(
+            f"form='module': the forward pass of {name} does not run with smaller sizes; take 'graph'"
+        )
+    raise SliceError(f"{name}: no sub-network computes what the full one does; report its architecture")
 
 
 def _gone(partition: Partition, kept: Kept) -> Gone:
@@ -103,33 +114,27 @@ def _gone(partition: Partition, kept: Kept) -> Gone:
 # ---- a module of the same class ----
 
 
-def _same_class(module: nn.Module, partition: Partition, gone: Gone, adapt: bool) -> nn.Module:
-    """A copy with sliced tensors and corrected layers; `adapt` also corrects integers of the modules around them."""
+def _same_class(
+    module: nn.Module, partition: Partition, gone: Gone, integers: dict[str, dict[int, int]]
+) -> nn.Module:
+    """A copy with sliced tensors and corrected layers, and in other modules the `integers` before and after."""
     keep = kept_positions(partition, gone)
+    scopes = {node.name: scope(node) for node in partition.origin.analysis.graph.aten.nodes}
     memo: dict[int, Any] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         memo[id(tensor)] = sliced(tensor, name, keep)
     result = copy.deepcopy(module, memo)
-    counts = {
-        place: (axis.size, int((~cut).sum()))
-        for place, axis in partition.origin.analysis.sizes.items()
-        if axis.atoms is not None and (cut := partition.origin.cut(gone)[axis.atoms]) is not None
-    }
-    modules = dict(result.named_modules())
-    for node in partition.origin.analysis.graph.fx.nodes:
-        for name in ("groups", "num_groups"):
-            if (node.name, name) in counts and scope(node) in modules:
-                before, after = counts[node.name, name]
-                owner = modules[scope(node)]
-                if getattr(owner, name, None) == before:
-                    setattr(owner, name, after)
+    cut, modules = partition.origin.cut(gone), dict(result.named_modules())
+    for (node, name), axis in partition.origin.analysis.sizes.items():
+        owner = modules.get(scopes[node])
+        if axis.atoms is not None and getattr(owner, name, None) == axis.size:
+            setattr(owner, name, int((~cut[axis.atoms]).sum()))
     for part in modules.values():
         _correct(part)
-    if adapt:
-        for path, changes in _integers(partition, gone).items():
-            for name, value in vars(modules[path]).items():
-                if type(value) is int and value in changes and not name.startswith("_"):
-                    setattr(modules[path], name, changes[value])
+    for path, changes in integers.items():
+        for name, value in list(vars(modules[path]).items()) if path in modules else ():
+            if type(value) is int and value in changes and not name.startswith("_"):
+                setattr(modules[path], name, changes[value])
     return result
 
 
@@ -157,7 +162,7 @@ def _integers(partition: Partition, gone: Gone) -> dict[str, dict[int, int]]:
     """Module -> sizes that its reshapes state, before and after; those that could become two things are left out."""
     analysis, cut = partition.origin.analysis, partition.origin.cut(gone)
     found: dict[str, dict[int, set[int]]] = {}
-    for node in analysis.graph.fx.nodes:
+    for node in analysis.graph.aten.nodes:
         if kind(node) not in RESHAPES:
             continue
         layout = analysis.layouts.get(node.name, ())
@@ -190,9 +195,9 @@ def _disturbed(module: nn.Module, partition: Partition, gone: Gone) -> nn.Module
 
     memo: dict[int, Any] = {}
     for _, p in module.named_parameters():
-        memo[id(p)] = nn.Parameter(double(p, 0.05), requires_grad=False)
+        memo[id(p)] = nn.Parameter(double(p, 0.1), requires_grad=False)
     for name, b in module.named_buffers():
-        memo[id(b)] = double(b, 0.05 if name.endswith("running_mean") else 0.0)
+        memo[id(b)] = double(b, 0.1 if name.endswith("running_mean") else 0.0)
     trial = copy.deepcopy(module, memo).eval()
     values = dict(trial.named_parameters())
     for component in partition.components:
@@ -203,28 +208,36 @@ def _disturbed(module: nn.Module, partition: Partition, gone: Gone) -> nn.Module
 
 def _agree(trial: nn.Module, make: Callable[[nn.Module], nn.Module], partition: Partition) -> bool:
     """Whether what `make` makes of the full network `trial` computes the same."""
-    inputs = [
-        x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in partition.origin.inputs
-    ]
+    inputs = [_example(x) for x in partition.origin.inputs]
     with torch.no_grad():
         full = list(tensors(trial(*inputs)))
+        made = make(trial).eval()
         try:
-            small = list(tensors(make(trial).eval()(*inputs)))
+            small = list(tensors(made(*inputs)))
         except Exception:  # whatever a forward pass with wrong sizes raises: the next form is tried
             return False
-    if [t.shape for t in full] != [t.shape for t in small]:
-        return False
-    return all(
-        float((a - b).abs().max()) <= TOLERANCE * max(1.0, float(a.abs().max()))
+    return [t.shape for t in full] == [t.shape for t in small] and all(
+        torch.allclose(
+            a, b, rtol=0, atol=TOLERANCE * max(1.0, float(a.nan_to_num().abs().max())), equal_nan=True
+        )
         for a, b in zip(full, small, strict=True)
         if a.numel()
     )
 
 
+def _example(value: Any) -> Any:
+    """An input in double precision; numbers that are all the same say too little and become random."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    if value.numel() and bool((value == value.flatten()[0]).all()):
+        return torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).to(value.device).double()
+    return value.double()
+
+
 def tensors(output: Any) -> Iterator[Tensor]:
-    """All floating tensors in nested tuples, lists and mappings."""
+    """All tensors in nested tuples, lists and mappings, in double precision."""
     if isinstance(output, Tensor):
-        yield output.double() if not output.is_complex() else output
+        yield output.double()
     elif isinstance(output, Mapping):
         for value in output.values():
             yield from tensors(value)

@@ -92,7 +92,7 @@ class Analysis:
 
     def run(self) -> None:
         """Gives every node its axes."""
-        for node in self.graph.fx.nodes:
+        for node in self.graph.aten.nodes:
             if node.op == "placeholder":
                 self._place(node)
             elif node.op == "call_function":

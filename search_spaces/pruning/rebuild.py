@@ -63,13 +63,13 @@ class _Rebuild:
         persistent = self.module.state_dict().keys()
         for name in dict.fromkeys(self.analysis.graph.tensors.values()):
             constant = name not in tensors
-            value = self.analysis.graph.program.constants[name] if constant else tensors[name]
+            value = self.analysis.graph.constants[name] if constant else tensors[name]
             if constant and value.is_floating_point():
                 value = value.to(
                     next((t.dtype for t in tensors.values() if t.is_floating_point()), value.dtype)
                 )
             _put(root, name, sliced(value, name, self.keep), name in persistent)
-        for node in self.analysis.graph.fx.nodes:
+        for node in self.analysis.graph.aten.nodes:
             if node.op == "placeholder":
                 self._place(node)
             elif node.op == "call_function" and not kind(node).startswith("_assert"):
@@ -93,12 +93,13 @@ class _Rebuild:
 
     def _output(self) -> None:
         results = [self.made[n] for n in self.analysis.graph.results]
-        self.graph.output(self.analysis.graph.program.call_spec.out_spec.unflatten(results))
+        self.graph.output(self.analysis.graph.assemble(results))
 
     def _call(self, node: fx.Node) -> fx.Node:
         name = kind(node).rstrip("_")
-        target, args = node.target, list(node.args)
-        kwargs = dict(node.kwargs)
+        target = node.target
+        args: list[Any] = list(fx.map_arg(node.args, self.made.__getitem__))
+        kwargs: dict[str, Any] = dict(fx.map_arg(node.kwargs, self.made.__getitem__))
         layout = self.analysis.layouts.get(node.name, ())
         out = layout if isinstance(layout, tuple) else ()
         if name in ("view", "reshape", "unsafe_view", "view_as", "reshape_as"):
@@ -124,7 +125,6 @@ class _Rebuild:
             if (node.name, given) in self.analysis.sizes:
                 count = self._count(self.analysis.sizes[node.name, given])
                 _set(args, kwargs, position if position else 6, given, count)
-        args, kwargs = fx.map_arg((args, kwargs), lambda n: self.made[n])
         return self.graph.create_node("call_function", target, tuple(args), kwargs, node.name)
 
     # -- sizes -----------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def moves_zero(analysis: Analysis, node: fx.Node) -> Layout:
 def has_pole(analysis: Analysis, node: fx.Node) -> Layout:
     """f(0) is not finite, and times zero not a number: what would become zero stays."""
     _no_pole(analysis, node, analysis.layout(node.args[0]))
-    return moves_zero(analysis, node)
+    return tuple(a.nonzero() for a in analysis.layout(node.args[0]))
 
 
 def _no_pole(analysis: Analysis, node: fx.Node, layout: Layout) -> None:

@@ -6,7 +6,7 @@ Traced by `torch.export` in eval mode, at the level of ATen operators, where `co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,25 +40,27 @@ class Operator:
 class Graph:
     """What a module does with its example inputs.
 
-    fx: the traced graph. tensors: placeholder -> name of the parameter, buffer or constant in it. inputs: placeholders
-    of the module's own inputs. results: nodes that it returns.
+    aten: the traced graph. tensors: placeholder -> name of the parameter, buffer or constant in it. inputs: placeholders
+    of the module's own inputs. results: nodes that it returns. constants: tensors that are written into its forward
+    pass. assemble: puts the results into the structure that the module returns.
     """
 
-    fx: fx.Graph
+    aten: fx.Graph
     tensors: Mapping[str, str]
     inputs: tuple[str, ...]
     results: tuple[fx.Node, ...]
-    program: torch.export.ExportedProgram = field(repr=False)
+    constants: Mapping[str, Any] = field(repr=False)
+    assemble: Callable[[list[Any]], Any] = field(repr=False)
 
     @property
     def operators(self) -> tuple[Operator, ...]:
         """All vertices in the order in which they run."""
-        return tuple(self._operator(n) for n in self.fx.nodes if n.op == "call_function")
+        return tuple(self._operator(n) for n in self.aten.nodes if n.op == "call_function")
 
     @property
     def edges(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
         """(from, to, shape of the tensor) between operators."""
-        for node in self.fx.nodes:
+        for node in self.aten.nodes:
             if node.op == "call_function":
                 for source in node.all_input_nodes:
                     if source.op == "call_function":
@@ -151,6 +153,7 @@ def trace(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Graph:
         program.graph,
         tensors,
         tuple(name for name in signature.user_inputs if isinstance(name, str) and name in nodes),
-        tuple(output.all_input_nodes),
-        program,
+        tuple(n for n in output.args[0] if isinstance(n, fx.Node)),  # type: ignore[union-attr]  # a flat list
+        dict(program.constants),
+        program.call_spec.out_spec.unflatten,
     )
