@@ -51,8 +51,8 @@ class H2SPG(DHSPG):
 
     partition: every component is one chain, with one group that holds all its variables.
     target: the share of chains to erase; round(target * chains), at least one, are sought.
-    is_valid, orphans: of `hierarchical_search`, over names of components. hierarchy: False ignores `is_valid`, and the
-    most redundant go. orphan_closure: False ignores `orphans`.
+    is_valid, orphans: of `hierarchical_search`, over names of components. orphan_closure: False ignores `orphans`.
+    hierarchy: False ignores both, and the most redundant go, as they would in DHSPG.
 
     All chains of the set are penalised until each is exactly zero; there is nothing to stop before.
     """
@@ -77,11 +77,11 @@ class H2SPG(DHSPG):
         several = [c.name for c in self.components if c.size != 1]
         if several:
             raise ValueError(f"partition: {', '.join(several)} has more than one group; a chain is one group")
-        if orphan_closure and orphans is None:
+        if hierarchy and orphan_closure and orphans is None:
             raise ValueError("orphans=None: give the closure, or orphan_closure=False")
         self.target = target
         self.is_valid = is_valid if hierarchy else None
-        self.orphans = orphans if orphan_closure else None
+        self.orphans = orphans if hierarchy and orphan_closure else None
 
     def choose(self, moments: Moments) -> Tensor:
         names = [component.name for component in self.components]

@@ -159,7 +159,7 @@ class OTOv3(NetworkPaper):
             is_valid=self.graph.is_valid,
             orphans=self.graph.orphans,
             hierarchy=config["hierarchy"],
-            orphan_closure=config["orphan_closure"],
+            orphan_closure=config.get("orphan_closure", False),
             salience=config["score"],
             lmbda=config["lmbda"] if config["lmbda_mode"] == "fixed" else "auto",
             epsilon=config["epsilon"],
