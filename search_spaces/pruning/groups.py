@@ -27,10 +27,17 @@ class Member:
     dim: int
     index: Tensor
 
-    def slices(self, value: Tensor) -> Tensor:
-        """The members of each group in `value` (the parameter, its gradient, a buffer like it): (groups, numbers)."""
-        rows = value.movedim(self.dim, 0)[self.index]
+    def slices(self, value: Tensor, groups: Tensor | None = None) -> Tensor:
+        """The members of each group in `value` (the parameter, its gradient, a buffer like it): (groups, numbers).
+
+        groups: indices of those that are wanted; None means all.
+        """
+        rows = value.movedim(self.dim, 0)[self.index if groups is None else self.index[groups]]
         return rows.flatten(1)
+
+    def numbers(self, value: Tensor) -> int:
+        """How many entries of `value` belong to one group."""
+        return self.index.shape[1] * (value.numel() // value.shape[self.dim])
 
     def put(self, value: Tensor, rows: Tensor, groups: Tensor) -> None:
         """Writes `rows` (len(groups), numbers) into `value` in place, where `slices` found those of `groups`."""
@@ -73,9 +80,20 @@ class Partition:
         """Number of groups in prunable components."""
         return sum(c.size for c in self.prunable)
 
-    def vectors(self, component: Component, values: Mapping[str, Tensor]) -> Tensor:
-        """x_g of every group: (component.size, numbers), members side by side. `values`: by parameter name."""
-        return torch.cat([m.slices(values[m.parameter]) for m in component.members], 1)
+    def vectors(
+        self, component: Component, values: Mapping[str, Tensor], groups: Tensor | None = None
+    ) -> Tensor:
+        """x_g of every group, or of these `groups` of the component: (groups, numbers), members side by side.
+
+        values: tensors by parameter name.
+        """
+        return torch.cat([m.slices(values[m.parameter], groups) for m in component.members], 1)
+
+    def write(self, component: Component, groups: Tensor, rows: Tensor, values: Mapping[str, Tensor]) -> None:
+        """Writes `rows` (len(groups), numbers) in place, where `vectors` found those of `groups`."""
+        widths = [m.numbers(values[m.parameter]) for m in component.members]
+        for member, part in zip(component.members, rows.split(widths, 1), strict=True):
+            member.put(values[member.parameter], part, groups)
 
     def zero(
         self, component: Component, groups: Sequence[int] | Tensor, values: Mapping[str, Tensor]
@@ -85,5 +103,4 @@ class Partition:
         with torch.no_grad():
             for member in component.members:
                 value = values[member.parameter]
-                rows = member.slices(value)[chosen]
-                member.put(value, torch.zeros_like(rows), chosen)
+                member.put(value, torch.zeros_like(member.slices(value, chosen)), chosen)

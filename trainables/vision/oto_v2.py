@@ -1,0 +1,271 @@
+"""OTOv2: train once, get a smaller network that computes the same.
+
+Chen, Liang, Ding, Zhu and Zharkov, ICLR 2023, arXiv:2303.06862. The channels of a network form zero-invariant groups;
+DHSPG trains the network and drives a chosen share of the groups to exactly zero; the network without them is then cut
+out. What is tested is always the network that was cut out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from search_spaces.pruning import Partition, kept_groups, partition, slice_module
+from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
+from search_spaces.pruning.group_sparse import GroupSparse
+from trainables.base import Claim, Metric, Tiny
+from trainables.catalog import register
+from trainables.tasks.image_classification import METRICS, ImageTask
+from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from trainables.vision._residual import resnet18, small_residual
+
+MODELS = {"small": small_residual, "resnet18": resnet18}
+
+
+def build(model: str, channels: int, classes: int) -> nn.Sequential:
+    """The network `model` for images of `channels`; logits (n, classes)."""
+    if model not in MODELS:
+        raise ValueError(f"model={model}: known are {', '.join(MODELS)}")
+    return MODELS[model](channels, classes)
+
+
+@lru_cache(maxsize=8)
+def groups_of(model: str, channels: int, side: int, classes: int) -> Partition:
+    """The groups of `build(model, channels, classes)` for square images; traced once, since weights do not matter."""
+    with torch.random.fork_rng(devices=[]):
+        return partition(build(model, channels, classes), torch.zeros(2, channels, side, side))
+
+
+def count_flops(net: nn.Module, x: Tensor) -> int:
+    """Multiply-accumulates of convolutions and linear layers in `net` for one of the images `x`."""
+    with FlopCounterMode(display=False) as counter:
+        net(x)
+    return counter.get_total_flops() // (2 * len(x))
+
+
+def base_optimiser(net: nn.Module, config: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """SGD, Adam or AdamW, as `config["variant"]` says."""
+    common = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
+    if config["variant"] == "sgd":
+        return torch.optim.SGD(net.parameters(), momentum=config["momentum"], **common)
+    variants = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return variants[config["variant"]](net.parameters(), **common)
+
+
+def sparse_optimiser(
+    net: nn.Module, groups: Partition, start: int, config: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """The optimiser `config["optimizer"]`, which penalises from step `start` on; dense and one_shot: the base."""
+    base, named, kind = base_optimiser(net, config), net.named_parameters(), config["optimizer"]
+    if kind in ("dense", "one_shot"):
+        return base
+    if kind == "hspg":
+        return HSPG(base, named, groups, start, lmbda=config["lmbda_all"], epsilon=config["epsilon"])
+    if kind == "prox_sgd":
+        return ProxSGD(base, named, groups, start, lmbda=config["lmbda_all"])
+    return DHSPG(
+        base,
+        named,
+        groups,
+        config["target_group_sparsity"],
+        start,
+        salience="random" if kind == "random" else config["salience"],
+        lmbda=config["lmbda"] if config["lmbda_mode"] == "fixed" else "auto",
+        lambda_adjust=config["lambda_adjust"],
+        lmbda_amplify=config.get("lmbda_amplify"),
+        hat_lmbda_coeff=config.get("hat_lmbda_coeff"),
+        half_space=config["half_space"],
+        epsilon=config["epsilon"],
+        tolerance=config["tolerance"],
+        group_divisible=config["group_divisible"],
+    )
+
+
+def _claims() -> tuple[Claim, ...]:
+    """The statements of the paper at the targets 0.5 and 0.7, none of them with fine-tuning."""
+    claims = []
+    for target in (0.5, 0.7):
+        percent, dhspg = round(100 * target), {"optimizer": "dhspg", "target_group_sparsity": target}
+        dense = {"optimizer": "dense"}
+        shared: dict[str, Any] = {"treatment": dhspg, "data": "digits"}
+        claims += [
+            Claim(
+                name=f"close_to_dense_{percent}",
+                statement=f"With {percent} % of the groups cut away and no fine-tuning, test accuracy is within two"
+                " points of the dense network",
+                baseline=dense,
+                metric="test_accuracy",
+                margin=-0.02,
+                **shared,
+            ),
+            Claim(
+                name=f"beats_one_shot_{percent}",
+                statement=f"At {percent} % of the groups, without fine-tuning, it is at least 50 points above one-shot"
+                " magnitude pruning",
+                baseline={"optimizer": "one_shot", "target_group_sparsity": target},
+                metric="test_accuracy",
+                margin=0.5,
+                **shared,
+            ),
+            Claim(
+                name=f"reaches_target_{percent}",
+                statement=f"The group sparsity asked for, {target}, is reached",
+                baseline=dense,
+                metric="test_group_sparsity",
+                margin=target,
+                **shared,
+            ),
+            Claim(
+                name=f"keeps_target_{percent}",
+                statement=f"The group sparsity asked for, {target}, is exceeded by at most 0.05",
+                baseline=dense,
+                metric="test_group_sparsity",
+                margin=target + 0.05,
+                direction="at_most",
+                **shared,
+            ),
+        ]
+    return tuple(claims)
+
+
+@register
+class OTOv2(NetworkPaper):
+    """Training towards a share of zero groups; `optimizer` gives the baselines, the other options the ablations."""
+
+    slug = "oto_v2"
+    title = "OTOv2: Automatic, Generic, User-Friendly"
+    citation = "Chen, Liang, Ding, Zhu, Zharkov. ICLR 2023. arXiv:2303.06862"
+    task = "image classification"
+    datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10")
+    metrics = (
+        *METRICS,
+        Metric("group_sparsity", "max", "train", "fraction"),
+        Metric("test_group_sparsity", "max", "test", "fraction"),
+        Metric("test_parameters", "min", "test", "parameters"),
+        Metric("test_flops", "min", "test", "multiply-accumulates"),
+        Metric("test_difference", "min", "test", "logits"),
+    )
+    objective = "val_accuracy"
+    tiny = Tiny("digits", 5)
+    claims = _claims()
+    default_steps = 30
+    carried = ("kept", "difference")
+
+    @staticmethod
+    def trained_whole(config: Mapping[str, Any], epochs: int) -> int:
+        """Epochs of the full network out of `epochs`; what is left, `fine_tune` at most, are of the sliced one."""
+        return max(1, epochs - config["fine_tune"])
+
+    @classmethod
+    def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
+        """The first epoch that ends with a network that is being pruned, or with the pruned one."""
+        whole = cls.trained_whole(config, steps)
+        if config["optimizer"] == "one_shot":
+            return whole
+        return min(int(config.get("start_pruning_frac", 0.0) * whole) + 1, whole)
+
+    def prepare(self) -> None:
+        config = self.config
+        self.data = ImageTask(self.data_name, self.setting.data_dir, self.device, config["augmentation"])
+        shape = (self.data.channels, self.data.classes)
+        self.net = build(config["model"], *shape).to(self.device)
+        self.groups = groups_of(config["model"], shape[0], self.data.side, shape[1])
+        self.whole = self.trained_whole(config, self.epochs)
+        images = len(self.data.parts["train"][1])
+        full, rest = divmod(images, config["batch_size"])
+        batches = self.whole * (full + (rest > 1))
+        self.start = round(config.get("start_pruning_frac", 0.0) * batches)
+        self.optimiser = sparse_optimiser(self.net, self.groups, self.start, config)
+        self.kept: dict[str, list[int]] | None = None  # the groups of the sliced network, once there is one
+        self.difference = 0.0
+
+    # -- pruning ---------------------------------------------------------------------------------------------
+
+    def sparsity(self, net: nn.Module) -> float:
+        """Share of the groups that `net` lacks or has at exactly zero."""
+        kept = self.kept or kept_groups(net, self.groups)
+        return 1 - sum(len(groups) for groups in kept.values()) / self.groups.size
+
+    def compare(self, net: nn.Module, sliced: nn.Module) -> float:
+        """Largest difference between the logits of `net` and of `sliced` on the test images."""
+        largest = 0.0
+        with torch.no_grad():
+            for pixels in self.data.parts["test"][0].split(1000):
+                x = self.data.standardise(pixels)
+                largest = max(largest, (net.eval()(x) - sliced.eval()(x)).abs().max().item())
+        return largest
+
+    def _cut(self, kept: dict[str, list[int]]) -> None:
+        """Goes on with the sliced network, and with the base optimiser started anew."""
+        self.net = slice_module(self.net, self.groups, kept)
+        self.kept = kept
+        self.optimiser = base_optimiser(self.net, self.config)
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def _factor(self) -> float:
+        if self.config["schedule"] == "cosine":
+            return cosine_factor(self.done, self.epochs)
+        return 0.1 ** (4 * self.done // self.epochs) if self.config["schedule"] == "step" else 1.0
+
+    def epoch(self) -> dict[str, float]:
+        if self.done == self.whole:
+            full = copy.deepcopy(self.net)
+            self._cut(kept_groups(full, self.groups))
+            self.difference = self.compare(full, self.net)
+            self.net.train()
+        self.set_learning_rate(self.config["lr"] * self._factor())
+        train_loss = Mean()
+        for x, y in self.data.batches(self.config["batch_size"]):
+            loss = F.cross_entropy(self.net(x), y)
+            self.descend(loss)
+            train_loss.add(loss, len(y))
+        if self.config["optimizer"] == "one_shot" and self.done == self.whole - 1:
+            prune_smallest(self.groups, self.net.named_parameters(), self.config["target_group_sparsity"])
+        val_loss, val_accuracy = self.data.evaluate(self.net, "validation")
+        return {
+            "val_accuracy": val_accuracy,
+            "val_loss": val_loss,
+            "train_loss": train_loss.value,
+            "group_sparsity": self.sparsity(self.net),
+        }
+
+    def eligible(self) -> bool:
+        """Weights of before the target is reached are not of the pruned network, however good they are.
+
+        Where no target can be reached, as with a penalty on all groups, only the last epoch counts.
+        """
+        if self.config["optimizer"] == "dense" or self.done >= self.epochs:
+            return True
+        if self.whole < self.epochs:
+            return self.done > self.whole
+        return isinstance(self.optimiser, GroupSparse) and self.optimiser.reached
+
+    def measure_test(self, net: nn.Module) -> dict[str, float]:
+        """What the sliced network of the best weights is and does, and how far it is from the full one."""
+        if self.kept is None:
+            sliced = slice_module(net, self.groups)
+            difference = self.compare(net, sliced)
+        else:
+            sliced, difference = net, self.difference
+        x = torch.zeros(2, self.data.channels, self.data.side, self.data.side, device=self.device)
+        return {
+            "test_accuracy": self.data.evaluate(sliced, "test")[1],
+            "test_group_sparsity": self.sparsity(net),
+            "test_parameters": float(sum(p.numel() for p in sliced.parameters())),
+            "test_flops": float(count_flops(sliced.eval(), x)),
+            "test_difference": difference,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        kept = state["carried"]["kept"]
+        if kept is not None:
+            self._cut(kept)
+        super().load_state_dict(state)
