@@ -236,8 +236,6 @@ def test_every_option_of_every_group_composes(group: str) -> None:
     from cluster.config import group_options
 
     for option in group_options(group):
-        if option == "oto_v2":
-            continue
         settings = nas_config.load([f"{group}={option}"])
         assert nas_config.check(settings.tree).tree == settings.tree
 

@@ -97,13 +97,17 @@ class NetworkPaper(Paper):
     def finished(self) -> bool:
         return self.stopped or self.done >= self.epochs
 
-    def test(self) -> dict[str, float]:
+    def trained(self) -> nn.Module:
+        """A copy of the network with the best weights, or those of now if none could be the best; in evaluation mode."""
         net = copy.deepcopy(self.net)
         if self.best is not None:
             net.load_state_dict(self.best["weights"])
+        return net.eval()
+
+    def test(self) -> dict[str, float]:
         # Streams of its own: what a test draws must not depend on when it is asked for.
         with TrialRNG(self.setting.seed, self.device).scope(), torch.no_grad():
-            return self.measure_test(net.eval())
+            return self.measure_test(self.trained())
 
     def state_dict(self) -> dict[str, Any]:
         # A copy: the tensors of the live state are those that the next step changes.

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from search_spaces.pruning import Partition, kept_groups, partition, slice_module
 from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
 from search_spaces.pruning.group_sparse import GroupSparse
-from trainables.base import Claim, Metric, Tiny
+from trainables.base import Claim, Found, Metric, Tiny
 from trainables.catalog import register
 from trainables.tasks.image_classification import METRICS, ImageTask
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
@@ -263,6 +263,15 @@ class OTOv2(NetworkPaper):
             "test_flops": float(count_flops(sliced.eval(), x)),
             "test_difference": difference,
         }
+
+    def found(self) -> Found:
+        """The sliced network; its text says how many of the groups of each component it has."""
+        net = self.trained()
+        kept = self.kept or kept_groups(net, self.groups)
+        module = net if self.kept is not None else slice_module(net, self.groups)
+        sizes = " ".join(f"{c.name}={len(kept[c.name])}/{c.size}" for c in self.groups.prunable)
+        shape = (self.data.channels, self.data.side, self.data.side)
+        return Found(f"{self.config['model']} {sizes}", module.eval(), shape)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         kept = state["carried"]["kept"]

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.pruning.erasing import ErasingGraph
 from search_spaces.pruning.h2spg import H2SPG
-from trainables.base import Claim, Metric, Tiny
+from trainables.base import Claim, Found, Metric, Tiny
 from trainables.catalog import register
 from trainables.tasks.image_classification import METRICS, ImageTask
 from trainables.tasks.training import Mean, NetworkPaper
@@ -190,6 +190,14 @@ class OTOv3(NetworkPaper):
         if not isinstance(self.optimiser, H2SPG) or self.done >= self.epochs:
             return True
         return self.optimiser.reached
+
+    def found(self) -> Found:
+        """The network without its zero chains; the whole one where that would not be connected."""
+        net = self.trained()
+        erased = self.erased(net)
+        module = self.graph.extract(net, erased) if self.graph.is_valid(erased) else net
+        kept = " ".join(c.name for c in self.graph.partition.prunable if c.name not in erased)
+        return Found(kept, module.eval(), (self.data.channels, self.data.side, self.data.side))
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """What the network without its zero chains is and does, and how far its logits are from the full one's.
