@@ -126,6 +126,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument("--data-dir", help="folder with data sets in their public layouts")
     p.add_argument("--limit", type=int, help="so many of the table's architectures, drawn once")
+    p = add("prune", _prune, "what of a network can be cut away", json=False)
+    p.add_argument(
+        "--explain",
+        metavar="MODEL",
+        required=True,
+        help="a paper's slug, timm:NAME, torchvision:NAME or MODULE:FUNCTION",
+    )
+    p.add_argument("--input-shape", help="of one input, such as 3,224,224; a paper knows its own")
+    p.add_argument("--data-dir", help="folder with data sets in their public layouts")
     p = add("bench", _bench, "tables of architectures that are each trained alone")
     p.add_argument("action", choices=["build-table"], help="build-table: train and write one")
     p.add_argument("protocol", help="which architectures, and how each is trained")
@@ -606,6 +615,34 @@ def _rank(args: argparse.Namespace, rest: list[str]) -> int:
             f"ceiling  Kendall's tau of a perfect score against the mean of {ceiling['seeds']} seeds: "
             f"{number(ceiling['tau'])} ({number(low)} .. {number(high)})"
         )
+    return 0
+
+
+def _prune(args: argparse.Namespace, rest: list[str]) -> int:
+    from rich.console import Console
+
+    from analysis.report import WIDE
+    from cluster.models import load_model
+    from search_spaces.pruning import TraceError, partition
+    from search_spaces.pruning.report import explain
+
+    shape = None
+    if args.input_shape is not None:
+        try:
+            shape = [int(n) for n in args.input_shape.split(",")]
+        except ValueError:
+            shape = []
+        if not shape or min(shape) < 1:
+            raise UserError(f"--input-shape={args.input_shape}: must be sizes, such as 3,224,224")
+    model, inputs = load_model(args.explain, shape, args.data_dir)
+    try:
+        table = explain(partition(model, inputs), model)
+    except TraceError as error:
+        raise UserError(f"model={args.explain}: {error}") from None
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, WIDE)
+    console.print(table)
     return 0
 
 

@@ -98,7 +98,7 @@ class NetworkPaper(Paper):
         return self.stopped or self.done >= self.epochs
 
     def trained(self) -> nn.Module:
-        """A copy of the network with the best weights, or those of now if none could be the best; in evaluation mode."""
+        """A copy of the network with the best weights (of now, if none could be the best); in evaluation mode."""
         net = copy.deepcopy(self.net)
         if self.best is not None:
             net.load_state_dict(self.best["weights"])

@@ -1,0 +1,80 @@
+"""Networks by name, for commands that take any: a paper's, timm's, torchvision's, or a function of your own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import UserError
+from trainables import catalog
+from trainables.base import DataError, Setting
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WAYS = "a paper's slug, timm:<name>, torchvision:<name> or <module>:<function that makes it>"
+
+
+def load_model(
+    name: str, input_shape: Sequence[int] | None, data_dir: str | None = None
+) -> tuple[nn.Module, Any]:
+    """The network called `name` and a batch of two inputs of `input_shape` = (channels, height, width).
+
+    input_shape: may be None for a paper, whose own images are taken then. UserError says what is unknown or missing.
+    """
+    import torch
+
+    if ":" not in name:
+        return _of_paper(name, data_dir)
+    if input_shape is None:
+        raise UserError(f"--input-shape is missing: say what {name} takes, such as --input-shape 3,224,224")
+    return _made(name), torch.zeros(2, *input_shape)
+
+
+def _made(name: str) -> Any:
+    head, _, tail = name.partition(":")
+    try:
+        if head == "timm":
+            import timm
+
+            return timm.create_model(tail)
+        if head == "torchvision":
+            import torchvision
+
+            return torchvision.models.get_model(tail, weights=None)
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        return getattr(importlib.import_module(head), tail)()
+    except ImportError as error:
+        what = (
+            f"pip install 'fairsweep[models]' for {head}" if head in ("timm", "torchvision") else str(error)
+        )
+        raise UserError(f"model={name}: cannot be imported; {what}") from None
+    except AttributeError:
+        raise UserError(f"model={name}: {head} has no {tail}") from None
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"model={name}: {error}") from None
+
+
+def _of_paper(slug: str, data_dir: str | None) -> tuple[Any, Any]:
+    """A paper's network at its default, and images of the size that it has seen in `setup`."""
+    import torch
+
+    try:
+        cls = catalog.get(slug)
+    except catalog.UnknownPaper:
+        raise UserError(f"model={slug}: no such paper; a model is {WAYS}") from None
+    paper: Any = cls()
+    data = cls.datasets[0]
+    try:
+        paper.setup(cls.space().fill({}, data), Setting(data_dir=Path(data_dir) if data_dir else None))
+    except DataError as error:
+        raise UserError(str(error)) from None
+    task, net = getattr(paper, "data", None), getattr(paper, "net", None)
+    if net is None or not all(hasattr(task, name) for name in ("channels", "side")):
+        raise UserError(f"model={slug}: it trains no network of images; a model is {WAYS}")
+    return net, torch.zeros(2, task.channels, task.side, task.side)
