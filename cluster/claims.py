@@ -18,7 +18,7 @@ from cluster import config, sweep
 from cluster.conductor import now
 from cluster.config import Settings
 from cluster.display import Display
-from cluster.errors import UserError
+from cluster.errors import MissingData, UserError
 from cluster.local import connected
 from search_spaces.space import SpaceError
 from trainables import catalog
@@ -114,7 +114,7 @@ def run(
     """Runs what is not finished yet and judges; the rows of the table `claims`, and the state of the run.
 
     A run that was interrupted is taken up where it ended if it is given the same name. Verdicts are written
-    as they come, beside those of the run on other claims.
+    as they come, beside those of the run on other claims. Claims whose data are missing are left inconclusive.
     """
     store = sweep.open_store(storage)
     rows: list[dict[str, Any]] = []
@@ -128,7 +128,12 @@ def run(
             elif known:
                 state = sweep.resume(storage, group.settings.name, [], make_display()).state
             else:
-                state = sweep.run(group.settings, make_display()).state
+                try:
+                    state = sweep.run(group.settings, make_display()).state
+                except MissingData as error:
+                    rows += unjudged(group, str(error))
+                    store.write_derived("claims", name, [*others, *rows])
+                    continue
             if state == "interrupted":
                 return rows, state
             found = judge(store, group)
@@ -139,43 +144,46 @@ def run(
     return rows, "finished"
 
 
+def _asked(group: Group) -> list[dict[str, Any]]:
+    """A row for each claim of a group, with what is claimed and how it is tried."""
+    return [
+        {
+            "paper": group.paper.slug,
+            "claim": claim.name,
+            "statement": claim.statement,
+            "data": group.data,
+            "metric": claim.metric,
+            "kind": claim.kind,
+            "direction": claim.direction,
+            "margin": claim.margin,
+            "treatment": json.dumps(treatment),
+            "baseline": json.dumps(baseline),
+            "first_seed": group.settings.seed,
+            "seeds": group.settings.seeds,
+            "steps": group.settings.budget["steps"],
+            "sweep": group.settings.name,
+            "judged": now(),
+        }
+        for claim, (treatment, baseline) in zip(group.claims, group.arms, strict=True)
+    ]
+
+
+def unjudged(group: Group, reason: str) -> list[dict[str, Any]]:
+    """The claims of a group that could not be tried, and why."""
+    nothing = {"pairs": 0, "effect": None, "ci_low": None, "ci_high": None, "cost_s": 0.0}
+    return [{**row, **nothing, "verdict": "inconclusive", "reason": reason} for row in _asked(group)]
+
+
 def judge(store: Store, group: Group) -> list[dict[str, Any]]:
     """The verdicts on the claims of a group from the rows of its sweep."""
     name = group.settings.name
     trials, results = store.table("trials", name), store.table("results", name)
     rows = []
-    for claim, (treatment, baseline) in zip(group.claims, group.arms, strict=True):
-        about = {
-            "metric": claim.metric,
-            "kind": claim.kind,
-            "direction": claim.direction,
-            "margin": claim.margin,
-        }
-        found, cost = verdicts.compare(trials, results, json.dumps(treatment), json.dumps(baseline), about)
+    for row in _asked(group):
+        found, cost = verdicts.compare(trials, results, row["treatment"], row["baseline"], row)
         low, high = found.ci95 or (None, None)
-        rows.append(
-            {
-                "paper": group.paper.slug,
-                "claim": claim.name,
-                "statement": claim.statement,
-                "data": group.data,
-                **about,
-                "treatment": json.dumps(treatment),
-                "baseline": json.dumps(baseline),
-                "first_seed": group.settings.seed,
-                "seeds": group.settings.seeds,
-                "steps": group.settings.budget["steps"],
-                "pairs": found.pairs,
-                "effect": found.effect,
-                "ci_low": low,
-                "ci_high": high,
-                "verdict": found.verdict,
-                "reason": found.reason,
-                "cost_s": cost,
-                "sweep": name,
-                "judged": now(),
-            }
-        )
+        about = {"pairs": found.pairs, "effect": found.effect, "ci_low": low, "ci_high": high, "cost_s": cost}
+        rows.append({**row, **about, "verdict": found.verdict, "reason": found.reason})
     return rows
 
 

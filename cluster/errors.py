@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class UserError(ValueError):
     """Names the field, its value and what would be right."""
+
+
+class MissingData(UserError):
+    """A data set that is not on this machine; says what to do."""

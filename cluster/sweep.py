@@ -24,7 +24,7 @@ from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Rules, Trial, now
 from cluster.config import Settings
 from cluster.display import Display
-from cluster.errors import UserError
+from cluster.errors import MissingData, UserError
 from cluster.local import check_shared, connected, slots
 from cluster.worker import Post
 from search_spaces.algorithms import create_scheduler, create_search
@@ -362,7 +362,7 @@ def _preflight(settings: Settings, paper: type[Paper]) -> None:
             ),
         )
     except DataError as error:
-        raise UserError(str(error)) from None
+        raise MissingData(str(error)) from None
     except Exception as error:
         print(f"fairsweep: warning: the first configuration does not build: {error}", file=sys.stderr)
 

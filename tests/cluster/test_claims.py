@@ -125,3 +125,31 @@ def test_claims_run_judge_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(json.loads(capsys.readouterr().out)["claims"]) == 1
     kept = Store(store).table("claims").to_pylist()
     assert {r["claim"] for r in kept} == {"depth_beats_deep_gcn", "gate_pays_when_deep"}, "none is lost"
+
+
+def test_claims_whose_data_are_missing_are_left_open_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import nullcontext
+
+    from cluster.display import Display
+    from cluster.errors import MissingData
+    from cluster.sweep import Result
+
+    groups = plan(tmp_path, "dagnn", "pa_da")
+    ran = []
+
+    def run(settings: config.Settings, display: Display) -> Result:
+        if settings.trainable == "dagnn":
+            raise MissingData("data=csbm: nowhere to be found")
+        ran.append(settings.name)
+        return Result(settings.name, "", "interrupted")
+
+    monkeypatch.setattr(claims.sweep, "run", run)
+    monkeypatch.setattr(claims, "connected", lambda options: nullcontext())
+    rows, state = claims.run(groups, "r", str(tmp_path / "store"), Display)
+    assert state == "interrupted" and len(ran) == 1
+    assert [(r["paper"], r["verdict"], r["pairs"], r["reason"]) for r in rows] == [
+        ("dagnn", "inconclusive", 0, "data=csbm: nowhere to be found")
+    ] * 2
+    assert Store(tmp_path / "store").derived("claims", "r").num_rows == 2
