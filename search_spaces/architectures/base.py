@@ -72,7 +72,10 @@ class ArchitectureSpace(ABC):
         return True
 
     def canonical(self, architecture: Architecture) -> Architecture:
-        """The representative of all encodings of the same network; by default the encoding itself."""
+        """The representative of all encodings of the same network, trained alone; by default the encoding itself.
+
+        In a supernet they use different weights, and so get different scores.
+        """
         return architecture
 
     @abstractmethod
@@ -275,3 +278,12 @@ class ArchitectureSpace(ABC):
             for c in self.choices
         }
         return Space.from_mapping(declarations, source=self.id, name=self.kind)
+
+
+def last_in_stages(indices: Sequence[int], stages: Sequence[int], idle: int) -> tuple[int, ...]:
+    """`indices` with the option `idle`, which does nothing, moved to the end of each stage; its first choice stays."""
+    found: list[int] = []
+    for count in stages:
+        first, *others = indices[len(found) : len(found) + count]
+        found += [first, *sorted(others, key=lambda index: index == idle)]
+    return tuple(found) if stages else tuple(indices)

@@ -3,7 +3,7 @@
 A file `sizes/<kind>.yaml` maps a size to two sections::
 
     laptop:
-      space: {layers: 5}                   # fields of the space
+      space: {layers: 5, stages: [2, 3]}   # fields of the space
       network: {input_shape: [3, 14, 14]}  # sizes of the supernet over it
 """
 
@@ -14,7 +14,7 @@ from copy import deepcopy
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from search_spaces._declarations import read_yaml
 from search_spaces._parameter import hint
@@ -92,10 +92,9 @@ def _default(kind: str, name: str) -> Any:
 
 
 def _value(kind: str, name: str, value: Any) -> Any:
-    """`value` in the type of the field's default: YAML and JSON have lists for tuples."""
-    default = _default(kind, name)
-    if isinstance(default, tuple):
-        item = type(default[0])
+    """`value` in the type of the field: YAML and JSON have lists for tuples."""
+    default, item = _default(kind, name), _item(kind, name)
+    if item is not None:
         if isinstance(value, (list, tuple)) and all(type(x) is item for x in value):
             return tuple(value)
         wanted = f"a list of {item.__name__}"
@@ -108,11 +107,16 @@ def _value(kind: str, name: str, value: Any) -> Any:
 
 def _word(kind: str, name: str, word: str) -> Any:
     """A field's value from its word in an id; one that cannot be read stays as it is, for `_value` to refuse."""
-    default = _default(kind, name)
-    if isinstance(default, tuple):
-        item = type(default[0])
+    default, item = _default(kind, name), _item(kind, name)
+    if item is not None:
         parts = word.split(",") if word else []
         return tuple(int(x) if item is int and x.isdecimal() else x for x in parts)
     if isinstance(default, bool):
         return {"true": True, "false": False}.get(word, word)
     return int(word) if isinstance(default, int) and word.isdecimal() else word
+
+
+def _item(kind: str, name: str) -> type | None:
+    """The type of the entries of a field that is a tuple, None for any other field."""
+    hinted = get_type_hints(SPACES[kind])[name]
+    return get_args(hinted)[0] if get_origin(hinted) is tuple else None

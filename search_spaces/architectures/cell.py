@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import permutations
 from typing import Any, ClassVar
 
@@ -83,15 +83,18 @@ class CellSpace(ArchitectureSpace):
         5,260 of the 15,625 cells are canonical, one of them for all 341 disconnected ones. A space of more than 4
         nodes has too many cells to compare: there each cell stands for itself.
         """
-        return self._representatives.get(self.function(architecture), architecture)
+        if self.size > COMPARED:
+            return architecture
+        return _representatives(self)[self.function(architecture)]
 
     def function(self, architecture: Architecture) -> str:
         """What the output computes, as text: equal for two cells if and only if they are the same function of their
         input once the weights of one are given to the other.
 
         A sum drops its zeros and takes in the terms that skip_connect brings, and operations on a zero are zero, as
-        the table has it (a bias of their normalisation is not counted). A convolution whose output is used
-        more than once has a number, so that it is told from several alike with weights of their own.
+        the table has it (a bias of their normalisation is not counted). That a pool of a sum is a sum of pools is
+        not used. A convolution whose output is used more than once has a number, so that it is told from several
+        alike with weights of their own.
         """
         nodes: list[list[Term]] = [[("x", None, ())], *([] for _ in range(1, self.nodes))]
         for edge, ((j, i), k) in enumerate(zip(self.edges, architecture.indices, strict=True)):
@@ -126,15 +129,6 @@ class CellSpace(ArchitectureSpace):
             nodes[i] = "+".join(sorted(terms[i]))
         return nodes[-1]
 
-    @cached_property
-    def _representatives(self) -> dict[str, Architecture]:
-        if self.size > COMPARED:
-            return {}
-        order = sorted(
-            self.enumerate(), key=lambda a: (sum(WEIGHTS[self.operations[k]] for k in a.indices), a)
-        )
-        return {self.function(a): a for a in reversed(order)}
-
     def format(self, architecture: Architecture) -> str:
         """As the table has it: |nor_conv_3x3~0|+|none~0|skip_connect~1|+|..."""
         names = iter(self.operations[k] for k in architecture.indices)
@@ -146,7 +140,7 @@ class CellSpace(ArchitectureSpace):
             raise ArchitectureError(f"{text!r}: {len(nodes)} nodes, {self.id} has {self.nodes - 1}")
         indices = []
         for i, node in enumerate(nodes, start=1):
-            found = re.findall(r"([^|~]+)~(\d+)\|", node)
+            found = re.findall(r"([^|~]+)~([0-9]+)\|", node)
             if [int(j) for _, j in found] != list(range(i)) or node != "|" + "".join(
                 f"{o}~{j}|" for o, j in found
             ):
@@ -160,6 +154,15 @@ class CellSpace(ArchitectureSpace):
                     )
                 indices.append(self.operations.index(operation))
         return self.check(self.architecture(indices))
+
+
+@lru_cache(maxsize=8)
+def _representatives(space: CellSpace) -> dict[str, Architecture]:
+    def weights(architecture: Architecture) -> int:
+        return sum(WEIGHTS[space.operations[k]] for k in architecture.indices)
+
+    order = sorted(space.enumerate(), key=lambda a: (weights(a), a))
+    return {space.function(a): a for a in reversed(order)}
 
 
 def _edges(terms: Sequence[Term]) -> Iterator[int]:

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from search_spaces.architectures.base import Architecture, ArchitectureError, ArchitectureSpace, Choice
+from search_spaces.architectures.base import (
+    Architecture,
+    ArchitectureError,
+    ArchitectureSpace,
+    Choice,
+    last_in_stages,
+)
 
 BLOCKS = ("k3_e3", "k3_e6", "k5_e3", "k5_e6")
 
@@ -36,6 +42,10 @@ class MBConvSpace(ArchitectureSpace):
     @cached_property
     def id(self) -> str:
         return f"mbconv/1?stages={','.join(map(str, self.stages))}"
+
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """The network whose skips stand last in their stage: blocks after its first all have the same shape."""
+        return Architecture(self.id, last_in_stages(architecture.indices, self.stages, len(BLOCKS)))
 
     def format(self, architecture: Architecture) -> str:
         names = iter(c.options[i] for c, i in zip(self.choices, architecture.indices, strict=True))

