@@ -31,8 +31,8 @@ class NASNetSearch(ArchitectureSearch):
     that the controller thinks most probable.
 
     unique: a draw that has been evaluated gives its known value to the controller at once and is not proposed again;
-        after `known` of them in a row a job is drawn uniformly, and teaches nothing. With `none` it is proposed as
-        often as it is drawn.
+        after `known` of them in a row the job is the nearest new architecture to the last one (by a random walk over
+        neighbours), and teaches nothing. With `none` a draw is proposed as often as it is drawn.
     reward_scale: the reward is the objective (its negative if mode is min) times this; the weight of the entropy
         supposes rewards of about 1, so use 0.01 for percentages.
     max_staleness: a result is used if the controller was updated at most this often since it was drawn.
@@ -47,7 +47,7 @@ class NASNetSearch(ArchitectureSearch):
         controller: Literal["ppo", "reinforce"] = "ppo", batch: int = 20, lr: float = 3.5e-4, epochs: int = 10,
         clip: float = 0.2, ratio: Literal["decision", "joint"] = "decision", entropy: float = 1e-5,
         baseline_decay: float = 0.95, hidden: int = 100, embedding: int = 32, reward_scale: float = 1.0,
-        max_staleness: int = 10, known: int = 100,
+        max_staleness: int = 10, known: int = 20,
     ) -> None:  # fmt: skip
         super().__init__(space, mode, seed, costs=costs, constraints=constraints, unique=unique)
         if controller not in ("ppo", "reinforce"):
@@ -134,6 +134,7 @@ class NASNetSearch(ArchitectureSearch):
         attrs: dict[str, Any] = {"heard": self.catch_up()}
         self._asked = number
         known: list[list[int]] = []
+        nearest = None
         for architecture in islice(self._draws(rng), TRIES):
             if self.admissible(architecture):
                 drawn = self.policy.controller.log_probabilities(architecture.indices)
@@ -141,11 +142,13 @@ class NASNetSearch(ArchitectureSearch):
                     **attrs, "known": known, "log_probabilities": drawn, "updates": self.policy.updates,
                 }  # fmt: skip
             if self.unique != "none" and self.identity(architecture) in self._values:
+                if len(known) < self.known:
+                    known.append(list(architecture.indices))
+                    self._learn_known(architecture)
                 if len(known) >= self.known:
+                    nearest = self.near(architecture, rng)
                     break
-                known.append(list(architecture.indices))
-                self._learn_known(architecture)
-        return self.draw(rng), {**attrs, "known": known}
+        return nearest or self.draw(rng), {**attrs, "known": known}
 
     def _draws(self, rng: np.random.Generator) -> Iterator[Architecture]:
         size = 1
