@@ -257,23 +257,42 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
 
     if args.help is not None:
         return _run_help(args.help)
-    flags = [word for word in rest if word.startswith("-")]
-    if flags:
-        raise UserError(
-            f"run: does not know {' '.join(flags)}; settings are written key=value, see run --help"
-        )
-    if args.cfg:
-        print(config.load(rest).to_yaml(), end="")
-        return 0
+    return _composed(args, rest, config.load, lambda: _module("sweep"), _finished)
+
+
+def _nas(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster import nas_config
+
+    if args.help is not None:
+        return _run_help(args.help, "nas")
+    return _composed(args, rest, nas_config.load, lambda: _module("nas"), _searched)
+
+
+def _module(name: str) -> Any:
+    """A module of this room that imports Ray, which reads its environment when it is imported."""
+    import importlib
+
     from cluster.local import prepare_environment
 
     prepare_environment()
-    from cluster import sweep
+    return importlib.import_module(f"cluster.{name}")
+
+
+def _composed(args: argparse.Namespace, rest: list[str], load: Any, job: Any, answer: Any) -> int:
+    """Composes `rest`, shows it or runs it. load: its reader; job: gives the module that runs it."""
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        raise UserError(
+            f"{args.command}: does not know {' '.join(flags)}; settings are written key=value, see "
+            f"{args.command} --help"
+        )
+    if args.cfg:
+        print(load(rest).to_yaml(), end="")
+        return 0
+    module = job()
     from cluster.display import make_display
 
-    settings = config.load(rest)
-    result = sweep.run(settings, make_display(args.quiet or args.json))
-    return _finished(result, args.json)
+    return answer(module.run(load(rest), make_display(args.quiet or args.json)), args.json)
 
 
 def _resume(args: argparse.Namespace, rest: list[str]) -> int:
@@ -290,29 +309,6 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     if sweep.open_store(storage).read(args.sweep).sweep["paper"] == nas.SearchJob.slug:
         return _searched(nas.resume(storage, args.sweep, words, display), args.json)
     return _finished(sweep.resume(storage, args.sweep, words, display), args.json)
-
-
-def _nas(args: argparse.Namespace, rest: list[str]) -> int:
-    from cluster import nas_config
-
-    if args.help is not None:
-        return _run_help(args.help, "nas")
-    flags = [word for word in rest if word.startswith("-")]
-    if flags:
-        raise UserError(
-            f"nas: does not know {' '.join(flags)}; settings are written key=value, see nas --help"
-        )
-    if args.cfg:
-        print(nas_config.load(rest).to_yaml(), end="")
-        return 0
-    from cluster.local import prepare_environment
-
-    prepare_environment()
-    from cluster import nas
-    from cluster.display import make_display
-
-    settings = nas_config.load(rest)
-    return _searched(nas.run(settings, make_display(args.quiet or args.json)), args.json)
 
 
 def _searched(result: Any, as_json: bool) -> int:

@@ -74,7 +74,8 @@ def _of_paper(slug: str, data_dir: str | None) -> tuple[Any, Any]:
         paper.setup(cls.space().fill({}, data), Setting(data_dir=Path(data_dir) if data_dir else None))
     except DataError as error:
         raise UserError(str(error)) from None
-    task, net = getattr(paper, "data", None), getattr(paper, "net", None)
+    task: Any = getattr(paper, "data", None)
+    net: Any = getattr(paper, "net", None)
     if net is None or not all(hasattr(task, name) for name in ("channels", "side")):
         raise UserError(f"model={slug}: it trains no network of images; a model is {WAYS}")
     return net, torch.zeros(2, task.channels, task.side, task.side)

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from analysis.store import Store, SweepRecord, SweepWriter
-from cluster import nas_config, provenance, sweep
+from cluster import nas_config, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Rules, Trial, now
 from cluster.display import Display
@@ -126,7 +126,6 @@ def make_conductor(
         found = SearchJob.fidelity(config)
         return found.minimum, found.maximum
 
-    commit, dirty = provenance.code_version()
     conductor = Conductor(
         Rules(
             objective=objective.name,
@@ -134,23 +133,14 @@ def make_conductor(
             trials=None,
             seeds=(settings.seed,),
             concurrent=concurrent,
-            minutes=settings.budget["minutes"],
-            spent_s=(record.sweep.get("elapsed_s") or 0.0) if record else 0.0,
-            timeout_s=settings.budget["trial_timeout"],
-            retries=settings.budget["retries"],
             fidelity=fidelity,
+            **sweep.allowance(settings, record),
         ),
         settings.space,
         search.algorithm(record),
         NoScheduler(),
         writer,
-        columns={
-            "paper": SearchJob.slug,
-            "data": settings.data_name,
-            "git_commit": commit,
-            "git_dirty": dirty,
-            "versions": provenance.versions(),
-        },
+        columns=sweep.origin(SearchJob, settings.data_name),
         on_end=on_end,
     )
     if record is not None:

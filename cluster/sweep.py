@@ -197,7 +197,6 @@ def make_conductor(
         found = paper.fidelity(trial_config, steps)
         return found.minimum, found.maximum
 
-    commit, dirty = provenance.code_version()
     conductor = Conductor(
         Rules(
             objective=objective.name,
@@ -205,29 +204,42 @@ def make_conductor(
             trials=settings.budget["trials"],
             seeds=tuple(range(settings.seed, settings.seed + settings.seeds)),
             concurrent=concurrent,
-            minutes=settings.budget["minutes"],
-            spent_s=(record.sweep.get("elapsed_s") or 0.0) if record else 0.0,
-            timeout_s=settings.budget["trial_timeout"],
-            retries=settings.budget["retries"],
             fidelity=fidelity,
+            **allowance(settings, record),
             first=(own,) if own and settings.search.get("paper_first") else (),
         ),
         settings.space,
         algorithm,
         scheduler,
         writer,
-        columns={
-            "paper": paper.slug,
-            "data": data,
-            "git_commit": commit,
-            "git_dirty": dirty,
-            "versions": provenance.versions(),
-        },
+        columns=origin(paper, data),
         on_end=on_end,
     )
     if record is not None:
         conductor.replay(record)
     return conductor
+
+
+def allowance(settings: Settings, record: SweepRecord | None) -> dict[str, Any]:
+    """What `Rules` say of time and faults."""
+    return {
+        "minutes": settings.budget["minutes"],
+        "spent_s": (record.sweep.get("elapsed_s") or 0.0) if record else 0.0,
+        "timeout_s": settings.budget["trial_timeout"],
+        "retries": settings.budget["retries"],
+    }
+
+
+def origin(paper: type[Paper], data: str) -> dict[str, Any]:
+    """Columns of every trial on what made it."""
+    commit, dirty = provenance.code_version()
+    return {
+        "paper": paper.slug,
+        "data": data,
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "versions": provenance.versions(),
+    }
 
 
 def _run_on_tune(settings: Settings, conductor: Conductor, post: Post, display: Display) -> None:

@@ -8,7 +8,7 @@ next suggestion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -63,3 +63,15 @@ class Algorithm(Protocol):
     def finished(self) -> bool:
         """Whether `ask` will never propose anything again."""
         ...
+
+
+def ask_each(make: Callable[[], Job | None], jobs: dict[int, Job], n: int) -> list[Job]:
+    """Up to `n` jobs, one after the other, as long as `make` gives one; each is entered into `jobs`."""
+    asked: list[Job] = []
+    while len(asked) < n:
+        job = make()
+        if job is None:
+            break
+        jobs[job.number] = job
+        asked.append(job)
+    return asked

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from search_spaces.algorithms.base import Job, Outcome
+from search_spaces.algorithms.base import Job, Outcome, ask_each
 from search_spaces.architectures.jobs import FRONT, RETRAIN
 
 
@@ -41,14 +41,7 @@ class FrontSearch:
         self._architectures: list[str] | None = None
 
     def ask(self, n: int = 1) -> list[Job]:
-        jobs: list[Job] = []
-        while len(jobs) < n:
-            job = self._next()
-            if job is None:
-                break
-            self.jobs[job.number] = job
-            jobs.append(job)
-        return jobs
+        return ask_each(self._next, self.jobs, n)
 
     def _next(self) -> Job | None:
         for value in self.values:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces.algorithms.base import Algorithm, Job, Outcome
+from search_spaces.algorithms.base import Algorithm, Job, Outcome, ask_each
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, batch, members
 
@@ -67,14 +67,7 @@ class PhasedSearch:
     # -- asking ---------------------------------------------------------------------------------------
 
     def ask(self, n: int = 1) -> list[Job]:
-        jobs: list[Job] = []
-        while len(jobs) < n:
-            job = self._next()
-            if job is None:
-                break
-            self.jobs[job.number] = job
-            jobs.append(job)
-        return jobs
+        return ask_each(self._next, self.jobs, n)
 
     def _next(self) -> Job | None:
         if self.plan.train and not self._of(TRAIN):
