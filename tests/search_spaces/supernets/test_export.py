@@ -38,7 +38,8 @@ def check(net: Supernet, seed: int, form: str, folder: Path, onnx: bool) -> None
             if form == "batch":
                 assert (wanted - net(x, path)).abs().max() <= 1e-5
         if onnx:
-            assert (run_onnx(folder, x) - wanted).abs().max() <= 1e-5
+            size_of_logits = max(1.0, wanted.abs().max().item())  # rounding grows with what is rounded
+            assert (run_onnx(folder, x) - wanted).abs().max() <= 1e-5 * size_of_logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
