@@ -1,4 +1,4 @@
-"""What the tests of pruning share: partitions of the small networks, groups at zero, and how far two networks differ."""
+"""What the tests of pruning share: small networks with their partitions, groups at zero, differences of networks."""
 
 from __future__ import annotations
 
