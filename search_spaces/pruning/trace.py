@@ -40,8 +40,8 @@ class Operator:
 class Graph:
     """What a module does with its example inputs.
 
-    aten: the traced graph. tensors: placeholder -> name of the parameter, buffer or constant in it. inputs: placeholders
-    of the module's own inputs. results: nodes that it returns. constants: tensors that are written into its forward
+    aten: the traced graph. tensors: placeholder -> name of the parameter, buffer or constant in it. inputs: those
+    of the module itself. results: nodes that it returns. constants: tensors that are written into its forward
     pass. assemble: puts the results into the structure that the module returns.
     """
 

@@ -1,4 +1,4 @@
-"""Compact networks for the tests of pruning, each a family of its own: `NETWORKS` has a small and a full one of each."""
+"""Compact networks for the tests of pruning, one of each family: `NETWORKS` has a small and a full one."""
 
 from __future__ import annotations
 
