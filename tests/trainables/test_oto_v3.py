@@ -100,7 +100,8 @@ def test_only_networks_with_their_chains_erased_are_judged() -> None:
     assert OTOv3.fidelity(paper.config, 4).minimum == 3
     for step in range(4):
         paper.step()
-        assert (paper.best is None) == (step < 2)
+        all_zero = step >= 2 and paper.optimiser.reached  # type: ignore[attr-defined]  # an H2SPG
+        assert (paper.best is None) == (step < 3 and not all_zero)
 
 
 def test_space_holds_only_what_exists() -> None:
