@@ -42,7 +42,10 @@ def sliced(tensor: Tensor, name: str, keep: Mapping[str, Mapping[int, np.ndarray
 
 
 def rebuild(module: nn.Module, partition: Partition, gone: Gone) -> nn.Module:
-    """A GraphModule whose `state_dict` has the names of `module`, with _ behind those that a GraphModule has itself."""
+    """A GraphModule whose `state_dict` has the names of `module`, with _ behind those that a GraphModule has itself.
+
+    The entry "origin" in the `meta` of a node is the name of the traced node that it stands for.
+    """
     return _Rebuild(module, partition, gone).run()
 
 
@@ -74,6 +77,7 @@ class _Rebuild:
                 self._place(node)
             elif node.op == "call_function" and not kind(node).startswith("_assert"):
                 self.made[node] = self._call(node)
+                self.made[node].meta["origin"] = node.name
             elif node.op == "output":
                 self._output()
         self.graph.lint()
