@@ -78,8 +78,8 @@ class ArchitectureSearch(ABC):
         return jobs
 
     def adopt(self, job: Job) -> None:
-        """ArchitectureError if the job's configuration is not of this space."""
-        self._enter(job, self.space.from_options(job.config))
+        """ArchitectureError if the job's configuration is not a valid one of this space."""
+        self._enter(job, self.space.check(self.space.from_options(job.config)))
 
     def _enter(self, job: Job, architecture: Architecture) -> None:
         again = job.number in self.jobs
@@ -119,7 +119,7 @@ class ArchitectureSearch(ABC):
         return self.architectures[number], self.gains[number] if self.mode == "max" else -self.gains[number]
 
     def identity(self, architecture: Architecture) -> Architecture:
-        """Equal for architectures that `unique` does not tell apart."""
+        """Equal for (valid) architectures that `unique` does not tell apart."""
         return self.space.canonical(architecture) if self.unique == "network" else architecture
 
     def is_seen(self, architecture: Architecture) -> bool:
@@ -129,8 +129,8 @@ class ArchitectureSearch(ABC):
     def admissible(self, architecture: Architecture) -> bool:
         """Whether the architecture may be proposed: valid, within the limits and, as `unique` wants it, new."""
         return (
-            not (self.unique != "none" and self.is_seen(architecture))
-            and self.space.is_valid(architecture)
+            self.space.is_valid(architecture)
+            and not (self.unique != "none" and self.is_seen(architecture))
             and self.budget.keeps(architecture)
         )
 

@@ -141,7 +141,7 @@ class NASNetSearch(ArchitectureSearch):
                 return architecture, {
                     **attrs, "known": known, "log_probabilities": drawn, "updates": self.policy.updates,
                 }  # fmt: skip
-            if self.unique != "none" and self.identity(architecture) in self._values:
+            if self.unique != "none" and self._is_known(architecture):
                 if len(known) < self.known:
                     known.append(list(architecture.indices))
                     self._learn_known(architecture)
@@ -149,6 +149,9 @@ class NASNetSearch(ArchitectureSearch):
                     nearest = self.near(architecture, rng)
                     break
         return nearest or self.draw(rng), {**attrs, "known": known}
+
+    def _is_known(self, architecture: Architecture) -> bool:
+        return self.space.is_valid(architecture) and self.identity(architecture) in self._values
 
     def _draws(self, rng: np.random.Generator) -> Iterator[Architecture]:
         size = 1

@@ -30,9 +30,10 @@ from pathlib import Path
 import numpy as np
 
 from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.published import DATA, MACRO_FILE, nas_bench_201, nas_bench_macro
+from search_spaces.architectures.published import DATA, nas_bench_201, nas_bench_macro
 from search_spaces.architectures.tables import Table
 
+MACRO_FILE = "nas_bench_macro/nas-bench-macro_cifar10.json"
 POINTS = (25, 50, 100, 300)
 CONTROLLER = (1000, 200, 25)  # evaluations, last suggestions, best ones
 # name in the print-out -> (search, options)

@@ -227,6 +227,8 @@ def test_jobs_of_others_are_adopted_and_learnt_from() -> None:
     assert CHAIN.format(child) != "2222"
     with pytest.raises(ArchitectureError, match="layer_3"):
         algorithm.adopt(Job(7, {f"layer_{k}": "identity" for k in range(3)}))
+    with pytest.raises(ArchitectureError, match="not a valid network"):
+        search("random", {}, CELL).adopt(Job(0, {choice.name: "none" for choice in CELL.choices}))
 
 
 def test_what_is_told_last_counts_but_nothing_takes_a_completion_back() -> None:
