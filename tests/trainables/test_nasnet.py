@@ -171,7 +171,7 @@ def test_the_learning_rate_is_one_cosine() -> None:
 @pytest.mark.slow
 def test_digits_are_learnt() -> None:
     paper = NASNetChild()
-    paper.setup(config(), Setting(steps=12))
-    rows = [paper.step() for _ in range(12)]
+    paper.setup(config(), Setting(steps=6))
+    rows = [paper.step() for _ in range(6)]
     assert rows[-1]["val_accuracy"] > 0.85
     assert paper.test()["test_accuracy"] > 0.85
