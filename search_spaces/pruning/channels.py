@@ -48,10 +48,11 @@ class Axis:
 
     def take(self, index: np.ndarray) -> Axis:
         """The axis with only the positions in `index`."""
+        batch = self.batch if len(index) == self.size else None
         if self.atoms is None:
-            return Axis(len(index), batch=self.batch)
+            return Axis(len(index), batch=batch)
         assert self.zero is not None
-        return Axis(len(index), self.atoms[index], self.zero[index], self.batch)
+        return Axis(len(index), self.atoms[index], self.zero[index], batch)
 
 
 @dataclass(frozen=True)

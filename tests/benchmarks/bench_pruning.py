@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.pruning import partition, slice_module
+from search_spaces.pruning.trace import trace
 from tests.search_spaces.pruning.helpers import difference, disturb, zeroed
 from tests.search_spaces.pruning.networks import NETWORKS, ResNet, ViT
 
@@ -98,7 +99,8 @@ def verdict(function: Callable[[nn.Module, Tensor, int], float], name: str, subs
     for seed in range(subsets):
         torch.manual_seed(seed)
         case = NETWORKS[name]
-        net, x = disturb(case.small(), seed), case.inputs()
+        x = case.inputs()
+        net = disturb(case.small(), x, seed)
         try:
             worst = max(worst, function(net, x, seed))
         except Exception as error:  # a peer may raise anything; the table says what
@@ -132,7 +134,9 @@ def speed(name: str, net: nn.Module, x: Tensor, repeats: int) -> None:
         )  # fmt: skip
 
     mine = seconds(lambda: partition(net, x), repeats)
+    exported = seconds(lambda: trace(net, x), repeats)
     peer = seconds(lambda: pruner(net), repeats)
+    print(f"{name:10} torch.export alone {exported:7.3f} s")
     print(f"{name:10} build    ours {mine:7.3f} s   Torch-Pruning {peer:7.3f} s   ratio {mine / peer:6.2f}")
     checked = seconds(lambda: slice_module(full, found), repeats)
     bare = seconds(lambda: slice_module(full, found, kept, "module", check=False), repeats)
