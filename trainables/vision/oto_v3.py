@@ -125,7 +125,7 @@ class OTOv3(NetworkPaper):
         Metric("test_difference", "min", "test", "logits"),
     )
     objective = "val_accuracy"
-    tiny = Tiny("digits", 5)
+    tiny = Tiny("digits", 4)
     claims = _claims()
     default_steps = 25
 

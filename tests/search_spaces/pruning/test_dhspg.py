@@ -149,9 +149,9 @@ def test_with_epsilon_zero_projected_iff_the_hyperplane_is_crossed(x: list[float
 
 
 def test_epsilon_is_how_much_a_step_may_shorten() -> None:
-    x = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    z = torch.tensor([[0.96, 5.0], [0.94, 5.0], [3.0, 3.0]])
-    assert half_space(x, z, 0.95).tolist() == [pytest.approx([0.96, 5.0]), [0, 0], [0, 0]]
+    x = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0]])
+    z = torch.tensor([[1.92, 5.0], [1.88, 5.0], [3.0, 3.0]])
+    assert half_space(x, z, 0.95).tolist() == [pytest.approx([1.92, 5.0]), [0, 0], [0, 0]]
 
 
 # ---- one step ----
