@@ -54,7 +54,7 @@ def names(space: ArchitectureSpace) -> str:
         (create_space("chain", "paper"), 3**8, 6_561, 3_969),
         (create_space("chain", "laptop"), 3**5, 243, 9 * 21),
         (ChainSpace(8), 3**8, 6_561, 6_561),
-        (create_space("mbconv", "laptop"), 400, 400, 400),
+        (create_space("mbconv", "laptop"), 400, 400, 336),
         (MBConvSpace((1, 4)), 4 * 4 * 5**3, 2_000, 4 * 4 * (1 + 4 + 16 + 64)),
     ],
     ids=lambda value: getattr(value, "id", str(value)),
@@ -226,9 +226,9 @@ def test_texts_are_those_of_the_field() -> None:
     assert chain.options(chain.parse("22212220"))["layer_7"] == "identity"
     assert chain.options(chain.parse("22212220"))["layer_3"] == "mb3_k3"
     mbconv = create_space("mbconv")
-    assert mbconv.options(mbconv.parse("k3_e3-skip/k5_e6-k3_e6")) == {
-        "stage_0_block_0": "k3_e3", "stage_0_block_1": "skip",
-        "stage_1_block_0": "k5_e6", "stage_1_block_1": "k3_e6",
+    assert mbconv.options(mbconv.parse("k3_e3/k5_e6-skip-k3_e6")) == {
+        "stage_0_block_0": "k3_e3",
+        "stage_1_block_0": "k5_e6", "stage_1_block_1": "skip", "stage_1_block_2": "k3_e6",
     }  # fmt: skip
 
 
@@ -243,9 +243,9 @@ def test_texts_are_those_of_the_field() -> None:
         ("cell", "", "1 nodes"),
         ("chain", "0123", "must be 5 digits, each 0, 1 or 2"),
         ("chain", "01230", "must be 5 digits, each 0, 1 or 2"),
-        ("mbconv", "k3_e3-skip", "must have stages of 2, 2 blocks"),
-        ("mbconv", "skip-skip/k3_e3-skip", "stage_0_block_0='skip': must be one of k3_e3, "),
-        ("mbconv", "k3_e3-k7_e3/k3_e3-skip", "stage_0_block_1='k7_e3': must be one of"),
+        ("mbconv", "k3_e3-skip", "must have stages of 1, 3 blocks"),
+        ("mbconv", "skip/k3_e3-skip-skip", "stage_0_block_0='skip': must be one of k3_e3, "),
+        ("mbconv", "k3_e3/k3_e3-k7_e3-skip", "stage_1_block_1='k7_e3': must be one of"),
     ],
 )
 def test_faulty_texts_are_refused(kind: str, text: str, words: str) -> None:
@@ -314,7 +314,7 @@ def test_every_size_has_both_sections() -> None:
         for size in sizes(kind):
             assert set(read_size(kind, size)) == {"space", "network"}
     read_size("mbconv")["space"]["stages"].append(9)
-    assert create_space("mbconv") == MBConvSpace((2, 2))
+    assert create_space("mbconv") == MBConvSpace((1, 3))
 
 
 @pytest.mark.parametrize(
