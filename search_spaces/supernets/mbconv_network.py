@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -32,6 +32,11 @@ def kernel_and_expansion(option: str) -> tuple[int, int]:
     """(kernel, expansion) of an option such as k3_e6."""
     kernel, expansion = option.split("_")
     return int(kernel[1:]), int(expansion[1:])
+
+
+def with_eps(norm: Callable[..., nn.Module], eps: float) -> Normalisation:
+    """`norm` with this `eps` added to its variances."""
+    return partial(norm, eps=eps)
 
 
 def initialise(module: nn.Module) -> nn.Module:
@@ -101,7 +106,7 @@ class MBConvNetwork(Supernet):
         if not eps > 0:
             raise ValueError(f"eps={eps}: must be positive")
         self.dropout, self.eps = dropout, eps
-        self.norm: Normalisation = partial(by_batch(affine=True), eps=eps)
+        self.norm = with_eps(by_batch(affine=True), eps)
         self.layers = list(self._layer_sizes())
         self.stem, self.head = self._stem(self.norm), self._head(self.norm)
         middle = (Step(choice.name, (choice.name,)) for choice in space.choices)
@@ -179,7 +184,7 @@ class MBConvNetwork(Supernet):
         return (self.run_block(number - 1, x, choice.options[path.indices[number - 1]]),)
 
     def build(self, path: Architecture) -> nn.Module:
-        norm: Normalisation = partial(running, eps=self.eps)
+        norm = with_eps(running, self.eps)
         options = self.space.options(self.space.check(path))
         blocks = {name: self.block(k, option, norm) for k, (name, option) in enumerate(options.items())}
         return named(stem=self._stem(norm), **blocks, head=self._head(norm))
@@ -191,7 +196,7 @@ class MBConvNetwork(Supernet):
         return found.train(self.training)
 
     def operators(self) -> Iterator[Operator]:
-        norm: Normalisation = partial(running, eps=self.eps)
+        norm = with_eps(running, self.eps)
         yield Operator(self._stem(norm), self.input_shape, context="stem")
         shape = halved(self.input_shape, self.stem_stride, self.first or self.channels)
         for k, choice in enumerate(self.space.choices):

@@ -8,7 +8,6 @@ trained threshold; its gradient is that of a sigmoid.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.supernets.layers import InvertedBottleneck, Normalisation, by_batch, running
-from search_spaces.supernets.mbconv_network import kernel_and_expansion
+from search_spaces.supernets.mbconv_network import kernel_and_expansion, with_eps
 
 NORMS = ("rms", "l2", "l2sq")
 GATE_SITES = ("post_bn", "kernel")
@@ -93,7 +92,7 @@ class SuperkernelBlock(nn.Module):
         self.sizes, self.stride = (inputs, outputs, stride), stride
         self.removable, self.norm, self.gate_site = removable, norm, gate_site
         self.width = 6 * inputs
-        self.half = round(self.width / 2)
+        self.narrow = round(self.width / 2)
 
     @property
     def kernel(self) -> Tensor:
@@ -117,7 +116,7 @@ class SuperkernelBlock(nn.Module):
         margins = {"k5": weight_norm(outer, 16 * len(outer), self.norm) - t5}
         k5 = self._gate(margins["k5"], keep)
         kernel = inner + k5 * outer
-        first, second = kernel[: self.half], kernel[self.half :]
+        first, second = kernel[: self.narrow], kernel[self.narrow :]
         e3 = torch.ones_like(k5)
         if self.removable:
             margins["e3"] = weight_norm(first, first.numel(), self.norm) - t3
@@ -131,10 +130,10 @@ class SuperkernelBlock(nn.Module):
 
     def gated(self, x: Tensor, gates: BlockGates) -> Tensor:
         """The whole block with its parts multiplied by the gates."""
-        conv = self.largest.conv
+        conv: Any = self.largest.conv
         inner, outer = self._split()
         kernel = inner + gates.k5 * outer
-        channels = torch.cat([gates.e6.new_ones(self.half), gates.e6.expand(self.width - self.half)])
+        channels = torch.cat([gates.e6.new_ones(self.narrow), gates.e6.expand(self.width - self.narrow)])
         before = self.gate_site == "kernel"
         if before:
             kernel = kernel * (gates.e3 * channels).view(-1, 1, 1, 1)
@@ -150,7 +149,7 @@ class SuperkernelBlock(nn.Module):
     def part(self, option: str) -> dict[str, Tensor]:
         """Views of the weights and statistics that `option` uses, by their names in an `InvertedBottleneck`."""
         size, expansion = kernel_and_expansion(option)
-        channels = self.half if expansion == 3 else self.width
+        channels = self.narrow if expansion == 3 else self.width
         found = {}
         for name, tensor in [*self.largest.named_parameters(), *self.largest.named_buffers()]:
             if name == "conv.project.weight":
@@ -195,26 +194,26 @@ class SuperkernelBlock(nn.Module):
         if option == "skip":
             return Shift(self._constant()) if self.gate_site == "kernel" else nn.Identity()
         kernel, expansion = kernel_and_expansion(option)
-        last = self.largest.conv.project_norm
+        last: Any = self.largest.get_submodule("conv.project_norm")
         kept = by_batch(affine=True) if last.running_mean is None else running
-        made = InvertedBottleneck(*self.sizes, expansion, kernel, partial(kept, eps=last.eps))
+        made = InvertedBottleneck(*self.sizes, expansion, kernel, with_eps(kept, last.eps))
         made.to(self.kernel)
         made.load_state_dict({name: tensor.detach() for name, tensor in self.part(option).items()})
         if self.gate_site == "kernel" and expansion == 3 and last.running_mean is not None:
-            made.get_buffer("conv.project_norm.running_mean").sub_(self._passed(self.half))
+            made.get_buffer("conv.project_norm.running_mean").sub_(self._passed(self.narrow))
         return made
 
     @torch.no_grad()
     def _passed(self, start: int) -> Tensor:
         """What channels from `start` on add to the projection where their kernel is 0: by running statistics, (n,)."""
-        conv = self.largest.conv
+        conv: Any = self.largest.conv
         y = conv.depthwise_relu(_frozen(conv.depthwise_norm, self.kernel.new_zeros(1, self.width, 1, 1)))
         return F.conv2d(y[:, start:], conv.project.weight[:, start:]).flatten()
 
     @torch.no_grad()
     def _constant(self) -> Tensor:
         """What a branch whose whole kernel is 0 adds to its shortcut, (1, outputs, 1, 1)."""
-        last = self.largest.conv.project_norm
+        last: Any = self.largest.get_submodule("conv.project_norm")
         if last.running_mean is None:
             return last.bias.view(1, -1, 1, 1)
         return _frozen(last, self._passed(0).view(1, -1, 1, 1))

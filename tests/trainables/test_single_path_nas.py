@@ -29,8 +29,10 @@ def config(data: str = "digits", **changes: Any) -> dict[str, Any]:
 
 
 def trial(steps: int = 4, seed: int = 0, data_dir: Path | None = None, **changes: Any) -> SinglePathNAS:
+    """Set up on the smallest data: 300 training images."""
     paper = SinglePathNAS()
-    paper.setup(config(**changes), Setting(seed=seed, steps=steps, data_dir=data_dir))
+    setting = Setting(seed=seed, steps=steps, data="digits300", data_dir=data_dir)
+    paper.setup(config("digits300", **changes), setting)
     return paper
 
 
@@ -107,7 +109,8 @@ def test_dropout_on_gates_is_of_the_warm_up_only() -> None:
 
 
 def test_a_large_lambda_shrinks_the_network_and_none_does_not() -> None:
-    big, none = trial(steps=6, lmbda=30.0, warmup_frac=0.2), trial(steps=6, runtime_term=False)
+    big = trial(steps=4, lmbda=30.0, warmup_frac=0.2, threshold_lr_mult=3.0)
+    none = trial(steps=4, runtime_term=False)
     while not big.finished:
         row, other = big.step(), none.step()
     assert big.warmup == 1 and row["cost"] < 0.5 * other["cost"] == 0.5 * 361888
@@ -156,7 +159,7 @@ def test_held_out_thresholds_learn_on_images_that_the_weights_do_not_see() -> No
     one, two = (half.parts["train"] for half in paper.halves)
     together = {x.numpy().tobytes() for x in paper.data.parts["train"][0]}
     first, second = ({x.numpy().tobytes() for x in part[0]} for part in (one, two))
-    assert len(one[1]) == len(two[1]) == 300 and first | second == together and not first & second
+    assert len(one[1]) == len(two[1]) == 150 and first | second == together and not first & second
     assert (one[1].bincount() - two[1].bincount()).abs().max() <= 1
 
     x, y = batch(paper)
@@ -201,7 +204,8 @@ def test_accuracy_is_of_the_derived_network_with_statistics_of_its_own() -> None
 
 
 def test_the_last_epoch_decides_and_not_the_most_accurate() -> None:
-    paper = trial(steps=3)
+    paper = trial(steps=3, warmup_frac=0.2)
+    assert paper.warmup == 1
     for _ in range(2):
         paper.step()
         assert paper.best is None

@@ -154,7 +154,7 @@ def through_the_norms(net: MBConvSupernet, k: int, at: Any, step: float) -> floa
     ring = w.clone()
     ring[..., 1:4, 1:4] = 0
     total = 0.0
-    for name, part in (("e3", slice(0, block.half)), ("e6", slice(block.half, None))):
+    for name, part in (("e3", slice(0, block.narrow)), ("e6", slice(block.narrow, None))):
         margins = block.decide()[1]
         if name not in margins:
             continue
@@ -328,10 +328,8 @@ def test_trained_gates_are_extracted_and_recalibrated_as_decided() -> None:
     module, x = module.float(), x.float()
     settled = recalibrate(module, [x])
     # Variances in use are biased, those kept are not: a batch of 8 images is enough to tell.
-    assert (settled(x) - module(x)).abs().max() < 0.5
-    assert (
-        torch.equal(settled(x)[:1], settled(x[:1])) or (settled(x)[:1] - settled(x[:1])).abs().max() < 1e-10
-    )
+    assert (settled(x) - module(x)).abs().max() < 0.05
+    torch.testing.assert_close(settled(x)[:1], settled(x[:1]), atol=1e-4, rtol=0)
 
 
 # ---- parameters ----
@@ -383,8 +381,8 @@ def test_a_path_uses_no_thresholds_and_nothing_of_skipped_blocks() -> None:
     net(images(), path).sum().backward()
     assert all(t.grad is None for t in net.structure_parameters())
     kernel = a_block(net, 1).kernel.grad
-    assert kernel is not None and kernel[: a_block(net, 1).half].abs().min() > 0
-    assert kernel[a_block(net, 1).half :].abs().max() == 0
+    assert kernel is not None and kernel[: a_block(net, 1).narrow].abs().min() > 0
+    assert kernel[a_block(net, 1).narrow :].abs().max() == 0
 
 
 # ---- sizes ----
