@@ -204,7 +204,8 @@ def test_accuracy_is_of_the_derived_network_with_statistics_of_its_own() -> None
 
 
 def test_the_last_epoch_decides_and_not_the_most_accurate() -> None:
-    paper = trial(steps=3)
+    paper = trial(steps=3, warmup_frac=0.2)
+    assert paper.warmup == 1
     for _ in range(2):
         paper.step()
         assert paper.best is None

@@ -117,7 +117,7 @@ class SinglePathNAS(NetworkPaper):
                 treatment={"lmbda": high},
                 baseline=low,
                 metric="test_cost",
-                margin=1.0,
+                margin=0.99,  # less, and not equal: the smallest change of one block of the largest network is 1.7 %
                 direction="at_most",
                 kind="ratio",
                 data="digits",
