@@ -264,3 +264,15 @@ def test_paper_values_are_those_of_the_experiments() -> None:
         0.2,
     )
     assert cifar["lr"] == digits["lr"] == 0.1 and cifar["weight_decay"] == digits["weight_decay"] == 1e-4
+
+
+@pytest.mark.parametrize("fine_tune", [0, 1])
+def test_the_network_that_is_found_is_the_sliced_one_that_was_tested(fine_tune: int) -> None:
+    paper = trial(target_group_sparsity=0.5, fine_tune=fine_tune)
+    run(paper)
+    found, tested = paper.found(), paper.test()
+    assert found.input_shape == (1, 8, 8) and not found.module.training
+    assert sum(p.numel() for p in found.module.parameters()) == tested["test_parameters"]
+    assert paper.data.evaluate(found.module, "test")[1] == pytest.approx(tested["test_accuracy"])
+    kept = sum(int(word.split("=")[1].split("/")[0]) for word in found.text.split()[1:])
+    assert 1 - kept / paper.groups.size == pytest.approx(tested["test_group_sparsity"])

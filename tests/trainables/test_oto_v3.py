@@ -108,3 +108,14 @@ def test_space_holds_only_what_exists() -> None:
     assert "orphan_closure" not in config(hierarchy=False)
     assert {"hierarchy", "score", "epsilon", "target_group_sparsity"}.isdisjoint(config(method="dense"))
     assert config(lmbda_mode="fixed")["lmbda"] == 3.0
+
+
+def test_the_network_that_is_found_lacks_the_chains_that_are_zero() -> None:
+    paper = finished(trial())
+    found, tested = paper.found(), paper.test()
+    erased = paper.erased(paper.trained())
+    names = {c.name for c in paper.graph.partition.prunable}
+    assert erased and set(found.text.split()) == names - erased
+    assert sum(p.numel() for p in found.module.parameters()) == tested["test_parameters"]
+    x = torch.randn(3, *found.input_shape)
+    assert torch.allclose(found.module(x), paper.trained()(x), atol=1e-5)
