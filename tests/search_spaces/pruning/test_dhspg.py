@@ -291,6 +291,7 @@ def test_zero_groups_stay_zero_through_momentum_decay_saving_and_resuming(base: 
     resumed = optimiser(again, base)
     again.load_state_dict(state["net"])
     resumed.load_state_dict(state["optimiser"])
+    assert torch.equal(resumed.zero, zero) and resumed.reached and resumed.kept() == optim.kept()
     for step in range(20, 32):
         # Gradients of the loss, and then some that push every group away from zero.
         for n, o in ((net, optim), (again, resumed)):
