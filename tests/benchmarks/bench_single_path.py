@@ -2,10 +2,10 @@
 
 front: a search on digits for each lambda and seed with the costs of `--cost`: cost and inherited accuracy of what is
 found, and Spearman's correlation of lambda with the cost. latency: predicted by the table of blocks beside whole
-networks timed in the same run. random: the networks found at the largest lambda and `--random` others within 5 % of
+networks timed in the same run. random: the networks found at lambda `--compare` and `--random` others within 5 % of
 their cost, all trained from scratch on the same data.
 
-    python -m tests.benchmarks.bench_single_path [--lambdas 0,0.1,0.3,1] [--seeds 3] [--cost flops] [--random 3]
+    python -m tests.benchmarks.bench_single_path [--lambdas 0,0.1,0.3,1] [--seeds 3] [--cost flops]
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def search(lmbda: float, seed: int, cost: str, epochs: int) -> tuple[SinglePathN
     return paper, paper.test()
 
 
-def front(lambdas: Sequence[float], seeds: int, cost: str, epochs: int) -> list[SinglePathNAS]:
-    """Prints the front; the searches at the largest lambda."""
+def front(lambdas: Sequence[float], seeds: int, cost: str, epochs: int) -> dict[float, list[SinglePathNAS]]:
+    """Prints the front; the searches of each lambda."""
     found: dict[float, list[tuple[SinglePathNAS, dict[str, float]]]] = {}
     print(f"{'lambda':>7} {'seed':>4} {'cost':>10} {'accuracy':>8} {'s':>6}  architecture")
     for lmbda in lambdas:
@@ -64,7 +64,7 @@ def front(lambdas: Sequence[float], seeds: int, cost: str, epochs: int) -> list[
     pairs = [(lmbda, t["test_cost"]) for lmbda, rows in found.items() for _, t in rows]
     print("mean cost over the first:", {k: round(v / means[lambdas[0]], 3) for k, v in means.items()})
     print(f"Spearman of lambda and cost: {spearmanr(*zip(*pairs, strict=True)).statistic:.3f}")
-    return [paper for paper, _ in found[max(lambdas)]]
+    return {lmbda: [paper for paper, _ in rows] for lmbda, rows in found.items()}
 
 
 def latency(paths: int, repeats: int) -> None:
@@ -124,13 +124,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=SinglePathNAS.default_steps)
     parser.add_argument("--paths", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--random", type=int, default=3)
+    parser.add_argument("--compare", type=float, default=0.3)
+    parser.add_argument("--random", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(1)
     latency(args.paths, args.repeats)
     papers = front([float(x) for x in args.lambdas.split(",")], args.seeds, args.cost, args.epochs)
-    if args.random:
-        against_random(papers, args.random, args.epochs)
+    if args.random and args.compare in papers:
+        against_random(papers[args.compare], args.random, args.epochs)
 
 
 if __name__ == "__main__":
