@@ -92,8 +92,9 @@ class CellSpace(ArchitectureSpace):
         input once the weights of one are given to the other.
 
         A sum drops its zeros and takes in the terms that skip_connect brings, and operations on a zero are zero, as
-        the table has it (a bias of their normalisation is not counted). A convolution whose output is used
-        more than once has a number, so that it is told from several alike with weights of their own.
+        the table has it (a bias of their normalisation is not counted). That a pool of a sum is a sum of pools is
+        not used. A convolution whose output is used more than once has a number, so that it is told from several
+        alike with weights of their own.
         """
         nodes: list[list[Term]] = [[("x", None, ())], *([] for _ in range(1, self.nodes))]
         for edge, ((j, i), k) in enumerate(zip(self.edges, architecture.indices, strict=True)):
