@@ -135,10 +135,8 @@ def test_options_have_the_weights_of_their_half_of_their_block() -> None:
     assert joined and all(".combine.0.concat." in name for name in joined)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", ["laptop", "concat"])
 def test_costs_are_those_of_the_network(name: str) -> None:
-    if name == "three":
-        pytest.skip("1296 ways to choose inputs: minutes on meta tensors")
     net = made(name)
     for seed in range(5):
         path = net.space.sample(seed)
