@@ -23,15 +23,20 @@ class Axis:
     """One dimension of a tensor.
 
     atoms: (size,) the atom at each position; None if none of them can be cut. zero: (size,) whether the slab at a
-    position is zero for any input once all variables of its class are. batch: the batch is, or is a factor of, it.
+    position is zero for any input once all variables of its class are. batch: (size, stride) of the batch in it.
     copies: all positions hold the same.
     """
 
     size: int
     atoms: np.ndarray | None = None
     zero: np.ndarray | None = None
-    batch: bool = False
+    batch: tuple[int, int] | None = None
     copies: bool = False
+
+    @property
+    def only_batch(self) -> bool:
+        """Whether the axis is the batch and nothing beside it."""
+        return self.batch is not None and self.batch[0] == self.size
 
     def nonzero(self) -> Axis:
         """The same positions, without a promise that they are zero."""
@@ -43,10 +48,11 @@ class Axis:
 
     def take(self, index: np.ndarray) -> Axis:
         """The axis with only the positions in `index`."""
+        batch = self.batch if len(index) == self.size else None
         if self.atoms is None:
-            return Axis(len(index), batch=self.batch)
+            return Axis(len(index), batch=batch)
         assert self.zero is not None
-        return Axis(len(index), self.atoms[index], self.zero[index], self.batch)
+        return Axis(len(index), self.atoms[index], self.zero[index], batch)
 
 
 @dataclass(frozen=True)
@@ -99,9 +105,9 @@ class Channels:
         self, axis: Axis, sizes: Sequence[int], only: int | None = None, reason: str = ""
     ) -> list[Axis]:
         """The axes of `axis` seen as (sizes), of which one can carry its cut, or that number `only`."""
+        batches = [_factor(axis.batch, sizes, i) for i in range(len(sizes))]
         if axis.atoms is None:
-            first = next((i for i, n in enumerate(sizes) if n > 1), 0)
-            return [Axis(n, batch=axis.batch and i == first) for i, n in enumerate(sizes)]
+            return [Axis(n, batch=b) for n, b in zip(sizes, batches, strict=True)]
         real = [i for i, n in enumerate(sizes) if n > 1]
         if len(real) == 1 and only in (None, real[0]):
             return [axis if i == real[0] else Axis(n) for i, n in enumerate(sizes)]
@@ -112,11 +118,12 @@ class Channels:
             if only is None or i == only:
                 others = tuple(j for j in range(len(sizes)) if j != i)
                 parts[i] = self.fresh(sizes[i], zero.all(axis=others))
-        if axis.batch and real:
-            first = real[0]
-            parts[first] = replace(parts[first], batch=True)
-            self.block(parts[first], "the batch")
-        candidates = [(i, p.atoms) for i, p in enumerate(parts) if p.atoms is not None and not p.batch]
+        for i, batch in enumerate(batches):
+            if batch:
+                parts[i] = replace(parts[i], batch=batch)
+                if parts[i].only_batch:
+                    self.block(parts[i], "it is the batch")
+        candidates = [(i, p.atoms) for i, p in enumerate(parts) if p.atoms is not None and not p.only_batch]
         if candidates:
             self.choices.append(_Choice(whole, tuple(candidates)))
         else:
@@ -127,12 +134,14 @@ class Channels:
         """The axis that runs through all of `axes`, the last fastest; one of them can carry its cut."""
         sizes = [a.size for a in axes]
         real = [i for i, n in enumerate(sizes) if n > 1]
-        batch = any(a.batch for a in axes)
+        strides = [prod(sizes[i + 1 :]) for i in range(len(sizes))]
+        found = [(a.batch[0], a.batch[1] * k) for a, k in zip(axes, strides, strict=True) if a.batch]
+        batch = found[0] if len(found) == 1 else None
         if len(real) <= 1:
             only = axes[real[0]] if real else next((a for a in axes if a.atoms is not None), axes[0])
             return Axis(only.size, only.atoms, only.zero, batch)
         known = [i for i in real if axes[i].atoms is not None]
-        free = [i for i in known if not axes[i].batch]
+        free = [i for i in known if not axes[i].only_batch]
         candidates = [i for i in free if not axes[i].copies] or free[:1] or known[:1]
         for i in known:
             if i not in candidates:
@@ -159,6 +168,14 @@ class Channels:
     def classes(self) -> tuple[np.ndarray, dict[int, str]]:
         """(the class of every atom, class -> why it stays, for those that do)."""
         return _Solver(self).solve()
+
+
+def _factor(batch: tuple[int, int] | None, sizes: Sequence[int], i: int) -> tuple[int, int] | None:
+    """The batch of an axis, if all of it is in factor `i` of its `sizes`."""
+    stride = prod(sizes[i + 1 :])
+    if batch is None or batch[1] < stride or batch[0] * batch[1] > stride * sizes[i]:
+        return None
+    return batch[0], batch[1] // stride
 
 
 class _Solver:

@@ -27,10 +27,8 @@ Kept = Mapping[
 RESHAPES = {"view", "reshape", "unflatten", "expand", "split", "split_with_sizes", "chunk", "narrow", "slice"}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
-    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
-)  # fmt: skip
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+NORMS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 FORMS = ("auto", "module", "graph")
 TOLERANCE = 1e-9  # of the largest output, in double precision
 
@@ -203,7 +201,26 @@ def _disturbed(module: nn.Module, partition: Partition, gone: Gone) -> nn.Module
     for component in partition.components:
         if component.name in gone:
             partition.zero(component, torch.from_numpy(gone[component.name]), values)
+    _calibrate(trial, [_example(x) for x in partition.origin.inputs])
     return trial
+
+
+def _calibrate(trial: nn.Module, inputs: list[Any]) -> None:
+    """Batch statistics those of the inputs: behind others a signal may die out, and the comparison say nothing."""
+    norms = [m for m in trial.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
+    before = [(m.momentum, copy.deepcopy(m.state_dict())) for m in norms]
+    for m in norms:
+        m.momentum = 1.0
+        m.train()
+    try:
+        with torch.no_grad():
+            trial(*inputs)
+    except ValueError:  # a single number a channel has no variance
+        for m, (_, state) in zip(norms, before, strict=True):
+            m.load_state_dict(state)
+    for m, (momentum, _) in zip(norms, before, strict=True):
+        m.momentum = momentum
+        m.eval()
 
 
 def _agree(trial: nn.Module, make: Callable[[nn.Module], nn.Module], partition: Partition) -> bool:

@@ -118,7 +118,7 @@ class Analysis:
             return tuple(Axis(n) for n in shape)
         first = self.channels.fresh(shape[0])
         self.channels.block(first, "it is the batch")
-        return (Axis(first.size, first.atoms, first.zero, True), *(Axis(n) for n in shape[1:]))
+        return (Axis(first.size, first.atoms, first.zero, (first.size, 1)), *(Axis(n) for n in shape[1:]))
 
     def _call(self, node: fx.Node) -> None:
         name = kind(node)
@@ -193,7 +193,7 @@ class Analysis:
             full = [a for a in axes if a is not None]
             known = next((a for a in full if a.atoms is not None), None)
             if known is None or known.atoms is None:
-                result.append(Axis(size, batch=any(a.batch for a in full)))
+                result.append(Axis(size, batch=next((a.batch for a in full if a.batch), None)))
                 continue
             for axis in full:
                 if size > 1 or axis.atoms is not None:
@@ -207,7 +207,7 @@ class Analysis:
                 flag = zeros[0] & ~np.logical_or.reduce([np.zeros(size, bool), *zeros[1:]])
             else:
                 flag = np.zeros(size, bool)
-            result.append(Axis(size, known.atoms, flag, any(a.batch for a in full)))
+            result.append(Axis(size, known.atoms, flag, next((a.batch for a in full if a.batch), None)))
         return tuple(result)
 
     def mix(self, axis: Axis, node: fx.Node) -> None:

@@ -42,7 +42,7 @@ def sliced(tensor: Tensor, name: str, keep: Mapping[str, Mapping[int, np.ndarray
 
 
 def rebuild(module: nn.Module, partition: Partition, gone: Gone) -> nn.Module:
-    """A GraphModule whose `state_dict` has the names of `module`.
+    """A GraphModule whose `state_dict` has the names of `module`, with _ behind those that a GraphModule has itself.
 
     The entry "origin" in the `meta` of a node is the name of the traced node that it stands for.
     """
@@ -71,7 +71,7 @@ class _Rebuild:
                 value = value.to(
                     next((t.dtype for t in tensors.values() if t.is_floating_point()), value.dtype)
                 )
-            _put(root, name, sliced(value, name, self.keep), name in persistent)
+            _put(root, _attribute(name), sliced(value, name, self.keep), name in persistent)
         for node in self.analysis.graph.aten.nodes:
             if node.op == "placeholder":
                 self._place(node)
@@ -88,7 +88,7 @@ class _Rebuild:
     def _place(self, node: fx.Node) -> None:
         name = self.analysis.graph.tensors.get(node.name)
         if name is not None:
-            self.made[node] = self.graph.get_attr(name)
+            self.made[node] = self.graph.get_attr(_attribute(name))
             return
         self.made[node] = self.graph.placeholder(node.name)
         layout = self.analysis.layout(node)
@@ -192,6 +192,11 @@ class _Rebuild:
                 widths[2 * k] = self._count(axis.take(place[:before]))
                 widths[2 * k + 1] = self._count(axis.take(place[axis.size - after :]))
         return widths
+
+
+def _attribute(name: str) -> str:
+    first, dot, rest = name.partition(".")
+    return f"{first}_{dot}{rest}" if hasattr(fx.GraphModule, first) else name
 
 
 def _set(args: list[Any], kwargs: dict[str, Any], position: int, name: str, value: Any) -> None:

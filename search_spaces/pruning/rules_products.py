@@ -143,13 +143,13 @@ def _product(analysis: Analysis, node: fx.Node, operands: list[tuple[Any, str]],
     full = {c: [(a, z) for a, z in found if a.size == sizes[c]] for c, found in axes.items()}
     where = f"{kind(node)} in {scope(node) or 'the network'}"
     shared = [c for c, found in full.items() if c in out and len(found) == len(operands)]
-    heads = any(a.atoms is not None and not a.batch and a.size > 1 for c in shared for a, _ in full[c])
+    heads = any(a.atoms is not None and not a.only_batch and a.size > 1 for c in shared for a, _ in full[c])
     result: dict[str, Axis] = {}
     for letter, found in full.items():
         if heads and letter not in shared:
             for axis, _ in found:
                 analysis.channels.block(axis, f"{where} goes by heads, which are cut as a whole")
-            result[letter] = Axis(sizes[letter], batch=any(a.batch for a, _ in found))
+            result[letter] = Axis(sizes[letter], batch=next((a.batch for a, _ in found if a.batch), None))
         elif letter not in out:
             _contract(analysis, node, found)
         else:

@@ -277,13 +277,13 @@ def _joined(analysis: Analysis, axes: list[Axis]) -> Axis:
 def _common(analysis: Analysis, node: fx.Node, axes: list[Axis], size: int) -> Axis:
     known = next((a for a in axes if a.atoms is not None), None)
     if known is None:
-        return Axis(size, batch=any(a.batch for a in axes))
+        return Axis(size, batch=next((a.batch for a in axes if a.batch), None))
     for axis in axes:
         analysis.channels.tie(
             known, axis, f"{kind(node)} in {scope(node) or 'the network'} joins it to what stays"
         )
     zero = np.logical_and.reduce([a.zero if a.zero is not None else np.zeros(size, bool) for a in axes])
-    return Axis(size, known.atoms, zero, any(a.batch for a in axes))
+    return Axis(size, known.atoms, zero, next((a.batch for a in axes if a.batch), None))
 
 
 @rule("pad", "constant_pad_nd")

@@ -1,4 +1,4 @@
-"""What the tests of pruning share: partitions of the small networks, groups at zero, and how far two networks differ."""
+"""What the tests of pruning share: small networks with their partitions, groups at zero, differences of networks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from tests.search_spaces.pruning.networks import NETWORKS
 torch.set_num_threads(1)
 
 
-def disturb(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Parameters moved and batch statistics random, so that nothing is one or zero by chance; in eval mode."""
+def disturb(net: nn.Module, x: Tensor, seed: int = 0) -> nn.Module:
+    """Parameters moved, batch statistics those of `x` and then moved as well, so that nothing is one or zero by chance
+    and the last layers still see the input; in eval mode."""
     torch.manual_seed(seed)
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
         for p in net.parameters():
             p += 0.02 * torch.randn_like(p)
-        for name, buffer in net.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.3)
-            if name.endswith("running_var"):
-                buffer.uniform_(0.5, 2.0)
+        for norm in norms:
+            norm.momentum = None
+        net.train()(x)
+        for norm in norms:
+            norm.momentum = 0.1
+            if norm.running_mean is not None and norm.running_var is not None:
+                norm.running_mean += 0.3 * norm.running_var.sqrt() * torch.randn_like(norm.running_mean)
+                norm.running_var *= torch.empty_like(norm.running_var).uniform_(0.5, 2.0)
     return net.eval()
 
 
@@ -35,17 +40,18 @@ def network(name: str) -> tuple[nn.Module, Partition, Tensor]:
     """A small network, what it can lose, and inputs; not to be changed."""
     torch.manual_seed(0)
     case = NETWORKS[name]
-    net, x = disturb(case.small()), case.inputs()
+    net, x = case.small(), case.inputs()
+    disturb(net, x)
     return net, partition(net, x), x
 
 
 def zeroed(net: nn.Module, found: Partition, seed: int) -> tuple[nn.Module, dict[str, list[int]]]:
-    """A copy with a random part of the groups of each component at zero, and those that are not."""
+    """A copy with a random part of the groups of each component, up to 70 %, at zero, and those that are not."""
     rng, full = np.random.default_rng(seed), copy.deepcopy(net)
     values, kept = dict(full.named_parameters()), {}
     for component in found.prunable:
         order = rng.permutation(component.size)
-        lost = int(rng.integers(1, component.size))
+        lost = int(rng.integers(1, max(2, round(0.7 * component.size) + 1)))
         found.zero(component, order[:lost].tolist(), values)
         kept[component.name] = sorted(order[lost:].tolist())
     return full, kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ from tests.search_spaces.pruning.networks import NETWORKS, conv
 
 
 def test_layers_know_their_new_sizes() -> None:
-    net, found, x = network("mobilenet_v2")
+    net, found, _ = network("mobilenet_v2")
     full, kept = zeroed(net, found, 0)
     small = slice_module(full, found)
     depthwise = small.body[2].body[2][0]
@@ -94,20 +95,14 @@ def test_a_wrong_partition_gives_no_network() -> None:
     """Groups that are not zero-invariant after all are found out before anything is returned."""
     net, found, _ = network("resnet18")
     members = tuple(m for m in found.components[0].members if not m.parameter.endswith("bias"))
-    first = copy.replace(found.components[0], members=members) if hasattr(copy, "replace") else None
-    if first is None:
-        from dataclasses import replace
-
-        first = replace(found.components[0], members=members)
-    from dataclasses import replace
-
+    first = replace(found.components[0], members=members)
     wrong = replace(found, components=(first, *found.components[1:]))
     with pytest.raises(SliceError, match="no sub-network computes what the full one does"):
         slice_module(net, wrong, {first.name: [0, 1, 2]})
 
 
 def test_without_a_check_the_result_is_the_same() -> None:
-    net, found, x = network("densenet")
+    net, found, _ = network("densenet")
     full, kept = zeroed(net, found, 0)
     checked, unchecked = slice_module(full, found), slice_module(full, found, kept, "module", check=False)
     assert all(torch.equal(v, unchecked.state_dict()[k]) for k, v in checked.state_dict().items())
