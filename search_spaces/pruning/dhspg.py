@@ -119,7 +119,7 @@ class DHSPG(GroupSparse):
         if int(chosen.sum()) < self.target * self.numbers - 1e-9:
             warnings.warn(
                 f"target={self.target}: only {int(chosen.sum())} of {self.numbers} groups can go, because every"
-                f" component keeps a multiple of {self.group_divisible}; give a larger tolerance",
+                f" component keeps one (group_divisible={self.group_divisible}); give a larger tolerance",
                 stacklevel=2,
             )
         return chosen

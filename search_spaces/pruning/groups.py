@@ -32,8 +32,9 @@ class Member:
 
         groups: indices of those that are wanted; None means all.
         """
-        rows = value.movedim(self.dim, 0)[self.index if groups is None else self.index[groups]]
-        return rows.flatten(1)
+        index = self.index if groups is None else self.index[groups]
+        rows = value.movedim(self.dim, 0).index_select(0, index.flatten().to(value.device))
+        return rows.reshape(len(index), self.numbers(value))
 
     def numbers(self, value: Tensor) -> int:
         """How many entries of `value` belong to one group."""
@@ -42,8 +43,8 @@ class Member:
     def put(self, value: Tensor, rows: Tensor, groups: Tensor) -> None:
         """Writes `rows` (len(groups), numbers) into `value` in place, where `slices` found those of `groups`."""
         moved = value.movedim(self.dim, 0)
-        index = self.index[groups]
-        moved[index] = rows.view(*index.shape, *moved.shape[1:])
+        index = self.index[groups].flatten().to(value.device)
+        moved.index_copy_(0, index, rows.reshape(len(index), *moved.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,5 @@ class Partition:
         with torch.no_grad():
             for member in component.members:
                 value = values[member.parameter]
-                member.put(value, torch.zeros_like(member.slices(value, chosen)), chosen)
+                index = member.index[chosen.to(member.index.device)].flatten().to(value.device)
+                value.movedim(member.dim, 0).index_fill_(0, index, 0)

@@ -276,3 +276,24 @@ def test_the_network_that_is_found_is_the_sliced_one_that_was_tested(fine_tune: 
     assert paper.data.evaluate(found.module, "test")[1] == pytest.approx(tested["test_accuracy"])
     kept = sum(int(word.split("=")[1].split("/")[0]) for word in found.text.split()[1:])
     assert 1 - kept / paper.groups.size == pytest.approx(tested["test_group_sparsity"])
+
+
+@pytest.mark.slow
+def test_resnet18_is_pruned_and_sliced_exactly() -> None:
+    groups = oto_v2.groups_of("resnet18", 3, 32, 10)
+    # Four trunks tied by additions, and the inside of each of the eight blocks.
+    assert sorted(c.size for c in groups.prunable) == [64] * 3 + [128] * 3 + [256] * 3 + [512] * 3
+    torch.manual_seed(0)
+    net = resnet18(3, 10)
+    options = config(model="resnet18", target_group_sparsity=0.7, lmbda_mode="fixed", lmbda=3.0)
+    optim = oto_v2.sparse_optimiser(net, groups, 1, options)
+    for _ in range(4):
+        optim.zero_grad()
+        x, y = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
+        nn.functional.cross_entropy(net(x), y).backward()
+        optim.step()
+    assert isinstance(optim, DHSPG) and 0.7 <= optim.sparsity <= 0.75
+    sliced = slice_module(net.eval(), groups)
+    assert sum(p.numel() for p in sliced.parameters()) < 0.3 * 11_173_962
+    x = torch.randn(4, 3, 32, 32)
+    torch.testing.assert_close(sliced.eval()(x), net(x), atol=1e-4, rtol=1e-4)

@@ -130,7 +130,7 @@ def test_what_the_workers_agree_on_is_what_is_penalised() -> None:
         return told.to(value.dtype) if len(value) == 3 else torch.tensor([0.25])
 
     w, optim = single(
-        DHSPG, [[1.0], [2.0], [30.0]], target=0.34, start=0, salience="magnitude", tolerance=0.0, agree=agree
+        DHSPG, [[1.0], [2.0], [30.0]], target=1 / 3, start=0, salience="magnitude", tolerance=0.0, agree=agree
     )
     w.grad = torch.zeros_like(w)
     optim.step()

@@ -37,6 +37,17 @@ class Net(nn.Module):
         return self.run(self, x)  # type: ignore[operator]  # a function of the test
 
 
+class Scaled(nn.Module):
+    """A layer whose result is scaled channel by channel, divided and padded, the sides kept."""
+
+    def __init__(self, layer: nn.Module, value: float = 0.0) -> None:
+        super().__init__()
+        self.layer, self.scale, self.value = layer, nn.Parameter(torch.randn(3, 1, 1)), value
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(self.layer(x) * self.scale / 2, (1, 1, 1, 1), value=self.value)
+
+
 def disturbed(net: nn.Module) -> nn.Module:
     """With normalisation that is no identity, so that a constant that is left over shows."""
     for m in net.modules():
@@ -124,6 +135,7 @@ def test_of_two_branches_at_most_one_goes() -> None:
         (nn.Sequential(unit(3, 3), nn.Sigmoid()), "it is not zero when its variables are"),
         (nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False)), "it is not zero when its"),
         (nn.Sequential(nn.Conv2d(3, 3, 1), nn.Softplus()), "it is not zero when its variables are"),
+        (Scaled(nn.Conv2d(3, 3, 3), value=1.0), "it is not zero when its variables are"),
     ],
 )
 def test_what_is_not_proved_zero_stays(branch: nn.Module, reason: str) -> None:
@@ -138,6 +150,7 @@ def test_what_is_not_proved_zero_stays(branch: nn.Module, reason: str) -> None:
         nn.Conv2d(3, 3, 3, padding=1),
         nn.Sequential(nn.MaxPool2d(2), unit(3, 3), nn.Upsample(scale_factor=2), nn.GELU()),
         nn.Sequential(unit(3, 6), nn.Hardswish(), unit(6, 3)),
+        Scaled(nn.Sequential(nn.Conv2d(3, 3, 3), nn.Sigmoid())),
         nn.Sequential(nn.GroupNorm(3, 3), nn.AvgPool2d(3, 1, 1)),
         nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.PixelShuffle(2), nn.Dropout(0.2), nn.Tanh()),
     ],
@@ -257,6 +270,19 @@ def test_a_trunk_that_would_read_zeros_makes_the_network_invalid() -> None:
     # Without a and b the trunk emits the constant of its norm, which c and d would hand on.
     assert not g.is_valid({"a", "b"}) and g.is_valid({"a", "b", "c", "d"}) and g.is_valid({"a", "c", "d"})
     assert check_exact(net, 3, 15) >= 5
+
+
+def test_zeros_are_carried_through_products_and_joints() -> None:
+    def forward(s: nn.Module, x: Tensor) -> Tensor:
+        x = s.stem(x)  # type: ignore[operator]  # layers by name
+        y = s.a(x) + s.b(x)  # type: ignore[operator]
+        return x + s.c(torch.cat([y * x, F.relu(y)], 1)) + s.d(x)  # type: ignore[operator]
+
+    net = Net(forward, stem=unit(3, 4), c=unit(8, 4), **{n: unit(4, 4) for n in "abd"})
+    g = graph(net)
+    assert set(g.erasable) == {"a", "b", "c", "d"}
+    assert g.orphans({"a", "b"}) == {"c"} and g.is_valid({"a", "b"})
+    assert check_exact(net, 3, 12) == 12
 
 
 def test_chains_of_another_resolution_behind_a_skip() -> None:
