@@ -191,6 +191,9 @@ def batch_norm(analysis: Analysis, node: fx.Node) -> Layout | None:
     x = analysis.layout(node.args[0])
     if len(x) < 2 or x[1].size == 1:
         return x
+    if argument(node, 5, "training"):  # as in weights that are standardised by their own statistics
+        for axis in (x[0], *x[2:]):
+            analysis.channels.block(axis, f"{scope(node) or 'a batch norm'} normalises over it")
     channel = _affine(analysis, node, x[1], tuple(node.args[1:5]), x[1].nonzero())
     return (x[0].nonzero(), channel, *(a.nonzero() for a in x[2:]))
 

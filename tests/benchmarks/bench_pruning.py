@@ -66,7 +66,7 @@ def theirs(net: nn.Module, x: Tensor, seed: int) -> float:
             cut += len(gone)
     for module in small.modules():
         if hasattr(module, "qkv"):
-            module.heads = pruner.num_heads[module.qkv]
+            module.heads = module.qkv.out_features // (3 * module.size)
     if not cut:
         raise RuntimeError("nothing was cut")
     return difference(full, small.eval(), x)
@@ -74,7 +74,8 @@ def theirs(net: nn.Module, x: Tensor, seed: int) -> float:
 
 def heads(net: nn.Module) -> dict[nn.Module, int]:
     """What Torch-Pruning must be told of attention: the joint projections and their heads."""
-    return {m.qkv: m.heads for m in net.modules() if hasattr(m, "qkv") and hasattr(m, "heads")}
+    found = {m.qkv: m.heads for m in net.modules() if hasattr(m, "qkv") and hasattr(m, "heads")}
+    return found | {m: m.num_heads for m in net.modules() if isinstance(m, nn.MultiheadAttention)}
 
 
 def rows(module: nn.Module) -> int:

@@ -265,6 +265,30 @@ def test_a_bias_of_positions_goes_with_its_heads() -> None:
     assert small.table.shape == (9, len(kept[heads.name])) and difference(full, small, x) <= 1e-5
 
 
+def test_weights_standardised_by_their_own_statistics_keep_their_columns() -> None:
+    """Fewer columns would have another mean; the rows, with their gain, can go."""
+
+    class Standardised(nn.Conv2d):
+        def __init__(self) -> None:
+            super().__init__(8, 8, 1)
+            self.gain = nn.Parameter(torch.ones(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            w = F.batch_norm(
+                self.weight.reshape(1, 8, -1), None, None, self.gain, training=True, momentum=0.0
+            )
+            return F.conv2d(x, w.reshape_as(self.weight), self.bias)
+
+    net = disturb(Net(lambda n, y: n.part(y), 8, part=Standardised()), X)
+    found = partition(net, X)
+    reasons = {c.name: c.reason for c in found.components}
+    assert reasons == {"first": "part normalises over it", "part": "", "last": "it is the network's output"}
+    (rows,) = found.prunable
+    assert {m.parameter for m in rows.members} == {"part.weight", "part.bias", "part.gain"}
+    full, _ = zeroed(net, found, 0)
+    assert difference(full, slice_module(full, found), X) <= 1e-5
+
+
 def test_the_gate_of_squeeze_and_excite_goes_with_its_channels() -> None:
     _, found, _ = network("efficientnet")
     gated = next(c for c in found.prunable if "body.2.body.4.expand" in c.operators)
