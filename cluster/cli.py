@@ -331,11 +331,7 @@ def _searched(result: Any, as_json: bool) -> int:
             print(f"best     {alone[0]['architecture']}\nmodel    {alone[0]['folder']}")
             print(f"drawing  {alone[0]['folder']}/{nas_report.DRAWING}")
         print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
-        if result.state == "interrupted":
-            print(f"resume   fairsweep resume {result.sweep} --storage {result.storage}")
-    if result.state == "interrupted":
-        return 130
-    return 1 if result.state == "failed" else 0
+    return _ended(result, as_json)
 
 
 def _finished(result: Any, as_json: bool) -> int:
@@ -343,7 +339,6 @@ def _finished(result: Any, as_json: bool) -> int:
     from analysis.store import Store
 
     store = Store(result.storage)
-    resume = f"fairsweep resume {result.sweep} --storage {result.storage}"
     if as_json:
         answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
         report.print_json({**answer, "best": _best_of(store, result.sweep)})
@@ -353,9 +348,14 @@ def _finished(result: Any, as_json: bool) -> int:
         if best is not None:
             _print_best(best)
         print(f"store    {result.storage}  (tables results, trials and sweeps; sweep {result.sweep})")
-        if result.state == "interrupted":
-            print(f"resume   {resume}")
+    return _ended(result, as_json)
+
+
+def _ended(result: Any, as_json: bool) -> int:
+    """The exit code of a run, and how to go on with one that was interrupted."""
     if result.state == "interrupted":
+        if not as_json:
+            print(f"resume   fairsweep resume {result.sweep} --storage {result.storage}")
         return 130
     return 1 if result.state == "failed" else 0
 
@@ -648,7 +648,6 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
 
     from analysis import report
     from cluster import config
-    from trainables.base import DataError
     from trainables.tasks import truth_tables
 
     protocol = truth_tables.PROTOCOLS.get(args.protocol)
@@ -669,7 +668,7 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
         )  # fmt: skip
         for _ in shown:
             pass
-    except (DataError, ValueError) as error:
+    except ValueError as error:  # of data that are missing, too
         raise UserError(str(error)) from None
     table = truth_tables.write(protocol, truth_tables.read_log(log, protocol), path)
     about = {"path": str(path), "architectures": len(table), "trainings": total, "protocol": protocol.digest}

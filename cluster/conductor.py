@@ -29,6 +29,11 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
+def trial_id(number: int, seed: int) -> str:
+    """The name of the trial of configuration `number` under `seed`."""
+    return f"{number:05d}-{seed}"
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a sweep may spend and how its trials are judged.
@@ -249,7 +254,7 @@ class Conductor:
     def _add(self, job: Job, seed: int) -> Trial:
         minimum, maximum = self.rules.fidelity(job.config)
         trial = Trial(
-            id=f"{job.number:05d}-{seed}",
+            id=trial_id(job.number, seed),
             number=len(self.trials),
             config_id=job.number,
             seed=seed,

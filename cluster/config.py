@@ -6,9 +6,10 @@ configuration as `space`, so that `space.lr.high=0.1` is an override like any ot
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,10 +22,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cluster.errors import UserError
+from cluster.errors import MissingData, UserError
 from search_spaces.algorithms import SCHEDULERS, SEARCHES
 from search_spaces.space import Space, SpaceError
 from trainables import catalog
+from trainables.base import DataError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 OPEN = (
@@ -51,6 +53,11 @@ class Settings:
         if group.startswith("__") or group not in tree:
             raise AttributeError(group)
         return tree[group]
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The folder of `data_dir`."""
+        return Path(self.data_dir) if self.data_dir else None
 
     @property
     def heading(self) -> str:
@@ -199,6 +206,15 @@ def _all_keys(root: str) -> list[str]:
 
     walk(base, "")
     return keys
+
+
+@contextlib.contextmanager
+def data_at_hand() -> Iterator[None]:
+    """What is done within needs data: MissingData where a loader says that they are not there."""
+    try:
+        yield
+    except DataError as error:
+        raise MissingData(str(error)) from None
 
 
 # -- checks -------------------------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster.config import data_at_hand
 from cluster.errors import UserError
 from trainables import catalog
-from trainables.base import DataError, Setting
+from trainables.base import Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,10 +71,8 @@ def _of_paper(slug: str, data_dir: str | None) -> tuple[Any, Any]:
         raise UserError(f"model={slug}: no such paper; a model is {WAYS}") from None
     paper: Any = cls()
     data = cls.datasets[0]
-    try:
+    with data_at_hand():
         paper.setup(cls.space().fill({}, data), Setting(data_dir=Path(data_dir) if data_dir else None))
-    except DataError as error:
-        raise UserError(str(error)) from None
     task: Any = getattr(paper, "data", None)
     net: Any = getattr(paper, "net", None)
     if net is None or not all(hasattr(task, name) for name in ("channels", "side")):

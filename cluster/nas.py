@@ -17,8 +17,6 @@ from cluster import nas_config, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Rules, Trial, now
 from cluster.display import Display
-from cluster.errors import UserError
-from cluster.local import check_shared, connected, slots
 from cluster.nas_config import FRONT_KIND, NASSettings
 from cluster.nas_front import FrontRun
 from cluster.nas_run import Run
@@ -40,16 +38,10 @@ def make_run(settings: NASSettings, store: Store) -> Run:
 def run(settings: NASSettings, display: Display | None = None) -> Result:
     """Runs a new search to its end. UserError if the configuration cannot run as it stands."""
     store = sweep.open_store(settings.storage)
-    name = settings.name or sweep.free_name(store, f"nas-{settings.algorithm['name']}")
-    if store.has(name):
-        raise UserError(
-            f"name={name}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {name}`"
-        )
+    name = sweep.new_name(store, settings.name, f"nas-{settings.algorithm['name']}")
     search = make_run(settings, store)
     search.check()
-    with connected(settings.cluster):
-        concurrent = slots(settings.cluster, settings.budget["concurrent"])
-        check_shared(store.uri)
+    with sweep.engine(settings, store) as concurrent:
         writer = store.create(
             name,
             row(search),
@@ -64,9 +56,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     store = sweep.open_store(storage)
     tree = OmegaConf.create(store.read(name).sweep["config"])
     settings = nas_config.check(sweep.changed(tree, changes, GROWABLE))
-    with connected(settings.cluster):
-        concurrent = slots(settings.cluster, settings.budget["concurrent"])
-        check_shared(store.uri)
+    with sweep.engine(settings, store) as concurrent:
         writer = store.open(name)
         record = writer.record
         writer.sweep(state="running", config=settings.to_yaml(), updated=now())

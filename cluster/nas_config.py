@@ -24,6 +24,7 @@ GROUPS = ("algorithm", "supernet", "cluster", "tracking")
 SUPERNET_KIND, FRONT_KIND = "supernet", "front"  # of algorithms
 TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
 COSTS = ("params", "flops", "latency_ms")
+AS_SWEEP = {"keep_checkpoints": "all", "seeds": 1}  # what a sweep may have otherwise and a search may not
 _WORD: dict[str, Any] = {"type": "categorical", "choices": [""], "paper": ""}
 # What the tables know of a job: the first five say what it is, the others what it is done with.
 JOB_SPACE = Space.from_mapping(
@@ -82,10 +83,7 @@ class NASSettings(Settings):
     @property
     def _sizes(self) -> dict[str, Any]:
         if self.algorithm["kind"] == FRONT_KIND:
-            return {
-                "supernet": self.algorithm["space"],
-                "size": self.front_config(self.algorithm["values"][0])["size"],
-            }
+            return {"supernet": self.algorithm["space"], "size": self.space_size}
         return {"supernet": self.supernet["kind"], "size": self.supernet["size"]}
 
     @property
@@ -136,7 +134,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
         raise UserError(f"search.share={raw['search']['share']}: must be true or false")
     config.check_budget(raw)
     config.check_common(raw, trainer)
-    made = NASSettings("nas", JOB_SPACE, {**raw, **_for_display(raw)})
+    made = NASSettings("nas", JOB_SPACE, {**raw, **AS_SWEEP})
     if front:
         for value in raw["algorithm"]["values"]:
             made.front_config(value)
@@ -187,8 +185,3 @@ def _filled(paper: type[Paper], chosen: Mapping[str, Any], data: str, where: str
         return space.freed(chosen).fill(chosen, data, fixed)
     except SpaceError as error:
         raise UserError(f"{where}: {error}") from None
-
-
-def _for_display(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """What sweeps call these things, for what sweeps and searches share."""
-    return {"scheduler": {"name": "none"}, "keep_checkpoints": "all", "seeds": 1}

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from analysis import statistics
 from analysis.fronts import pareto
 from analysis.store import Store, SweepRecord
 from cluster import nas_report
-from cluster.conductor import Conductor
-from cluster.errors import UserError
+from cluster.conductor import Conductor, trial_id
+from cluster.config import data_at_hand
 from cluster.nas_config import NASSettings
 from cluster.nas_run import Run
 from search_spaces.algorithms.base import Job
 from search_spaces.algorithms.front_search import FrontSearch
 from search_spaces.architectures import create_space
-from search_spaces.architectures.jobs import FRONT, RETRAIN
+from search_spaces.architectures.jobs import FRONT
 from search_spaces.costs import count_flops, count_parameters, measure_latency
-from trainables.base import DataError, Found, Setting
+from trainables.base import Found, Setting
 
 
 class FrontRun(Run):
@@ -40,10 +38,8 @@ class FrontRun(Run):
         return f"{chosen['name']} over {chosen['knob']} = {', '.join(map(str, chosen['values']))}"
 
     def check(self) -> None:
-        try:
+        with data_at_hand():
             self._paper(self.settings.algorithm["values"][0], 0)
-        except DataError as error:
-            raise UserError(str(error)) from None
 
     def algorithm(self, record: SweepRecord | None = None) -> FrontSearch:
         chosen, again = self.settings.algorithm, self.settings.retrain
@@ -72,13 +68,9 @@ class FrontRun(Run):
 
     # -- what runs have found -------------------------------------------------------------------------
 
-    def trial(self, job: Job) -> str:
-        """The trial of a job."""
-        return f"{job.number:05d}-{self.settings.seed}"
-
     def architecture(self, job: Job) -> str | None:
         """The text of what a completed job has found; None if its checkpoint is gone."""
-        trial = self.trial(job)
+        trial = trial_id(job.number, self.settings.seed)
         if trial not in self._texts:
             found = self.found(trial, job.config["value"], job.config["repeat"])
             self._texts[trial] = None if found is None else found.text
@@ -96,27 +88,23 @@ class FrontRun(Run):
     def _paper(self, value: float, repeat: int) -> Any:
         settings = self.settings
         paper: Any = settings.trainer()
-        folder = Path(settings.data_dir) if settings.data_dir else None
-        setting = Setting(settings.seed + repeat, "cpu", settings.data, folder, settings.algorithm["steps"])
+        seed, steps = settings.seed + repeat, settings.algorithm["steps"]
+        setting = Setting(seed, "cpu", settings.data, settings.data_folder, steps)
         paper.setup(settings.front_config(value), setting)
         return paper
 
     # -- the tables -----------------------------------------------------------------------------------
 
     def report(self, store: Store, name: str, conductor: Conductor) -> None:
-        trials = [
-            t for t in store.table("trials", name).sort_by("number").to_pylist() if t["state"] == "complete"
-        ]
-        alone: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for trial in trials:
-            if trial["config.phase"] == RETRAIN:
-                alone[trial["config.architecture"]].append(trial)
+        trials = nas_report.completed(store, name)
+        alone = nas_report.alone(trials)
         rows = []
         for trial in trials:
             if trial["config.phase"] == FRONT:
                 row = self._row(store, name, trial)
                 if row is not None:
-                    rows.append({**row, **_alone(alone.get(row["architecture"], []))})
+                    again = alone.get(row["architecture"])
+                    rows.append({**row, **(nas_report.alone_columns(again) if again else {})})
         limits = self.settings.limits
         kept = [
             all(row[cost] is not None and row[cost] <= limit for cost, limit in limits.items())
@@ -171,12 +159,3 @@ class FrontRun(Run):
                     nas_report.drawing(space, space.parse(found.text))
                 )
             return nas_report.put(store, name, trial, folder)
-
-
-def _alone(trials: list[dict[str, Any]]) -> dict[str, Any]:
-    """Columns on the stand-alone trainings of an architecture."""
-    if not trials:
-        return {"alone": None}
-    found = statistics.summary([t["value"] for t in trials])
-    low, high = found.ci95 or (None, None)
-    return {"alone": found.mean, "alone_ci_low": low, "alone_ci_high": high, "alone_seeds": len(trials)}

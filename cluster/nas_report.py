@@ -15,7 +15,7 @@ from analysis import statistics
 from analysis.drawing import draw_svg
 from analysis.fronts import pareto
 from analysis.store import Store, filesystem
-from cluster.conductor import Conductor
+from cluster.conductor import Conductor, trial_id
 from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.graphs import graph_of
@@ -34,19 +34,10 @@ def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) ->
     assert isinstance(algorithm, PhasedSearch)
     rows = _scored(search, algorithm)
     by_text = {row["architecture"]: row for row in rows}
-    measured = store.table("trials", name).to_pylist()
-    alone: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for trial in measured:
-        if trial["config.phase"] == RETRAIN and trial["state"] == "complete":
-            alone[trial["config.architecture"]].append(trial)
-    for text, trials in alone.items():
+    for text, trials in alone(completed(store, name)).items():
         row = by_text[text]
-        found = statistics.summary([t["value"] for t in trials])
-        low, high = found.ci95 or (None, None)
-        row.update(
-            phase=RETRAIN, alone=found.mean, alone_ci_low=low, alone_ci_high=high, alone_seeds=len(trials),
-            test=statistics.summary([t["metric.test_accuracy"] for t in trials]).mean,
-        )  # fmt: skip
+        test = statistics.summary([t["metric.test_accuracy"] for t in trials]).mean
+        row.update(phase=RETRAIN, test=test, **alone_columns(trials))
         best = max(trials, key=lambda t: (t["value"], -t["number"]))
         row["folder"] = export(search, store, name, search.space.parse(text), best["trial"])
     front = pareto([(row["score"], row[search.settings.front]) for row in rows], ("max", "min"))
@@ -54,6 +45,28 @@ def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) ->
         row["on_front"] = on
     store.write_derived("architectures", name, rows)
     return rows
+
+
+def completed(store: Store, name: str) -> list[dict[str, Any]]:
+    """The trials of the run that are complete, in their order."""
+    trials = store.table("trials", name).sort_by("number").to_pylist()
+    return [trial for trial in trials if trial["state"] == "complete"]
+
+
+def alone(trials: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The stand-alone trainings among `trials`, by architecture."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for trial in trials:
+        if trial["config.phase"] == RETRAIN:
+            found[trial["config.architecture"]].append(trial)
+    return found
+
+
+def alone_columns(trials: list[dict[str, Any]]) -> dict[str, Any]:
+    """Columns on the stand-alone trainings of an architecture."""
+    found = statistics.summary([t["value"] for t in trials])
+    low, high = found.ci95 or (None, None)
+    return {"alone": found.mean, "alone_ci_low": low, "alone_ci_high": high, "alone_seeds": len(trials)}
 
 
 def _scored(search: SupernetRun, algorithm: PhasedSearch) -> list[dict[str, Any]]:
@@ -81,7 +94,7 @@ def _scored(search: SupernetRun, algorithm: PhasedSearch) -> list[dict[str, Any]
                 "scored_by": f"{settings.scoring}, {settings.algorithm['strategy']}"
                 if settings.scoring == "supernet"
                 else settings.scoring,
-                "trial": f"{job.number:05d}-{settings.seed}",
+                "trial": trial_id(job.number, settings.seed),
                 **_costs(search, architecture),
             }
     return sorted(rows.values(), key=lambda row: row["number"])

@@ -51,7 +51,7 @@ class Run(ABC):
     def begin(self, record: SweepRecord | None) -> None:  # noqa: B027  # most have nothing to do
         """Called once before the first job."""
 
-    def ended(self, trial: Trial) -> None:  # noqa: B027
+    def ended(self, trial: Trial) -> None:  # noqa: B027  # nor here
         """Called when a job has ended, before the next one begins."""
 
     @abstractmethod

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from analysis.store import Store, SweepRecord
 from cluster import nas_report, provenance
 from cluster.conductor import Conductor, Trial
+from cluster.config import data_at_hand
 from cluster.errors import UserError
-from cluster.nas_config import NASSettings
+from cluster.nas_config import SUPERNET_KIND, NASSettings
 from cluster.nas_run import Run, phases
 from cluster.weights import Shelf, key_of
 from search_spaces.algorithms import ConstraintError, create_architecture_search
@@ -18,7 +18,7 @@ from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN
 from search_spaces.supernets import Supernet
-from trainables.base import DataError, Setting
+from trainables.base import Setting
 
 TRAINED = {TRAIN: "train", CHILD: "retrain", RETRAIN: "retrain"}  # phase -> the settings that say how long
 
@@ -99,7 +99,8 @@ class SupernetRun(Run):
 
     def begin(self, record: SweepRecord | None) -> None:
         """Publishes a supernet that is there already, or that an earlier run had trained when it was killed."""
-        self.publish(trained(record))
+        if self.settings.scoring == SUPERNET_KIND:
+            self.publish(trained(record))
 
     def ended(self, trial: Trial) -> None:
         phase = trial.config["phase"]
@@ -115,10 +116,14 @@ class SupernetRun(Run):
             if state is None:
                 return
             weights = state["paper"]["inner"]["parts"]["net"]
-            self.shelf.save(self.key, {n: w.cpu().numpy() for n, w in weights.items()}, self.recipe)
-        if not self._shared:
-            self.share(self.key, self.shelf.load(self.key))
-            self._shared = True
+            arrays = {n: w.cpu().numpy() for n, w in weights.items()}
+            self.shelf.save(self.key, arrays, self.recipe)
+        elif self._shared:
+            return
+        else:
+            arrays = self.shelf.load(self.key)
+        self.share(self.key, arrays)
+        self._shared = True
 
     def report(self, store: Store, name: str, conductor: Conductor) -> None:
         nas_report.write(self, store, name, conductor)
@@ -135,19 +140,7 @@ def trained(record: SweepRecord | None) -> str | None:
 def _supernet(settings: NASSettings) -> Supernet:
     """The supernet that the trainer makes for the data; its weights are as they are before training."""
     paper: Any = settings.trainer()
-    setting = Setting(
-        seed=settings.seed,
-        data=settings.data,
-        data_dir=Path(settings.data_dir) if settings.data_dir else None,
-        steps=settings.train["steps"],
-    )
-    try:
+    setting = Setting(settings.seed, "cpu", settings.data, settings.data_folder, settings.train["steps"])
+    with data_at_hand():
         paper.setup(settings.train_config, setting)
-    except DataError as error:
-        raise UserError(str(error)) from None
     return paper.supernet
-
-
-def _code() -> str:
-    commit, dirty = provenance.code_version()
-    return (f"{commit}{'-changed' if dirty else ''}") if commit else provenance.versions()

@@ -22,7 +22,7 @@ from analysis.store import Store, StoreError, SweepRecord, SweepWriter
 from cluster import config, provenance
 from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Rules, Trial, now
-from cluster.config import Settings
+from cluster.config import Settings, data_at_hand
 from cluster.display import Display
 from cluster.errors import MissingData, UserError
 from cluster.local import check_shared, connected, slots
@@ -30,7 +30,7 @@ from cluster.worker import Post
 from search_spaces.algorithms import create_scheduler, create_search
 from search_spaces.space import SpaceError
 from trainables import catalog
-from trainables.base import DataError, Paper, Setting
+from trainables.base import Paper, Setting
 
 MAX_ENGINE_RESTARTS = 5
 RAY_COPIES = "/runtime_resources/working_dir_files/"
@@ -48,16 +48,10 @@ class Result:
 def run(settings: Settings, display: Display | None = None) -> Result:
     """Runs a new sweep to its end. UserError if the configuration cannot run as it stands."""
     store = open_store(settings.storage)
-    name = settings.name or free_name(store, settings.trainable)
-    if store.has(name):
-        raise UserError(
-            f"name={name}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {name}`"
-        )
+    name = new_name(store, settings.name, settings.trainable)
     paper = catalog.get(settings.trainable)
     _preflight(settings, paper)
-    with connected(settings.cluster):
-        concurrent = slots(settings.cluster, settings.budget["concurrent"])
-        check_shared(store.uri)
+    with engine(settings, store) as concurrent:
         writer = store.create(
             name,
             sweep_row(settings, paper),
@@ -74,13 +68,20 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     settings = config.check(changed(tree, changes))
     paper = catalog.get(settings.trainable)
     _preflight(settings, paper)
-    with connected(settings.cluster):
-        concurrent = slots(settings.cluster, settings.budget["concurrent"])
-        check_shared(store.uri)
+    with engine(settings, store) as concurrent:
         writer = store.open(name)
         record = writer.record
         writer.sweep(**_resumed_row(settings))
         return _drive(settings, paper, store, name, writer, record, concurrent, display or Display())
+
+
+@contextlib.contextmanager
+def engine(settings: Settings, store: Store) -> Iterator[int]:
+    """Connects to Ray, makes sure that all of it sees the store, and yields how many trials run at a time."""
+    with connected(settings.cluster):
+        concurrent = slots(settings.cluster, settings.budget["concurrent"])
+        check_shared(store.uri)
+        yield concurrent
 
 
 GROWABLE = {
@@ -363,18 +364,12 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
 def _preflight(settings: Settings, paper: type[Paper]) -> None:
     """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials."""
     trial_config = _first_config(settings, settings.data or paper.datasets[0])
+    setting = Setting(settings.seed, "cpu", settings.data, settings.data_folder, settings.budget["steps"])
     try:
-        paper().setup(
-            trial_config,
-            Setting(
-                seed=settings.seed,
-                data=settings.data,
-                data_dir=Path(settings.data_dir) if settings.data_dir else None,
-                steps=settings.budget["steps"],
-            ),
-        )
-    except DataError as error:
-        raise MissingData(str(error)) from None
+        with data_at_hand():
+            paper().setup(trial_config, setting)
+    except MissingData:
+        raise
     except Exception as error:
         print(f"fairsweep: warning: the first configuration does not build: {error}", file=sys.stderr)
 
@@ -452,8 +447,18 @@ def locate(storage: str) -> str:
     return str((base / Path(storage).expanduser()).resolve())
 
 
-def free_name(store: Store, slug: str) -> str:
-    """A name for a new sweep that the store does not have yet."""
+def new_name(store: Store, wanted: str | None, slug: str) -> str:
+    """The name of a new sweep: the one that is wanted, or one that begins with `slug`. UserError if it is taken."""
+    if wanted is None:
+        return _free_name(store, slug)
+    if store.has(wanted):
+        raise UserError(
+            f"name={wanted}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {wanted}`"
+        )
+    return wanted
+
+
+def _free_name(store: Store, slug: str) -> str:
     base = f"{slug}-{datetime.now():%Y%m%d-%H%M%S}"
     name, n = base, 2
     while store.has(name):
