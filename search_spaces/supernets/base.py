@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -66,9 +66,23 @@ class Supernet(nn.Module, ABC):
     def option_parameters(self, choice: str, option: str) -> tuple[str, ...]:
         """Names of the parameters that only `option` of `choice` uses."""
 
+    def _names_by_option(
+        self, owner: Callable[[Sequence[str]], tuple[str, str] | None]
+    ) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Names of parameters by choice and option. owner: whose a parameter is, from the parts of its name; None
+        if all paths use it."""
+        found: dict[tuple[str, str], list[str]] = {
+            (choice.name, option): [] for choice in self.space.choices for option in choice.options
+        }
+        for name, _ in self.named_parameters():
+            key = owner(name.split("."))
+            if key is not None:
+                found[key].append(name)
+        return {key: tuple(names) for key, names in found.items()}
+
+    @abstractmethod
     def operators(self) -> Iterator[Operator]:
         """The parts of all networks with the paths that each is in; their costs add up to that of a path."""
-        raise NotImplementedError(f"{self.kind}: has no list of operators, so no costs")
 
     @abstractmethod
     def config(self) -> Mapping[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from search_spaces.supernets.mbconv import MBConvSupernet
 from search_spaces.supernets.nasnet import NASNetSupernet
 
 SUPERNETS: dict[str, Any] = {s.kind: s for s in (CellSupernet, ChainSupernet, MBConvSupernet, NASNetSupernet)}
+NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 def build_supernet(kind: str, size: str = "laptop", seed: int = 0, **overrides: Any) -> Supernet:
@@ -28,7 +29,7 @@ def build_supernet(kind: str, size: str = "laptop", seed: int = 0, **overrides: 
     if kind not in SUPERNETS:
         raise ValueError(f"supernet={kind}: no such supernet; {hint(kind, SUPERNETS)}")
     cls = SUPERNETS[kind]
-    sizes = [name for name in signature(cls).parameters if name != "space"]
+    sizes = _sizes(cls)
     usual = read_size(kind, size)["network"]
     space_class: Any = type(create_space(kind, size))
     of_space = [field.name for field in fields(space_class)]
@@ -40,3 +41,13 @@ def build_supernet(kind: str, size: str = "laptop", seed: int = 0, **overrides: 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cls(space, **network)
+
+
+def _sizes(cls: type[Supernet]) -> list[str]:
+    """Names of the sizes that a supernet takes, those that it passes on to the class that it extends included."""
+    found: list[str] = []
+    for part in cls.__mro__[: cls.__mro__.index(Supernet)]:
+        if "__init__" in vars(part):
+            named = [p.name for p in signature(part).parameters.values() if p.kind in NAMED]
+            found += [name for name in named if name not in ("space", *found)]
+    return found

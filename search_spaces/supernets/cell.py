@@ -264,12 +264,7 @@ class CellSupernet(Supernet):
 
     @cached_property
     def _option_names(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        found: dict[tuple[str, str], tuple[str, ...]] = {
-            (choice.name, option): () for choice in self.space.choices for option in choice.options
-        }
-        for name, _ in self.named_parameters():
-            parts = name.split(".")  # body.<part>.<choice>.<option>...
-            if parts[0] == "body" and tuple(parts[2:4]) in found:
-                key = (parts[2], parts[3])
-                found[key] = (*found[key], name)
-        return found
+        def owner(parts: Sequence[str]) -> tuple[str, str] | None:  # body.<part>.<choice>.<option>...
+            return (parts[2], parts[3]) if parts[0] == "body" and parts[2] in self.space.positions else None
+
+        return self._names_by_option(owner)

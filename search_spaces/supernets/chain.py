@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.chain import BLOCKS, ChainSpace
 from search_spaces.costs import Operator
-from search_spaces.supernets.base import State, Step, Supernet
+from search_spaces.supernets.layered import LayeredSupernet
 from search_spaces.supernets.layers import (
     InvertedBottleneck,
     Normalisation,
@@ -36,7 +36,7 @@ def block(option: str, inputs: int, outputs: int, stride: int, norm: Normalisati
     return InvertedBottleneck(inputs, outputs, stride, expansion, kernel, norm)
 
 
-class ChainSupernet(Supernet):
+class ChainSupernet(LayeredSupernet):
     """Stem, layers in stages, head. The first layer of a stage has stride 2 and doubles the width.
 
     channels: width of the stem. head: width of the 1x1 convolution before the pool.
@@ -70,8 +70,6 @@ class ChainSupernet(Supernet):
             for sizes in self._layer_sizes()
         )
         self.head = self._head(norm)
-        layers = (Step(choice.name, (choice.name,)) for choice in space.choices)
-        self._steps = (Step("stem"), *layers, Step("head"))
 
     def _layer_sizes(self) -> Iterator[tuple[int, int, int]]:
         """(inputs, outputs, stride) of each layer."""
@@ -109,25 +107,16 @@ class ChainSupernet(Supernet):
 
     # -- a path ---------------------------------------------------------------------------------------
 
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return self._steps
-
-    def run_step(self, number: int, state: State, path: Architecture) -> State:
-        (x,) = state
-        if number == 0:
-            return (self.stem(x),)
-        if number == len(self._steps) - 1:
-            return (self.head(x),)
-        return (self._option(number - 1, path)(x),)
-
-    def _option(self, layer: int, path: Architecture) -> nn.Module:
+    def _option(self, layer: int, option: str) -> nn.Module:
         options: Any = self.layers[layer]
-        return options[BLOCKS[path.indices[layer]]]
+        return options[option]
+
+    def run_block(self, number: int, x: Tensor, option: str) -> Tensor:
+        return self._option(number, option)(x)
 
     def extract(self, path: Architecture) -> nn.Module:
         self.space.check(path)
-        layers = {f"layer_{k}": self._option(k, path) for k in range(self.space.layers)}
+        layers = {f"layer_{k}": self._option(k, BLOCKS[i]) for k, i in enumerate(path.indices)}
         return copy.deepcopy(named(stem=self.stem, **layers, head=self.head))
 
     def build(self, path: Architecture) -> nn.Module:
@@ -154,12 +143,7 @@ class ChainSupernet(Supernet):
 
     @cached_property
     def _option_names(self) -> dict[tuple[str, str], tuple[str, ...]]:
-        found: dict[tuple[str, str], tuple[str, ...]] = {
-            (choice.name, option): () for choice in self.space.choices for option in choice.options
-        }
-        for name, _ in self.named_parameters():
-            parts = name.split(".")  # layers.<layer>.<option>...
-            if parts[0] == "layers":
-                key = (self.space.choices[int(parts[1])].name, parts[2])
-                found[key] = (*found[key], name)
-        return found
+        def owner(parts: Sequence[str]) -> tuple[str, str] | None:  # layers.<layer>.<option>...
+            return (self.space.choices[int(parts[1])].name, parts[2]) if parts[0] == "layers" else None
+
+        return self._names_by_option(owner)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.mbconv import MBConvSpace
 from search_spaces.supernets.mbconv_network import MBConvNetwork, initialise
 from search_spaces.supernets.runtime import RuntimeModel
 from search_spaces.supernets.superkernels import GATE_SITES, NORMS, BlockGates, SuperkernelBlock
@@ -27,42 +26,13 @@ class MBConvSupernet(MBConvNetwork):
     norm: of the weights that a gate looks at: rms, l2 (as the authors' code has it) or l2sq (as the paper writes it).
         l2 is so far from the threshold's first value, 0, that the gates do not learn: see `dead_gates`.
     gate_site: kernel (the paper) gates depthwise kernels, before normalisation; post_bn channels and branches after
-        it, which makes a gated network the very one that is extracted.
+        it, which makes a gated network the very one that is extracted. Other sizes are those of `MBConvNetwork`.
     """
 
     kind: ClassVar[str] = "mbconv"
 
-    def __init__(
-        self,
-        space: MBConvSpace,
-        input_shape: Sequence[int],
-        classes: int,
-        channels: int,
-        widths: Sequence[int],
-        strides: Sequence[int],
-        stem_stride: int = 1,
-        first: int = 0,
-        last: int = 0,
-        head: int = 0,
-        dropout: float = 0.0,
-        eps: float = 1e-5,
-        norm: str = "rms",
-        gate_site: str = "post_bn",
-    ) -> None:
-        super().__init__(
-            space,
-            input_shape,
-            classes,
-            channels,
-            widths,
-            strides,
-            stem_stride,
-            first,
-            last,
-            head,
-            dropout,
-            eps,
-        )
+    def __init__(self, *args: Any, norm: str = "rms", gate_site: str = "post_bn", **sizes: Any) -> None:
+        super().__init__(*args, **sizes)
         if norm not in NORMS:
             raise ValueError(f"norm={norm}: must be one of {', '.join(NORMS)}")
         if gate_site not in GATE_SITES:
@@ -70,7 +40,7 @@ class MBConvSupernet(MBConvNetwork):
         self.weight_norm, self.gate_site = norm, gate_site
         self.blocks = nn.ModuleList(
             SuperkernelBlock(*sizes, "skip" in choice.options, self.norm, norm, gate_site)
-            for sizes, choice in zip(self.layers, space.choices, strict=True)
+            for sizes, choice in zip(self.layers, self.space.choices, strict=True)
         )
         initialise(self.blocks)
 

@@ -10,12 +10,12 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.mbconv import MBConvSpace
 from search_spaces.costs import Operator
-from search_spaces.supernets.base import State, Step, Supernet
+from search_spaces.supernets.layered import LayeredSupernet
 from search_spaces.supernets.layers import (
     InvertedBottleneck,
     Normalisation,
@@ -62,7 +62,7 @@ def _stride(name: str, value: Any) -> int:
     return int(value)
 
 
-class MBConvNetwork(Supernet):
+class MBConvNetwork(LayeredSupernet):
     """What the supernets over `MBConvSpace` share: stem and head, a step a block, and networks of their own.
 
     channels, stem_stride: of the first convolution, 3x3. widths, strides: of each stage its output channels and the
@@ -109,14 +109,8 @@ class MBConvNetwork(Supernet):
         self.norm = with_eps(by_batch(affine=True), eps)
         self.layers = list(self._layer_sizes())
         self.stem, self.head = self._stem(self.norm), self._head(self.norm)
-        middle = (Step(choice.name, (choice.name,)) for choice in space.choices)
-        self._steps = (Step("stem"), *middle, Step("head"))
 
     # -- what a supernet over these blocks gives -------------------------------------------------------
-
-    @abstractmethod
-    def run_block(self, number: int, x: Tensor, option: str) -> Tensor:
-        """What block `number` makes of `x` when it is `option`."""
 
     @abstractmethod
     def extract_block(self, number: int, option: str) -> nn.Module:
@@ -169,19 +163,6 @@ class MBConvNetwork(Supernet):
         return initialise(InvertedBottleneck(*self.layers[number], expansion, kernel, norm))
 
     # -- Supernet -------------------------------------------------------------------------------------
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        return self._steps
-
-    def run_step(self, number: int, state: State, path: Architecture) -> State:
-        (x,) = state
-        if number == 0:
-            return (self.stem(x),)
-        if number == len(self._steps) - 1:
-            return (self.head(x),)
-        choice = self.space.choices[number - 1]
-        return (self.run_block(number - 1, x, choice.options[path.indices[number - 1]]),)
 
     def build(self, path: Architecture) -> nn.Module:
         norm = with_eps(running, self.eps)

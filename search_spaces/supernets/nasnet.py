@@ -156,20 +156,16 @@ class NASNetSupernet(Supernet):
 
     @cached_property
     def _option_names(self) -> Mapping[tuple[str, str], tuple[str, ...]]:
-        found: dict[tuple[str, str], list[str]] = {
-            (choice.name, option): [] for choice in self.space.choices for option in choice.options
-        }
-        for name, _ in self.named_parameters():
+        def owner(parts: Sequence[str]) -> tuple[str, str] | None:
             # cells.<k>.halves.<b>.<side>.<state>.<operation>..., cells.<k>.combine.<b>.<combine>...
-            parts = name.split(".")
-            if parts[0] != "cells":
-                continue
+            if parts[0] != "cells" or parts[2] not in ("halves", "combine"):
+                return None
             block = f"{self.places[int(parts[1])].kind}.b{parts[3]}"
             if parts[2] == "halves":
-                found[f"{block}.op{int(parts[4]) + 1}", parts[6]].append(name)
-            elif parts[2] == "combine":
-                found[f"{block}.combine", parts[4]].append(name)
-        return {key: tuple(names) for key, names in found.items()}
+                return f"{block}.op{int(parts[4]) + 1}", parts[6]
+            return f"{block}.combine", parts[4]
+
+        return self._names_by_option(owner)
 
     def path_parameters(self, path: Architecture) -> Sequence[str]:
         idle = tuple(self._idle(path))

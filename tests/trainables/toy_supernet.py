@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.cell import CellSpace
+from search_spaces.costs import Operator
 from search_spaces.supernets.base import State, Step, Supernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
@@ -67,6 +68,9 @@ class ToySupernet(Supernet):
         raise NotImplementedError
 
     def extract(self, path: Architecture) -> nn.Module:
+        raise NotImplementedError
+
+    def operators(self) -> Iterator[Operator]:
         raise NotImplementedError
 
     def config(self) -> Mapping[str, Any]:
