@@ -15,14 +15,14 @@ import numpy as np
 from analysis import ranking
 from analysis.ranking import Estimate
 from cluster import sweep
+from cluster.config import data_at_hand
 from cluster.errors import UserError
 from cluster.weights import Shelf
 from search_spaces.architectures.files import open_table
 from search_spaces.architectures.tables import Table, TableError
-from trainables.base import DataError
 from trainables.tasks import shared_weights
 from trainables.tasks.path_scoring import accuracies, supernet_with
-from trainables.tasks.small_images import Reduction, SmallImageTask
+from trainables.tasks.small_images import SmallImageTask
 
 DEVICE = "cpu"
 
@@ -67,11 +67,9 @@ def rank(
         raise UserError(str(error)) from None
     chosen = _chosen(truth, limit)
     config = recipe["config"]
-    reduction = Reduction(config["side"], config["train_images"], config["validation_images"])
-    try:
-        data = SmallImageTask(recipe["data"], Path(data_dir) if data_dir else None, DEVICE, "none", reduction)
-    except DataError as error:
-        raise UserError(str(error)) from None
+    with data_at_hand():
+        folder = Path(data_dir) if data_dir else None
+        data = SmallImageTask.of(config, recipe["data"], folder, DEVICE, "none")
     x, y = data.whole("validation")
     paths = sorted((truth.keys[k] for k in chosen), key=lambda a: a.indices)
     scores = dict(zip(paths, accuracies(net, paths, x, y, 2000), strict=True))

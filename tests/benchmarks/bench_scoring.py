@@ -56,8 +56,7 @@ def _prepared() -> tuple[Any, Any, Any]:
 
     torch.set_num_threads(1)
     data = SmallImageTask("digits", None, "cpu", "none")
-    shape = (data.channels, data.side, data.side)
-    net = build_supernet("chain", "paper", input_shape=shape, classes=data.classes)
+    net = build_supernet("chain", "paper", input_shape=data.shape, classes=data.classes)
     return net.eval().requires_grad_(False), *data.whole("validation")
 
 
@@ -119,8 +118,7 @@ def exhaustive(layers: int) -> tuple[float, float, bool]:
     data = SmallImageTask("digits", None, "cpu", "none")
     x, y = data.whole("validation")
     stages = [2, 3, layers - 5] if layers > 5 else [2, layers - 2]
-    shape = (data.channels, data.side, data.side)
-    net = build_supernet("chain", layers=layers, stages=stages, input_shape=shape, classes=data.classes)
+    net = build_supernet("chain", layers=layers, stages=stages, input_shape=data.shape, classes=data.classes)
     net.eval().requires_grad_(False)
     paths = list(net.space.enumerate())
     seconds, scores = [], []

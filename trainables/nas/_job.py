@@ -16,7 +16,7 @@ from trainables import catalog
 from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
 from trainables.catalog import register
 from trainables.tasks.path_scoring import accuracies, supernet_with
-from trainables.tasks.small_images import Reduction, SmallImageTask
+from trainables.tasks.small_images import SmallImageTask
 
 
 @register
@@ -74,9 +74,8 @@ class SearchJob(Paper):
         net = supernet_with(config["supernet"], config["kind"], config["sizes"], setting.device)
         settings = json.loads(config["settings"])
         trained = settings["config"]
-        reduction = Reduction(trained["side"], trained["train_images"], trained["validation_images"])
-        data = setting.data or self.datasets[0]
-        x, y = SmallImageTask(data, setting.data_dir, setting.device, "none", reduction).whole("validation")
+        name = setting.data or self.datasets[0]
+        x, y = SmallImageTask.of(trained, name, setting.data_dir, setting.device, "none").whole("validation")
         paths = [net.space.parse(text) for text in self.paths[first:]]
         return accuracies(net, paths, x, y, settings["batch_size"], settings["share"])
 

@@ -70,7 +70,7 @@ class NASNetChild(NetworkPaper):
         self.net = NASNet(
             space,
             self.architecture,
-            (self.data.channels, self.data.side, self.data.side),
+            self.data.shape,
             self.data.classes,
             config["n_repeat"],
             config["filters"],

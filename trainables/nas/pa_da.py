@@ -20,7 +20,7 @@ from trainables.base import Claim, Metric, Tiny
 from trainables.catalog import register
 from trainables.tasks.data_sampling import ImportanceData, UniformData
 from trainables.tasks.path_sampling import FairPaths, ImportancePaths, PathRule, SandwichPaths, UniformPaths
-from trainables.tasks.small_images import Reduction, SmallImageTask
+from trainables.tasks.small_images import SmallImageTask
 from trainables.tasks.supernet_training import SupernetTraining, path_accuracies
 from trainables.tasks.training import NetworkPaper, cosine_factor
 from trainables.tasks.truth_tables import find_truth, tau
@@ -125,18 +125,12 @@ class PaDa(NetworkPaper):
 
     def prepare(self) -> None:
         config = self.config
-        self.data = SmallImageTask(
-            self.data_name,
-            self.setting.data_dir,
-            self.device,
-            config["augmentation"],
-            Reduction(config["side"], config["train_images"], config["validation_images"]),
-        )
+        self.data = SmallImageTask.of(config, self.data_name, self.setting.data_dir, self.device)
         self.supernet = build_supernet(
             config["supernet"],
             config["size"],
             seed=int(self.rng.numpy.integers(2**63)),
-            input_shape=(self.data.channels, self.data.side, self.data.side),
+            input_shape=self.data.shape,
             classes=self.data.classes,
         ).to(self.device)
         self.net = self.supernet

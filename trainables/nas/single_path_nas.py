@@ -161,7 +161,7 @@ class SinglePathNAS(NetworkPaper):
         config = self.config
         self.data = ImageTask(self.data_name, self.setting.data_dir, self.device, config["augmentation"])
         sizes: dict[str, Any] = {
-            "input_shape": (self.data.channels, self.data.side, self.data.side),
+            "input_shape": self.data.shape,
             "classes": self.data.classes,
         }
         if self.data.side > 16:

@@ -18,7 +18,7 @@ from search_spaces.supernets import build_supernet
 from trainables.base import Tiny
 from trainables.catalog import register
 from trainables.tasks.image_classification import METRICS
-from trainables.tasks.small_images import Reduction, SmallImageTask
+from trainables.tasks.small_images import SmallImageTask
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 RANDOM = "random"
@@ -52,17 +52,11 @@ class Standalone(NetworkPaper):
 
     def prepare(self) -> None:
         config = self.config
-        self.data = SmallImageTask(
-            self.data_name,
-            self.setting.data_dir,
-            self.device,
-            config["augmentation"],
-            Reduction(config["side"], config["train_images"], config["validation_images"]),
-        )
+        self.data = SmallImageTask.of(config, self.data_name, self.setting.data_dir, self.device)
         supernet = build_supernet(
             config["supernet"],
             config["size"],
-            input_shape=(self.data.channels, self.data.side, self.data.side),
+            input_shape=self.data.shape,
             classes=self.data.classes,
         )
         text = config["architecture"]

@@ -92,6 +92,11 @@ class ImageTask:
         self.parts = _tensors(name, data_dir, device)
         self.mean, self.deviation = _moments(name, data_dir, device)
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return self.channels, self.side, self.side
+
     def standardise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part."""
         return (pixels.float() - self.mean) / self.deviation

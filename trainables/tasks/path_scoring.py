@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
@@ -20,13 +20,9 @@ def supernet_with(key: str, kind: str, sizes: str, device: str) -> Supernet:
 
     One is held, since the batches of a search all ask for the same.
     """
-    import json
-
     with torch.device("meta"):
         net = build_supernet(kind, **json.loads(sizes))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")  # nothing writes here
-        net.load_arrays(shared_weights.arrays(key))
+    net.load_arrays(shared_weights.arrays(key))
     return net.to(device).eval().requires_grad_(False)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,22 @@ class SmallImageTask(ImageTask):
         if self.reduction != Reduction():
             self.parts, self.mean, self.deviation = _reduced(base, data_dir, device, self.reduction)
             self.side = self.parts["train"][0].shape[-1]
+
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        name: str,
+        data_dir: Path | None,
+        device: str,
+        augmentation: str | None = None,
+    ) -> SmallImageTask:
+        """The task of a configuration with `augmentation`, `side`, `train_images` and `validation_images`.
+
+        augmentation: in place of the configuration's.
+        """
+        reduction = Reduction(config["side"], config["train_images"], config["validation_images"])
+        return cls(name, data_dir, device, augmentation or config["augmentation"], reduction)
 
     @property
     def images(self) -> int:

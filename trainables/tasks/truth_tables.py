@@ -126,7 +126,6 @@ def train_one(protocol: Protocol, data_dir: Path | None, training: tuple[str, in
         paper.setup(config, Setting(seed, data=protocol.data, data_dir=data_dir, steps=protocol.epochs))
         while not paper.finished:
             metrics = paper.step()
-    shape = (paper.data.channels, paper.data.side, paper.data.side)
     return {
         "architecture": text,
         "seed": seed,
@@ -134,7 +133,7 @@ def train_one(protocol: Protocol, data_dir: Path | None, training: tuple[str, in
         "val_accuracy": metrics["val_accuracy"],
         "cost.train_seconds": time.process_time() - began,
         "cost.parameters": float(count_parameters(paper.net)),
-        "cost.flops": float(count_flops(paper.net, shape)),
+        "cost.flops": float(count_flops(paper.net, paper.data.shape)),
     }
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
+from search_spaces.costs import count_flops, count_parameters
 from search_spaces.pruning import Partition, kept_groups, partition, slice_module
 from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
 from search_spaces.pruning.group_sparse import GroupSparse
@@ -41,13 +41,6 @@ def groups_of(model: str, channels: int, side: int, classes: int) -> Partition:
     """The groups of `build(model, channels, classes)` for square images; traced once, since weights do not matter."""
     with torch.random.fork_rng(devices=[]):
         return partition(build(model, channels, classes), torch.zeros(2, channels, side, side))
-
-
-def count_flops(net: nn.Module, x: Tensor) -> int:
-    """Multiply-accumulates of convolutions and linear layers in `net` for one of the images `x`."""
-    with FlopCounterMode(display=False) as counter:
-        net(x)
-    return counter.get_total_flops() // (2 * len(x))
 
 
 def base_optimiser(net: nn.Module, config: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -255,12 +248,11 @@ class OTOv2(NetworkPaper):
             difference = self.compare(net, sliced)
         else:
             sliced, difference = net, self.difference
-        x = torch.zeros(2, self.data.channels, self.data.side, self.data.side, device=self.device)
         return {
             "test_accuracy": self.data.evaluate(sliced, "test")[1],
             "test_group_sparsity": self.sparsity(net),
-            "test_parameters": float(sum(p.numel() for p in sliced.parameters())),
-            "test_flops": float(count_flops(sliced.eval(), x)),
+            "test_parameters": float(count_parameters(sliced)),
+            "test_flops": float(count_flops(sliced, self.data.shape)),
             "test_difference": difference,
         }
 
@@ -270,8 +262,7 @@ class OTOv2(NetworkPaper):
         kept = self.kept or kept_groups(net, self.groups)
         module = net if self.kept is not None else slice_module(net, self.groups)
         sizes = " ".join(f"{c.name}={len(kept[c.name])}/{c.size}" for c in self.groups.prunable)
-        shape = (self.data.channels, self.data.side, self.data.side)
-        return Found(f"{self.config['model']} {sizes}", module.eval(), shape)
+        return Found(f"{self.config['model']} {sizes}", module.eval(), self.data.shape)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         kept = state["carried"]["kept"]
