@@ -1,9 +1,13 @@
 """Does a claim hold? Paired comparisons over seeds, and the rule by which they are judged.
 
 The rule, fixed before any run: the effect is the mean over seeds of treatment - baseline, or for a claim
-about a ratio the geometric mean of treatment / baseline. With its two-sided 95 % interval (Student's t over
-the seeds, of logarithms for a ratio) a claim *holds* if the whole interval is on the claimed side of the
-margin, *fails* if the whole interval is on the other side, and is *inconclusive* otherwise.
+about a ratio the geometric mean of treatment / baseline, or for a claim about a value the mean of that of the
+treatment. With its two-sided 95 % interval (Student's t over the seeds, of logarithms for a ratio) a claim
+*holds* if the whole interval is on the claimed side of the margin, *fails* if the whole interval is on the
+other side, and is *inconclusive* otherwise.
+
+How far a verdict can be trusted is its `replication`: the probability that a run on as many fresh seeds ends
+with the same one. A verdict near its margin is a toss of a coin, however it fell; more seeds tell.
 """
 
 from __future__ import annotations
@@ -13,34 +17,43 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from scipy import stats
 
-from analysis.statistics import summary
+from analysis.statistics import LEVEL, summary
 
 DIRECTIONS = ("at_least", "at_most")
-KINDS = ("difference", "ratio")
+KINDS = ("difference", "ratio", "value")
+DRAWS = 20_000  # of a replication: its probability to within a hundredth
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`effect` and `ci95` in the claim's unit (None where there are too few pairs); `reason` says why so."""
+    """`effect` and `ci95` in the claim's unit (None where there are too few pairs); `reason` says why so.
+
+    replication: see `replication`; None where there is no interval.
+    """
 
     verdict: str
     effect: float | None
     ci95: tuple[float, float] | None
     pairs: int
     reason: str
+    replication: float | None = None
 
 
 def judge(
     treatment: Sequence[float], baseline: Sequence[float], kind: str, direction: str, margin: float
 ) -> Verdict:
-    """Judges pairs of values, the i-th of both under the same seed, by the rule above.
+    """Judges pairs of values, the i-th of both under the same seed, by the rule above; of a value, without `baseline`.
 
     ValueError for another `kind` or `direction` than the known ones, and for unequal lengths.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: must be {' or '.join(KINDS)}")
+    if kind == "value":
+        baseline = [0.0] * len(treatment)
     if direction not in DIRECTIONS:
         raise ValueError(f"direction={direction!r}: must be {' or '.join(DIRECTIONS)}")
     if len(treatment) != len(baseline):
@@ -54,7 +67,7 @@ def judge(
     else:
         found = summary([t - b for t, b in zip(treatment, baseline, strict=True)])
         back = float
-    if found.mean is None or found.ci95 is None:
+    if found.mean is None or found.sd is None or found.ci95 is None:
         effect = None if found.mean is None else back(found.mean)
         return Verdict("inconclusive", effect, None, n, f"{n} pairs of seeds; an interval needs two")
     low, high = (back(x) for x in found.ci95)
@@ -63,7 +76,26 @@ def judge(
     verdict = "holds" if beyond else "fails" if short else "inconclusive"
     word = direction.replace("_", " ")
     where = {"holds": "all of", "fails": "none of", "inconclusive": "a part of"}[verdict]
-    return Verdict(verdict, back(found.mean), (low, high), n, f"{where} the interval is {word} {margin:g}")
+    sign = 1.0 if direction == "at_least" else -1.0
+    again = replication(
+        sign * (found.mean - (math.log(margin) if kind == "ratio" else margin)), found.sd, n, verdict
+    )
+    reason = f"{where} the interval is {word} {margin:g}"
+    return Verdict(verdict, back(found.mean), (low, high), n, reason, again)
+
+
+def replication(excess: float, sd: float, n: int, verdict: str) -> float:
+    """Probability that `n` fresh pairs give `verdict`, if these have shown the mean `excess` over the margin and `sd`.
+
+    The posterior predictive under Jeffreys' prior of a normal mean and variance (Gelman et al., Bayesian Data
+    Analysis, section 3.2), by `DRAWS` draws of a fixed generator, so that it is the same whenever it is asked for.
+    """
+    rng = np.random.default_rng(0)
+    sigma = sd * np.sqrt((n - 1) / rng.chisquare(n - 1, DRAWS))
+    mean = excess + sigma * math.sqrt(2 / n) * rng.standard_normal(DRAWS)
+    half = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * sigma * np.sqrt(rng.chisquare(n - 1, DRAWS) / (n - 1) / n)
+    holds, fails = mean - half >= 0, mean + half < 0
+    return float({"holds": holds, "fails": fails, "inconclusive": ~(holds | fails)}[verdict].mean())
 
 
 def values_by_seed(
@@ -99,29 +131,28 @@ def compare(
     trials: pa.Table,
     results: pa.Table,
     treatment_json: str,
-    baseline_json: str,
+    baseline_json: str | None,
     claim: Mapping[str, Any],
 ) -> tuple[Verdict, float]:
-    """The verdict on a claim (`metric`, `kind`, `direction`, `margin`) and what its trials cost in seconds."""
-    arms = [
-        values_by_seed(trials, results, config, claim["metric"]) for config in (treatment_json, baseline_json)
-    ]
-    seeds = sorted(set(arms[0][0]) & set(arms[1][0]))
+    """The verdict on a claim (`metric`, `kind`, `direction`, `margin`) and what its trials cost in seconds.
+
+    baseline_json: None for a claim about a value.
+    """
+    configs = [c for c in (treatment_json, baseline_json) if c is not None]
+    arms = [values_by_seed(trials, results, config, claim["metric"]) for config in configs]
+    seeds = sorted(set.intersection(*(set(values) for values, _ in arms)))
+    values = [[arm[s] for s in seeds] for arm, _ in arms]
     found = judge(
-        [arms[0][0][s] for s in seeds],
-        [arms[1][0][s] for s in seeds],
-        claim["kind"],
-        claim["direction"],
-        claim["margin"],
+        values[0], values[1] if len(arms) > 1 else [], claim["kind"], claim["direction"], claim["margin"]
     )
     left_out = [
-        f"{name} {why}" for name, arm in zip(("treatment", "baseline"), arms, strict=True) for why in arm[1]
+        f"{name} {why}" for name, arm in zip(("treatment", "baseline"), arms, strict=False) for why in arm[1]
     ]
     if left_out:
         found = replace(found, reason=f"{found.reason}; left out: {'; '.join(left_out)}")
     cost = sum(
         row["cost_s"] or 0.0
         for row in trials.select(["config_json", "cost_s"]).to_pylist()
-        if row["config_json"] in (treatment_json, baseline_json)
+        if row["config_json"] in configs
     )
     return found, cost

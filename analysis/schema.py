@@ -126,6 +126,7 @@ CLAIMS = pa.schema(
         ("ci_low", pa.float64()),
         ("ci_high", pa.float64()),
         ("verdict", pa.string()),
+        ("replication", pa.float64()),
         ("reason", pa.string()),
         ("cost_s", pa.float64()),
         ("sweep", pa.string()),

@@ -1,6 +1,7 @@
 """The job `claims`: every claim of a paper as a paired sweep; trials -> verdicts.
 
-Treatment and baseline run under the same seeds, on the same split, with the same budget. The claims of a paper
+Treatment and baseline run under the same seeds, on the same split, with the same budget; a claim about a value has
+no baseline. The claims of a paper
 that share data, budget and seeds share a sweep, in which a configuration that several claims name runs once.
 How they are judged is fixed in `analysis.claims`.
 """
@@ -29,11 +30,11 @@ MIN_SEEDS = 5  # fewer leave a t interval that says nothing; a claim may ask for
 
 @dataclass(frozen=True)
 class Group:
-    """Claims of one paper that run as one sweep. `arms`: by claim, the treatment and the baseline, whole."""
+    """Claims of one paper that run as one sweep. `arms`: by claim, treatment and baseline (if it has one), whole."""
 
     paper: type[Paper]
     claims: tuple[Claim, ...]
-    arms: tuple[tuple[dict[str, Any], dict[str, Any]], ...]
+    arms: tuple[tuple[dict[str, Any], ...], ...]
     settings: Settings
 
     @property
@@ -84,18 +85,17 @@ def plan(
 
 def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str]) -> Group:
     declared = paper.space()
-    named = {n: v for claim in claims for arm in (claim.treatment, claim.baseline) for n, v in arm.items()}
+    named = {n: v for claim in claims for arm in claim.arms for n, v in arm.items()}
     space = declared.freed(named)
     # A parameter that another arm sets keeps here what it is fixed at, not the paper's value.
     fixed = {n: p.value for n, p in declared.parameters.items() if p.fixed and n in named}
     arms = []
     for claim in claims:
         try:
-            treatment, baseline = (space.fill(arm, data, fixed) for arm in (claim.treatment, claim.baseline))
+            arms.append(tuple(space.fill(arm, data, fixed) for arm in claim.arms))
         except SpaceError as error:
             raise UserError(f"claim {paper.slug}/{claim.name}: {error}") from None
-        arms.append((treatment, baseline))
-    unique: dict[str, dict[str, Any]] = {json.dumps(arm): arm for pair in arms for arm in pair}
+    unique: dict[str, dict[str, Any]] = {json.dumps(arm): arm for of_claim in arms for arm in of_claim}
     tree = config.compose_tree(words)
     raw: Any = config.as_mapping(tree)
     raw["space"] = space.to_mapping()
@@ -156,21 +156,28 @@ def _asked(group: Group) -> list[dict[str, Any]]:
             "kind": claim.kind,
             "direction": claim.direction,
             "margin": claim.margin,
-            "treatment": json.dumps(treatment),
-            "baseline": json.dumps(baseline),
+            "treatment": json.dumps(arms[0]),
+            "baseline": json.dumps(arms[1]) if len(arms) > 1 else None,
             "first_seed": group.settings.seed,
             "seeds": group.settings.seeds,
             "steps": group.settings.budget["steps"],
             "sweep": group.settings.name,
             "judged": now(),
         }
-        for claim, (treatment, baseline) in zip(group.claims, group.arms, strict=True)
+        for claim, arms in zip(group.claims, group.arms, strict=True)
     ]
 
 
 def unjudged(group: Group, reason: str) -> list[dict[str, Any]]:
     """The claims of a group that could not be tried, and why."""
-    nothing = {"pairs": 0, "effect": None, "ci_low": None, "ci_high": None, "cost_s": 0.0}
+    nothing = {
+        "pairs": 0,
+        "effect": None,
+        "ci_low": None,
+        "ci_high": None,
+        "replication": None,
+        "cost_s": 0.0,
+    }
     return [{**row, **nothing, "verdict": "inconclusive", "reason": reason} for row in _asked(group)]
 
 
@@ -183,7 +190,8 @@ def judge(store: Store, group: Group) -> list[dict[str, Any]]:
         found, cost = verdicts.compare(trials, results, row["treatment"], row["baseline"], row)
         low, high = found.ci95 or (None, None)
         about = {"pairs": found.pairs, "effect": found.effect, "ci_low": low, "ci_high": high, "cost_s": cost}
-        rows.append({**row, **about, "verdict": found.verdict, "reason": found.reason})
+        judged = {"verdict": found.verdict, "replication": found.replication, "reason": found.reason}
+        rows.append({**row, **about, **judged})
     return rows
 
 
@@ -197,5 +205,5 @@ def with_claims(slugs: Sequence[str]) -> list[str]:
 def statement(row: Mapping[str, Any]) -> str:
     """What was claimed, in one cell: effect, direction and margin."""
     sign = "≥" if row["direction"] == "at_least" else "≤"
-    what = f"{row['metric']} ratio" if row["kind"] == "ratio" else f"Δ {row['metric']}"
+    what = {"ratio": f"{row['metric']} ratio", "value": row["metric"]}.get(row["kind"], f"Δ {row['metric']}")
     return f"{what} {sign} {row['margin']:g}"

@@ -573,7 +573,7 @@ def show_claims(rows: list[dict[str, Any]]) -> None:
         low, high = row["ci_low"], row["ci_high"]
         interval = None if low is None else f"{report.number(low)} .. {report.number(high)}"
         shown.append({**row, "claimed": statement(row), "interval": interval})
-    columns = ["paper", "claim", "claimed", "effect", "interval", "pairs", "verdict", "cost_s"]
+    columns = ["paper", "claim", "claimed", "effect", "interval", "pairs", "verdict", "replication", "cost_s"]
     report.show_rows(shown, columns)
     counts = {v: sum(row["verdict"] == v for row in rows) for v in ("holds", "fails", "inconclusive")}
     print(", ".join(f"{n} {v}" for v, n in counts.items()))

@@ -60,22 +60,34 @@ class Fidelity:
 class Claim:
     """A statement of the paper as data: run `treatment` and `baseline` on the same seeds and compare.
 
-    The effect is treatment minus baseline (`kind="difference"`) or treatment over baseline
-    (`kind="ratio"`), in the metric's own units; the claim is that it is at least `margin`
-    (`direction="at_least"`) or at most (`"at_most"`).
+    The effect is treatment minus baseline (`kind="difference"`) or treatment over baseline (`kind="ratio"`), in the
+    metric's own units; the claim is that it is at least `margin` (`direction="at_least"`) or at most (`"at_most"`).
+    A claim about the method alone has no baseline (None, `kind="value"`): its effect is the metric itself.
     """
 
     name: str
     statement: str
     treatment: Mapping[str, Any]
-    baseline: Mapping[str, Any]
+    baseline: Mapping[str, Any] | None
     metric: str
     margin: float
     direction: Literal["at_least", "at_most"] = "at_least"
-    kind: Literal["difference", "ratio"] = "difference"
+    kind: Literal["difference", "ratio", "value"] = "difference"
     data: str | None = None
     seeds: int = 5
     steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.baseline is None) != (self.kind == "value"):
+            raise ValueError(
+                f"claim {self.name}: kind={self.kind!r} and baseline={self.baseline}: a claim without a baseline is"
+                " about a value, and only such a one"
+            )
+
+    @property
+    def arms(self) -> tuple[Mapping[str, Any], ...]:
+        """The configurations that are run: treatment, and baseline if there is one."""
+        return (self.treatment,) if self.baseline is None else (self.treatment, self.baseline)
 
 
 @dataclass(frozen=True)

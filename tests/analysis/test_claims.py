@@ -44,6 +44,43 @@ def test_a_ratio_is_judged_in_logarithms() -> None:
     assert judge([0.0, 1.0], [1.0, 1.0], "ratio", "at_most", 1).verdict == "inconclusive"
 
 
+def test_a_value_is_judged_without_a_baseline() -> None:
+    found = judge([1.5, 1.7, 1.9], [], "value", "at_least", 1.0)
+    assert (found.verdict, found.effect, found.pairs) == ("holds", pytest.approx(1.7), 3)
+    assert found.ci95 == pytest.approx(stats.t.interval(0.95, 2, 1.7, 0.2 / math.sqrt(3)))
+    assert judge([1.5, 1.7, 1.9], [], "value", "at_most", 1.0).verdict == "fails"
+
+
+def test_replication_is_how_often_a_fresh_run_ends_with_the_same_verdict() -> None:
+    """Nature: a true mean and deviation under the prior's posterior, then as many fresh pairs, judged anew."""
+    rng = np.random.default_rng(5)
+    for first in ([0.3, 0.9, 0.5, 1.4, 0.6], [0.1, -0.4, 0.8, 0.3, 0.2], [-1.0, -1.6, -0.8, -1.5, -1.3]):
+        seen = judge(first, [], "value", "at_least", 0.0)
+        n, same = len(first), []
+        for _ in range(3000):
+            sigma = np.std(first, ddof=1) * math.sqrt((n - 1) / rng.chisquare(n - 1))
+            mean = np.mean(first) + sigma / math.sqrt(n) * rng.standard_normal()
+            again = judge((mean + sigma * rng.standard_normal(n)).tolist(), [], "value", "at_least", 0.0)
+            same.append(again.verdict == seen.verdict)
+        assert seen.replication == pytest.approx(np.mean(same), abs=0.03)
+        mirrored = judge([-x for x in first], [], "value", "at_most", 0.0)
+        assert mirrored.replication == pytest.approx(seen.replication, abs=1e-12)
+
+
+def test_replication_follows_distance_from_the_margin_and_number_of_seeds() -> None:
+    values = [1.0, 1.2, 0.8, 1.1, 0.9]
+    far, near = (judge(values, [], "value", "at_least", margin) for margin in (0.2, 0.79))
+    assert far.verdict == near.verdict == "holds"
+    assert far.replication is not None and near.replication is not None
+    assert far.replication > 0.98 > 0.65 > near.replication
+    longer = judge(values * 4, [], "value", "at_least", 0.79).replication
+    assert longer is not None and longer > 0.99
+    ratio = judge([math.exp(v) for v in values], [1.0] * 5, "ratio", "at_least", math.exp(0.79))
+    assert ratio.replication == pytest.approx(near.replication)
+    assert judge([1.0], [], "value", "at_least", 0).replication is None
+    assert judge([2.0, 2.0], [], "value", "at_least", 1.0).replication == 1.0
+
+
 def test_one_pair_or_none_says_nothing() -> None:
     for pairs in ([], [9.0]):
         found = judge(pairs, [0.0] * len(pairs), "difference", "at_least", 1.0)
@@ -111,3 +148,11 @@ def test_verdicts_are_a_table_of_the_store(tmp_path) -> None:
         store.write_derived("claims", "r1", [{"verdikt": "holds"}])
     with pytest.raises(StoreError, match="name="):
         store.write_derived("claims", "../r", [])
+
+
+def test_a_claim_about_a_value_asks_nothing_of_a_baseline() -> None:
+    trials, results = tables()
+    claim = {"metric": "test_accuracy", "kind": "value", "direction": "at_least", "margin": 0.5}
+    found, cost = compare(trials, results, "A", None, claim)
+    assert (found.pairs, found.effect, found.verdict, cost) == (3, pytest.approx(0.8), "holds", 30.0)
+    assert "left out" not in found.reason

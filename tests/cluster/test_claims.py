@@ -26,10 +26,13 @@ def test_every_claim_of_every_paper_can_be_planned(slug: str, tmp_path: Path) ->
         pytest.skip("declares no claims")
     planned = [(c, arms) for g in plan(tmp_path, slug) for c, arms in zip(g.claims, g.arms, strict=True)]
     assert {c.name for c, _ in planned} == {c.name for c in declared}
-    for claim, (treatment, baseline) in planned:
-        assert treatment != baseline
-        for arm, whole in ((claim.treatment, treatment), (claim.baseline, baseline)):
+    for claim, arms in planned:
+        for arm, whole in zip(claim.arms, arms, strict=True):
             assert {n: whole[n] for n in arm} == dict(arm)
+        if claim.baseline is None:
+            continue
+        treatment, baseline = arms
+        assert treatment != baseline
         shared = set(treatment) & set(baseline) - set(claim.treatment) - set(claim.baseline)
         assert {n: treatment[n] for n in shared} == {n: baseline[n] for n in shared}
 

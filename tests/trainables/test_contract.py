@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from trainables import catalog
-from trainables.base import Paper, Setting
+from trainables.base import Claim, Paper, Setting
 
 PAPERS = [slug for slug in catalog.slugs() if not slug.startswith("test_")]
 
@@ -54,12 +54,21 @@ def test_declarations(slug: str) -> None:
     assert paper.__module__.rsplit(".", 1)[-1] == slug, "one file a paper, named like its slug"
 
 
+def test_a_claim_without_a_baseline_is_about_a_value() -> None:
+    words = {"name": "n", "statement": "s", "treatment": {}, "metric": "test_accuracy", "margin": 0.0}
+    assert Claim(**words, baseline=None, kind="value").arms == ({},)
+    assert Claim(**words, baseline={"a": 1}).arms == ({}, {"a": 1})
+    for wrong in ({"baseline": None}, {"baseline": {}, "kind": "value"}):
+        with pytest.raises(ValueError, match="claim n: kind="):
+            Claim(**words, **wrong)
+
+
 @pytest.mark.parametrize("slug", PAPERS)
 def test_claims_name_parameters_of_the_space(slug: str) -> None:
     paper = catalog.get(slug)
     names = set(paper.space().parameters)
     for claim in paper.claims:
-        assert set(claim.treatment) | set(claim.baseline) <= names
+        assert {name for arm in claim.arms for name in arm} <= names
 
 
 @pytest.mark.parametrize("slug", PAPERS)

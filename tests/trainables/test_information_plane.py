@@ -602,14 +602,3 @@ def test_space_fixes_the_experiment_and_leaves_the_optimisation() -> None:
     )
     with pytest.raises(SpaceError, match="lr"):
         space.validate(paper | {"lr": 5.0})
-
-
-# ---- the finding of the paper at laptop scale; it compares two points of one run ----
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [100, 101, 102])
-def test_claim_last_layer_compresses_by_a_bit_while_it_gains_relevance(seed: int) -> None:
-    found = finish(trial(150, seed=seed)).test()
-    assert found["compression"] >= 1.0
-    assert found["relevance_gain"] > 0

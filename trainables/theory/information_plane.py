@@ -17,64 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Metric, Tiny
+from trainables.base import Claim, Metric, Tiny
 from trainables.catalog import register
 from trainables.datasets.patterns import LOADERS
+from trainables.tasks.mutual_information import (
+    bin_numbers,
+    binned,
+    binned_information,
+    entropy,
+    kde_information,
+)
 from trainables.tasks.pattern_classification import PatternTask
 from trainables.tasks.training import Mean, NetworkPaper
-
-# ---- mutual information of a layer; all of it in bits ----
-
-
-def entropy(p: Tensor) -> Tensor:
-    """-sum p log2 p over the last dimension of probabilities (..., n); 0 log 0 is 0."""
-    return 0.0 - torch.special.xlogy(p, p).sum(-1) / math.log(2)
-
-
-def bin_numbers(t: Tensor, bins: int, low: float, high: float) -> Tensor:
-    """For activations (n, units): which rows fall into the same bin in every unit, as numbers (n,) from 0.
-
-    `bins` equal bins from `low` to `high`; what lies at or beyond an end is in the bin at that end.
-    """
-    width = max(high - low, 1e-12)
-    places = ((t.double() - low) / width * bins).floor().clamp(0, bins - 1).long()
-    numbers = torch.zeros(len(t), dtype=torch.long, device=t.device)
-    for column in places.T:
-        numbers = torch.unique(numbers * bins + column, return_inverse=True)[1]
-    return numbers
-
-
-def _bins(numbers: Tensor, conditional: Tensor) -> tuple[Tensor, Tensor]:
-    """p(t) and p(y|t), (T,) and (T, classes), of binned rows with p(y|x) `conditional` (n, classes)."""
-    counts = torch.bincount(numbers).double()
-    sums = torch.zeros(len(counts), conditional.shape[1], dtype=torch.float64, device=numbers.device)
-    return counts / len(numbers), sums.index_add_(0, numbers, conditional) / counts[:, None]
-
-
-def binned_information(numbers: Tensor, conditional: Tensor) -> tuple[float, float]:
-    """I(X;T) = H(T), for T is a function of X, and I(T;Y) = H(Y) - H(Y|T), of `bin_numbers` (n,).
-
-    The n rows are all inputs, equally likely, and conditional (n, classes) is their p(y|x).
-    """
-    p, p_y = _bins(numbers, conditional)
-    return entropy(p).item(), (entropy(conditional.mean(0)) - (p * entropy(p_y)).sum()).item()
-
-
-def kde_information(t: Tensor, conditional: Tensor, variance: float) -> tuple[float, float]:
-    """The same of T plus Gaussian noise, t (n, units): the pairwise bound of Kolchinsky and Tracey (2017).
-
-    As in Saxe et al. (ICLR 2018), with p(y|x) in place of one label. An upper bound on I(X;T) and the
-    difference of two such bounds for I(T;Y); at most log2 n and I(X;Y).
-    """
-    t = t.double()
-    p_y = conditional.mean(0)
-    weights = torch.cat([torch.ones_like(conditional[:, :1]), conditional / p_y], 1) / len(t)
-    blocks = [torch.exp(torch.cdist(rows, t).square() / (-2 * variance)) @ weights for rows in t.split(512)]
-    density = torch.cat(blocks)
-    ixt = -density[:, 0].log2().mean()
-    ity = torch.special.xlogy(conditional, density[:, 1:] / density[:, :1]).sum(1).mean() / math.log(2)
-    return ixt.item(), max(ity.item(), 0.0)
-
 
 # ---- the bound of the information bottleneck ----
 
@@ -131,7 +85,7 @@ def layer_beta(numbers: Tensor, conditional: Tensor, betas: np.ndarray = BETAS) 
 
     Nearest in the mean over x of D[p(t|x) || p_beta(t|x)]; the layer's p(t|x) is 1 at its own bin.
     """
-    p_t, p_y_t = (d.cpu().numpy() for d in _bins(numbers, conditional))
+    p_t, p_y_t = (d.cpu().numpy() for d in binned(numbers, conditional))
     p_y_x, kinds = np.unique(conditional.cpu().numpy().round(12), axis=0, return_inverse=True)
     kinds, own = kinds.ravel(), numbers.cpu().numpy()
     distance = _divergence(p_y_x, p_y_t)
@@ -224,6 +178,27 @@ class InformationPlane(NetworkPaper):
         Metric("diffusion_epoch", "min", "test", "epochs"),
         Metric("ib_gap", "min", "test", "bits"),
         Metric("ib_beta", "max", "test", "ratio"),
+    )
+    claims = (
+        Claim(
+            name="last_layer_compresses",
+            statement="With tanh units the last hidden layer loses at least one bit of I(X;T) after its maximum",
+            treatment={"activation": "tanh"},
+            baseline=None,
+            kind="value",
+            metric="compression",
+            margin=1.0,
+        ),
+        Claim(
+            name="relevance_grows_while_it_compresses",
+            statement="With tanh units the last hidden layer has a higher I(T;Y) at the end than where its I(X;T) was"
+            " highest",
+            treatment={"activation": "tanh"},
+            baseline=None,
+            kind="value",
+            metric="relevance_gain",
+            margin=0.0,
+        ),
     )
     objective = "val_accuracy"
     tiny = Tiny("synthetic_icosahedron", 4, {"batch_size": 512, "lr": 0.01})
