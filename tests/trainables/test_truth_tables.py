@@ -97,7 +97,7 @@ def test_the_file_says_how_it_was_made(tmp_path: Path) -> None:
     build_table(protocol, tmp_path / "t.parquet")
     table = read_table(tmp_path / "t.parquet")
     assert table.source.protocol["epochs"] == 1 and table.source.protocol["config"]["lr"] == 0.1
-    assert table.source.command == "python -m trainables.tasks.truth_tables tiny"
+    assert table.source.command == "fairsweep bench build-table tiny --data-dir DIR"
     assert set(table.prices) == {"parameters", "flops", "train_seconds"}
     assert table.metric == "test_accuracy" and table.metrics["val_accuracy"].split == "validation"
 
@@ -142,19 +142,3 @@ def test_packaged_table_is_found_for_its_networks(monkeypatch: pytest.MonkeyPatc
     net = build_supernet("chain", input_shape=(1, 8, 8), classes=10)
     assert truth_tables.find_truth(net, "laptop", Data(), None) == "the table"  # type: ignore[arg-type]  # a stand-in
     assert opened == ["shipped"]
-
-
-def test_command_builds_and_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    protocol = replace(TINY, architectures=2, seeds=1)
-    monkeypatch.setattr(truth_tables, "PROTOCOLS", {"tiny": protocol})
-    out = tmp_path / "tiny.parquet"
-    for most in ("1", "5"):
-        monkeypatch.setattr(
-            "sys.argv", ["truth_tables", "tiny", "--out", str(out), "--processes", "1", "--most", most]
-        )
-        truth_tables.main()
-        assert out.exists() == (most == "5")
-    assert "2/2 trainings" in capsys.readouterr().out
-    assert len(read_table(out)) == 2

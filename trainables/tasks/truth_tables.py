@@ -1,6 +1,6 @@
 """Tables of what architectures reach when each is trained alone: the truth that a supernet's ranking is held against.
 
-    python -m trainables.tasks.truth_tables nb201_micro --processes 2 --data-dir DIR --out nb201_micro.parquet
+    fairsweep bench build-table nb201_micro --data-dir DIR
 
 A training is the trainable `standalone` with one architecture and one seed. Each goes into a log as it ends, so
 that a build that was interrupted goes on where it was.
@@ -8,7 +8,6 @@ that a build that was interrupted goes on where it was.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -200,7 +199,7 @@ def write(protocol: Protocol, rows: Sequence[Mapping[str, Any]], path: Path) -> 
         licence="Apache-2.0",
         version=str(FORMAT),
         protocol=protocol.mapping(),
-        command=f"python -m trainables.tasks.truth_tables {protocol.name}",
+        command=f"fairsweep bench build-table {protocol.name} --data-dir DIR",
     )
     versions = {"torch": torch.__version__, "numpy": np.__version__}
     return write_table(path, protocol.members, rows, METRICS, source, versions)
@@ -270,36 +269,3 @@ def tau(scores: np.ndarray, values: np.ndarray) -> float:
     if np.ptp(scores) == 0 or np.ptp(values) == 0:
         return 0.0
     return float(stats.kendalltau(scores, values).statistic)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Trains the architectures of a table, each from scratch.")
-    parser.add_argument("protocol", choices=PROTOCOLS)
-    parser.add_argument("--out", type=Path, help="Parquet file; default: <protocol>.parquet")
-    parser.add_argument("--log", type=Path, help="log of the trainings; default: <out>.jsonl")
-    parser.add_argument("--data-dir", type=Path, help="folder of the data set")
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--most", type=int, help="end after so many trainings")
-    args = parser.parse_args()
-    protocol = PROTOCOLS[args.protocol]
-    out = args.out or Path(f"{protocol.name}.parquet")
-    log = args.log or out.with_suffix(".jsonl")
-    if args.processes == 1:
-        _one_thread()
-    began, spent, total = time.monotonic(), 0.0, len(protocol.trainings())
-    done = len(read_log(log, protocol))
-    for row in build_rows(protocol, log, args.data_dir, args.processes, args.most):
-        done, spent = done + 1, spent + row["cost.train_seconds"]
-        print(
-            f"\r{done}/{total} trainings, {spent:.0f} CPU-s in {time.monotonic() - began:.0f} s",
-            end="",
-            flush=True,
-        )
-    print()
-    if done == total:
-        write(protocol, read_log(log, protocol), out)
-        print(out)
-
-
-if __name__ == "__main__":
-    main()
