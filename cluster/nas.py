@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from analysis.store import Store, SweepRecord, SweepWriter
-from cluster import nas_config, sweep
+from cluster import group, nas_config, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Rules, Trial, now
 from cluster.display import Display
@@ -93,8 +93,15 @@ def _drive(
         return made[0]
 
     post = replace(sweep.make_post(search.settings, store, name), board=board_name)
+    workers, options = search.settings.train["workers"], search.settings.cluster
+    each = {"CPU": options["cpus_per_trial"], "GPU": options["gpus_per_trial"]}
+
+    def train(conductor: Conductor) -> None:
+        group.train(conductor, post, workers, each, lambda: search.trained, lambda: display.tick(conductor))
+
+    before = train if workers > 1 else None
     try:
-        result = sweep.drive(search.settings, store, name, writer, make, post, display, search.ended)
+        result = sweep.drive(search.settings, store, name, writer, make, post, display, search.ended, before)
     finally:
         ray.kill(board)
     search.report(store, name, made[0])

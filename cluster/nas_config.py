@@ -128,6 +128,12 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
         config.number(raw, path, int, low=1)
     config.number(raw, "retrain.top", int, low=0)
     config.number(raw, "train.steps", int, low=1, optional=True)
+    config.number(raw, "train.workers", int, low=1)
+    if front and raw["train"]["workers"] > 1:
+        raise UserError(
+            f"train.workers={raw['train']['workers']}: must be 1 with algorithm={raw['algorithm']['name']}, which"
+            " trains networks of its own and no supernet"
+        )
     config.number(raw, "retrain.steps", int, low=1, optional=True)
     config.number(raw, "seed", int, low=0)
     if not isinstance(raw["search"]["share"], bool):

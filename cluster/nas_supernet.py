@@ -41,6 +41,8 @@ class SupernetRun(Run):
             "seed": settings.seed,
             "code": provenance.code_name(),
         }
+        if settings.train["workers"] > 1:  # they share each batch, and normalise their parts of it apart
+            self.recipe["workers"] = settings.train["workers"]
         self.key = key_of(self.recipe)
         self._shared = False
 
@@ -96,6 +98,10 @@ class SupernetRun(Run):
         }  # fmt: skip
 
     # -- the weights ----------------------------------------------------------------------------------
+
+    @property
+    def trained(self) -> bool:
+        return self.settings.scoring != SUPERNET_KIND or self.shelf.has(self.key)
 
     def begin(self, record: SweepRecord | None) -> None:
         """Publishes a supernet that is there already, or that an earlier run had trained when it was killed."""

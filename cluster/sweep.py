@@ -147,10 +147,12 @@ def drive(
     post: Post,
     display: Display,
     ended: Callable[[Trial], None],
+    before: Callable[[Conductor], None] | None = None,
 ) -> Result:
     """Runs the conductor that `make` makes to its end on Tune, and closes its books.
 
     make: is given what is to be called when a trial ends. ended: called then, before the next trial begins.
+    before: runs legs in another way than on Tune, before those that are left.
     """
 
     def on_end(trial: Trial) -> None:
@@ -162,6 +164,8 @@ def drive(
         display.begin(name, store.uri, settings, conductor, writer.recovery)
         try:
             with _interruptible(conductor, display):
+                if before is not None:
+                    before(conductor)
                 _run_on_tune(settings, conductor, post, display)
         finally:
             state = conductor.close()

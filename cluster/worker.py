@@ -48,8 +48,9 @@ class Post:
 class LegRunner:
     """Runs legs one after the other; `step` gives the next report of the current one."""
 
-    def __init__(self, post: Post) -> None:
-        self.post = post
+    def __init__(self, post: Post, group: Any = None) -> None:
+        """group: what trains in the paper's place, as a `cluster.group.Group` does."""
+        self.post, self.group = post, group
         if post.plugins:
             os.environ["FAIRSWEEP_PLUGINS"] = post.plugins
             if post.folder not in sys.path:
@@ -115,7 +116,7 @@ class LegRunner:
         self._spent, self._since = 0.0, time.monotonic()
         self._last_save = time.monotonic()
         reset_peak_memory()
-        paper = catalog.get(post.paper)()
+        paper = self.group or catalog.get(post.paper)()
         self._device = prepare_torch(post.threads) if "torch" in sys.modules else "cpu"
         setting = Setting(
             seed=leg.seed,
@@ -126,6 +127,7 @@ class LegRunner:
         )
         self._tracker = make_tracker(post.tracking, post.sweep, leg.trial, leg.config, leg.seed)
         paper.setup(leg.config, setting)
+        self._device = getattr(paper, "device", self._device)
         # A checkpoint may be ahead of the last acknowledged row, or behind it: rows that it holds and the
         # store lacks are reported again, rows that the store holds and it lacks are computed again.
         state = self.checkpoints.load(leg.trial)
