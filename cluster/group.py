@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from cluster.conductor import Conductor
 from cluster.worker import LegRunner, Post, prepare_torch
@@ -162,12 +162,33 @@ class Group:
         while not ray.wait([asked], timeout=POLL_S)[0]:
             assert self._thread is not None
             if not self._thread.is_alive() and not ray.wait([asked], timeout=POLL_S)[0]:
-                self.gone = True
-                raise GroupLost(f"a worker of the group has gone: {self._error}")
+                self._lose()
         answer = ray.get(asked)
         if isinstance(answer, Exception):
+            self._end()
+            if self._died():  # the others could not reach it, which is what they complain of
+                self._lose()
             raise answer
         return answer
+
+    def _died(self) -> bool:
+        """Whether a worker went without a word: those whose paper fails raise what it raised."""
+        from ray.train import WorkerGroupError
+
+        failures = self._error.worker_failures if isinstance(self._error, WorkerGroupError) else {}
+        return any(type(e).__name__.startswith("WorkerHealthCheck") for e in failures.values())
+
+    def _lose(self) -> NoReturn:
+        self.gone = True
+        raise GroupLost(f"a worker of the group has gone: {self._error}")
+
+    def _end(self) -> None:
+        import ray
+
+        assert self._thread is not None
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(self._mailbox.send.remote(END))
+        self._thread.join()
 
     def _do(self, command: str, given: Any = None) -> Any:
         import ray
@@ -195,9 +216,7 @@ class Group:
 
         if self._thread is None:
             return
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(self._mailbox.send.remote(END))
-        self._thread.join()
+        self._end()
         ray.kill(self._mailbox)
         self._thread = None
 

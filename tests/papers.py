@@ -148,3 +148,49 @@ class Faulty(_Quadratic):
         if fault == "undeclared":
             return {**metrics, "surprise": 1.0}
         return metrics
+
+
+@register
+class Together(_Quadratic):
+    """What its workers add up: 1 for the first, 2 for the second; the second goes wrong as `fault` says, at step 3."""
+
+    slug = "test_together"
+    length = 5
+
+    @classmethod
+    def space(cls) -> Space:
+        return Space.from_mapping(
+            {
+                "x": {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5},
+                "y": 0,
+                "fault": {"type": "categorical", "choices": ["none", "raise", "exit_once"], "paper": "none"},
+            },
+            source=cls.slug,
+        )
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        super().setup(config, setting)
+        self.sum = 0.0
+
+    def step(self) -> dict[str, float]:
+        import torch
+        import torch.distributed as dist
+
+        rank = dist.get_rank()
+        if self.done == 2 and rank == 1 and self.config["fault"] == "raise":
+            raise ZeroDivisionError("division by zero in the third step")
+        if self.done == 2 and rank == 1 and self.config["fault"] == "exit_once":
+            marker = Path(self.setting.data_dir or ".") / "died"
+            if not marker.exists():
+                marker.touch()
+                os._exit(9)
+        given = torch.tensor([rank + 1.0])
+        dist.all_reduce(given)
+        self.sum += given.item()
+        return {**super().step(), "train_loss": self.sum}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done, "sum": self.sum}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done, self.sum = state["done"], state["sum"]
