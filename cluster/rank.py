@@ -19,7 +19,7 @@ from cluster.config import data_at_hand
 from cluster.errors import UserError
 from cluster.weights import Shelf
 from search_spaces.architectures.files import open_table
-from search_spaces.architectures.tables import Table, TableError
+from search_spaces.architectures.tables import TableError
 from trainables.tasks import shared_weights
 from trainables.tasks.path_scoring import accuracies, supernet_with
 from trainables.tasks.small_images import SmallImageTask
@@ -62,24 +62,22 @@ def rank(
         truth = open_table(
             table, Path(data_dir, "nas_bench_macro/nas-bench-macro_cifar10.json") if data_dir else None
         )
-        truth = truth.over(net.space)
+        truth = truth.over(net.space).drawn(limit)
     except TableError as error:
         raise UserError(str(error)) from None
-    chosen = _chosen(truth, limit)
     config = recipe["config"]
     with data_at_hand():
         folder = Path(data_dir) if data_dir else None
         data = SmallImageTask.of(config, recipe["data"], folder, DEVICE, "none")
     x, y = data.whole("validation")
-    paths = sorted((truth.keys[k] for k in chosen), key=lambda a: a.indices)
+    paths = sorted(truth.keys, key=lambda a: a.indices)
     scores = dict(zip(paths, accuracies(net, paths, x, y, 2000), strict=True))
-    values = truth.values[truth.metric][chosen]
-    means = truth.means()[chosen]
+    values = truth.values[truth.metric]
     sign = 1.0 if truth.metrics[truth.metric].mode == "max" else -1.0
     rankings = {
-        f"{config['strategy']}, inherited": [scores[truth.keys[k]] for k in chosen],
-        "flops": [net.cost(truth.keys[k], "flops") for k in chosen],
-        "params": [net.cost(truth.keys[k], "params") for k in chosen],
+        f"{config['strategy']}, inherited": [scores[key] for key in truth.keys],
+        "flops": [net.cost(key, "flops") for key in truth.keys],
+        "params": [net.cost(key, "params") for key in truth.keys],
     }
     full = values[:, ~np.isnan(values).any(0)]
     ceiling = ranking.ceiling_of(full) if full.shape[1] > 1 else None
@@ -89,21 +87,15 @@ def rank(
         "table": table,
         "space": net.space.id,
         "metric": truth.metric,
-        "architectures": len(chosen),
+        "architectures": len(truth),
         "ceiling": None
         if ceiling is None
         else {"tau": ceiling.tau, "ci95": ceiling.ci95, "seeds": ceiling.seeds},
         "rankings": [
-            {"by": name, **_row(ranking.rank(found, sign * means, (5, 10, 50), draws))}
+            {"by": name, **_row(ranking.rank(found, sign * truth.means(), (5, 10, 50), draws))}
             for name, found in rankings.items()
         ],
     }
-
-
-def _chosen(truth: Table, limit: int | None) -> np.ndarray:
-    if limit is None or limit >= len(truth):
-        return np.arange(len(truth))
-    return np.sort(np.random.default_rng(0).choice(len(truth), limit, replace=False))
 
 
 def _row(found: ranking.Ranking) -> dict[str, Any]:

@@ -148,10 +148,18 @@ class Table:
             raise TableError(
                 f"{self.source.title}: has no architecture of {space.id}, only of {self.space.id}"
             )
+        return replace(self._part(rows), space=space, keys=tuple(keys))
+
+    def drawn(self, number: int | None) -> Table:
+        """`number` of the architectures, drawn without repetition, always the same; all where there are no more."""
+        if number is None or number >= len(self):
+            return self
+        return self._part(np.sort(np.random.default_rng(0).choice(len(self), number, replace=False)).tolist())
+
+    def _part(self, rows: list[int]) -> Table:
         return replace(
             self,
-            space=space,
-            keys=tuple(keys),
+            keys=tuple(self.keys[row] for row in rows),
             values={name: array[rows] for name, array in self.values.items()},
             prices={name: array[rows] for name, array in self.prices.items()},
         )

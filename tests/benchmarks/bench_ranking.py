@@ -6,8 +6,8 @@ Beside each tau stand those of FLOPs and of parameters, the ceiling that the tru
 fifth. Intervals are Student's t over the seeds of the supernet, and percentile bootstraps over architectures.
 
     python -m tests.benchmarks.bench_ranking nb201_micro.parquet [--data fashion_mnist_7x7] [--data-dir DIR]
-        [--strategies pada,pa,da,uniform,fairnas] [--seeds 6] [--epochs 40] [--processes 2] [--set floor=0.05]
-        [--out rows.jsonl]
+        [--limit 500] [--strategies pada,pa,da,uniform,fairnas] [--seeds 6] [--epochs 40] [--processes 2]
+        [--set floor=0.05] [--out rows.jsonl]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import time
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ from trainables.nas.pa_da import PaDa
 from trainables.tasks.supernet_training import INNER_STEPS, path_accuracies
 
 
-@lru_cache(maxsize=1)
-def table_of(name: str, path: str | None) -> Table:
-    return open_table(name, path)
+def table_of(args: argparse.Namespace) -> Table:
+    """The architectures that are ranked: those of the table that the supernet has, or `--limit` of them."""
+    space = build_supernet(args.supernet, args.size).space
+    return open_table(args.table, args.table_path).over(space).drawn(args.limit)
 
 
 def passes(paper: PaDa) -> int:
@@ -62,7 +63,7 @@ def one(args: argparse.Namespace, job: tuple[str, int]) -> dict[str, Any]:
     setting = Setting(seed, data=args.data, data_dir=args.data_dir, steps=args.epochs)
     paper.setup(config, setting)
     paper.setup(config, replace(setting, steps=max(2, args.epochs // passes(paper))))
-    table = table_of(args.table, args.table_path).over(paper.supernet.space)
+    table = table_of(args)
     began, variances = time.process_time(), []
     while not paper.finished:
         variances.append(paper.step()["gradient_variance"])
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--supernet", default="cell")
     parser.add_argument("--size", default="laptop")
+    parser.add_argument("--limit", type=int, help="so many of the table's architectures, drawn once")
     parser.add_argument("--strategies", type=lambda s: s.split(","), default="pada,pa,da,uniform,fairnas")
     parser.add_argument("--against", default="uniform")
     parser.add_argument("--seeds", type=int, default=6)
@@ -172,8 +174,7 @@ def main() -> None:
                     file.write(json.dumps(row) + "\n")
             print(f"\r{len(rows)} of {len(done) + len(jobs)} supernets", end="", flush=True)
     print()
-    space = build_supernet(args.supernet, args.size).space
-    report(args, rows, table_of(args.table, args.table_path).over(space))
+    report(args, rows, table_of(args))
 
 
 if __name__ == "__main__":

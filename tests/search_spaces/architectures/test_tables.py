@@ -254,6 +254,15 @@ def test_a_table_serves_another_space_of_the_same_notation(nb201: dict[str, Tabl
     for cell in list(connected)[::500]:
         assert connected.value(cell) == table.value(CELLS.parse(space.format(cell)))
         assert connected.costs(cell) == table.costs(CELLS.parse(space.format(cell)))
+    drawn = connected.drawn(500)
+    assert (
+        len(drawn) == 500
+        and drawn.keys == connected.drawn(500).keys
+        and set(drawn.keys) < set(connected.keys)
+    )
+    assert all(drawn.value(key) == connected.value(key) for key in drawn.keys[:20])
+    assert drawn.costs(drawn.keys[7]) == connected.costs(drawn.keys[7])
+    assert connected.drawn(None) is connected.drawn(20_000) is connected
     assert len(table.over(CellSpace(operations=("nor_conv_1x1", "nor_conv_3x3")))) == 64
     assert len(small().over(ChainSpace(2, (2,)))) == 3
     with pytest.raises(TableError, match=r"has no architecture of chain/1\?layers=5.*only of chain"):
