@@ -97,14 +97,15 @@ def report(args: argparse.Namespace, rows: list[dict[str, Any]], table: Table) -
         spread = f"sd between {ceiling.between**0.5:.4f}, within {ceiling.within**0.5:.4f}"
         low, high = ceiling.ci95
         print(f"noise ceiling of tau {ceiling.tau:.3f} [{low:.3f}, {high:.3f}]  ({spread})")
-    for cost in ("flops", "parameters"):
-        if cost in table.prices:
-            trivial = ranking.rank(table.prices[cost], truth, ks=(k,), draws=args.draws)
-            low, high = trivial.kendall.ci95
-            print(
-                f"tau of {cost:<11}{trivial.kendall.value:+.3f} [{low:+.3f}, {high:+.3f}]   best fifth"
-                f" {trivial.top.value:+.3f}   at {k} {trivial.precision[k].value:.2f}"
-            )
+    net = build_supernet(args.supernet, args.size)
+    costs = {cost: np.array([net.cost(key, cost) for key in table.keys]) for cost in ("flops", "params")}
+    for cost, of_each in costs.items():
+        trivial = ranking.rank(of_each, truth, ks=(k,), draws=args.draws)
+        low, high = trivial.kendall.ci95
+        print(
+            f"tau of {cost:<11}{trivial.kendall.value:+.3f} [{low:+.3f}, {high:+.3f}]   best fifth"
+            f" {trivial.top.value:+.3f}   at {k} {trivial.precision[k].value:.2f}"
+        )
     print(
         f"\n{'strategy':<10}{'epochs':>7}{'tau':>26}{'over architectures':>22}{'best fifth':>27}"
         f"{f'at {k}':>7}{'to FLOPs':>10}{'variance':>10}{'CPU-s':>7}"
@@ -118,12 +119,12 @@ def report(args: argparse.Namespace, rows: list[dict[str, Any]], table: Table) -
         }
         mean = ranking.rank(np.mean(scores, axis=0), truth, draws=args.draws)
         low, high = mean.kendall.ci95
-        flops = [ranking.kendall_tau(s, table.prices["flops"]) for s in scores if "flops" in table.prices]
+        flops = [ranking.kendall_tau(s, costs["flops"]) for s in scores]
         print(
             f"{strategy:<10}{found[0]['epochs']:>7}{over_seeds(list(taus[strategy].values())):>26}"
             f"{f'[{low:+.3f}, {high:+.3f}]':>22}{over_seeds([ranking.top_tau(s, truth) for s in scores]):>27}"
             f"{np.mean([ranking.precision_at(s, truth, k) for s in scores]):>7.2f}"
-            f"{np.mean(flops) if flops else np.nan:>10.3f}"
+            f"{np.mean(flops):>10.3f}"
             f"{np.mean([r['gradient_variance'] for r in found]):>10.3f}"
             f"{np.mean([r['train_seconds'] for r in found]):>7.1f}"
         )
