@@ -96,8 +96,9 @@ class Compression(ABC):
     def begin_epoch(self, net: nn.Module, done: int, epochs: int) -> None:  # noqa: B027  # most have nothing to do
         """Called before epoch `done` of `epochs`, the first being 0."""
 
-    def end_epoch(self, net: nn.Module, done: int, epochs: int) -> None:  # noqa: B027  # nor here
-        """Called after it, before the network is evaluated."""
+    def end_epoch(self, net: nn.Module, done: int, epochs: int) -> bool:
+        """Called after it; whether the network is another one now, so that it must be evaluated again."""
+        return False
 
     @property
     @abstractmethod
@@ -138,11 +139,12 @@ class ChannelPruning(Compression):
         self.groups, self.config, self.deploy = groups, config, deploy
         start = round(config.get("start_pruning_frac", 0.0) * steps)
         self.optimiser = sparse_optimiser(base, net, groups, start, config)
-        self._pruned = False
 
-    def end_epoch(self, net: nn.Module, done: int, epochs: int) -> None:
-        if self.config["optimizer"] == "one_shot" and done == epochs - 1:
+    def end_epoch(self, net: nn.Module, done: int, epochs: int) -> bool:
+        last = self.config["optimizer"] == "one_shot" and done == epochs - 1
+        if last:
             prune_smallest(self.groups, net.named_parameters(), self.config["target_group_sparsity"])
+        return last
 
     @property
     def reached(self) -> bool:
