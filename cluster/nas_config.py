@@ -171,6 +171,8 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
             raise UserError(
                 f"{name}={raw[name]}: algorithm={raw['algorithm']['name']} has none; oto_v2 and oto_v3 do"
             )
+    if raw.get("trainable") is not None and raw["train"]["steps"] is not None:
+        raise UserError(f"train.steps={raw['train']['steps']}: the epochs of a trainable are algorithm.steps")
     if raw.get("target") is not None:
         raw = {**raw, "algorithm": {**raw["algorithm"], "values": raw["target"]}}
     trainer = _check_front(raw) if front else _check_supernet(raw)
@@ -234,10 +236,10 @@ def _with_data(raw: Mapping[str, Any], trainer: type[Paper]) -> type[Paper]:
     name = raw.get("trainable")
     if name is None:
         return trainer
-    if ":" in name:
-        return catalog.get(raw["algorithm"]["trainer"])
-    from trainables.tasks.subjects import prunable_paper
+    from trainables.tasks.subjects import is_paper, prunable_paper
 
+    if not is_paper(name):
+        return catalog.get(raw["algorithm"]["trainer"])
     try:
         return prunable_paper(name)
     except ValueError as error:

@@ -27,6 +27,7 @@ from trainables import catalog
 from trainables.base import DataError, Found, Metric, Setting
 from trainables.nas._job import OF_PRUNED, SearchJob
 from trainables.nas._pruned import Pruned
+from trainables.tasks.subjects import ModelSubject, is_paper
 
 
 class FrontRun(Run):
@@ -140,7 +141,7 @@ class FrontRun(Run):
         name = self.settings.pruned
         if name is None:
             return "inherited"
-        return catalog.get(name).objective if ":" not in name else "val_accuracy"
+        return catalog.get(name).objective if is_paper(name) else ModelSubject.objective
 
     def _row(self, store: Store, name: str, trial: dict[str, Any]) -> dict[str, Any] | None:
         settings = self.settings

@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--images", type=int, default=3000)
     parser.add_argument("--side", type=int, default=14)
-    parser.add_argument("--regs", type=float, nargs="+", default=[5e-4, 5e-3, 5e-2])
+    parser.add_argument("--regs", type=float, nargs="+", default=[5e-4, 5e-3, 5e-2, 2e-1])
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")

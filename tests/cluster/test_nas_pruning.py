@@ -125,6 +125,10 @@ def test_data_are_those_of_the_trainable() -> None:
         (["trainable=nowhere:net"], "nowhere:net: cannot be imported"),
         (["trainable=tests.trainables.test_pruned:wrong"], "must be logits (2, 10)"),
         (["trainable=biper", "target=1.5"], "target_group_sparsity"),
+        (
+            ["trainable=biper", "train.steps=3"],
+            "train.steps=3: the epochs of a trainable are algorithm.steps",
+        ),
         (["target=much"], "target=much: must be numbers, such as target=0.3,0.5,0.7"),
         (["target=0.5,0.5"], "algorithm.values=[0.5, 0.5]: must be a list of different numbers"),
         (["algorithm=evolution", "trainable=biper"], "trainable=biper: algorithm=evolution has none"),

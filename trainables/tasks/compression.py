@@ -242,14 +242,12 @@ class OperatorErasing(Compression):
         names = {attribute(name): name for name, _ in net.named_parameters()}
         left = {names[name] for name, _ in small.named_parameters()}
         held = {m.parameter for c in self.graph.partition.prunable for m in c.members}
-        out = {p for name, p in net.named_parameters() if name in held - left}
-        for p in out:
-            # Neither weight decay nor the norm to which gradients are clipped may see them.
-            p.requires_grad_(False)
-            p.grad = None
-            self.base.state.pop(p, None)
-        for group in self.base.param_groups:
-            group["params"] = [p for p in group["params"] if p not in out]
+        for name, p in net.named_parameters():
+            if (
+                name in held - left
+            ):  # without a gradient no step touches it, and no norm of gradients counts it
+                p.requires_grad_(False)
+                p.grad = None
         named = tuple(
             replace(c, members=tuple(replace(m, parameter=names[m.parameter]) for m in c.members))
             for c in self.groups.components

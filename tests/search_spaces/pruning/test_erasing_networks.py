@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from search_spaces.pruning import RecipeError, apply_recipe, erasing_recipe
 from search_spaces.pruning.erasing import ErasingError, ErasingGraph
 from tests.search_spaces.pruning.helpers import difference, disturb
 from tests.search_spaces.pruning.networks import NETWORKS
@@ -88,3 +91,35 @@ def test_what_is_connected_computes_the_same_without_its_zero_operators(name: st
             exact += 1
     assert exact == SUBSETS
     assert (refused == 0) == (name in UNBREAKABLE)
+
+
+def test_a_recipe_of_erasing_makes_the_small_network_of_a_fresh_one() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 16, 16)
+    net = disturb(FAMILIES["parallel_chains"](), x)
+    graph = ErasingGraph(net, x)
+    erased = {"chains.0_1_3", "chains.1_2_1", "chains.0_3_1"}
+    made = json.loads(json.dumps(erasing_recipe(net, graph, erased)))
+    assert made["recipe"] == "erasing" and made["erased"] == sorted(erased) and made["then"] is None
+    small = graph.extract(net, erased)
+    again = apply_recipe(FAMILIES["parallel_chains"](), made)
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(x), small(x))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipe": "roast"}, "recipe=roast: must be one of pruning, erasing"),
+        ({"then": ...}, "not a recipe of erasing: then is missing"),
+        ({"version": 7}, "version=7: this reads version 1"),
+        ({"fingerprint": "0"}, "its tensors are others"),
+        ({"erased": ["stem"]}, "erased: stem: no removal structure; there are chains"),
+        ({"inputs": [{"shape": [2, 3, 16, 16], "dtype": "float33"}]}, "dtype=float33"),
+    ],
+)
+def test_recipes_of_erasing_that_are_damaged_are_refused(changes: dict[str, Any], said: str) -> None:
+    net = FAMILIES["parallel_chains"]()
+    made = erasing_recipe(net, ErasingGraph(net, torch.zeros(2, 3, 16, 16)), ["chains.0_1_3"]) | changes
+    with pytest.raises(RecipeError, match=said):
+        apply_recipe(net, {k: v for k, v in made.items() if v is not ...})
