@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,32 +30,12 @@ def load_model(
         return _of_paper(name, data_dir)
     if input_shape is None:
         raise UserError(f"--input-shape is missing: say what {name} takes, such as --input-shape 3,224,224")
-    return _made(name), torch.zeros(2, *input_shape)
+    from trainables.tasks.models import ModelError, make_model
 
-
-def _made(name: str) -> Any:
-    head, _, tail = name.partition(":")
     try:
-        if head == "timm":
-            import timm
-
-            return timm.create_model(tail)
-        if head == "torchvision":
-            import torchvision
-
-            return torchvision.models.get_model(tail, weights=None)
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-        return getattr(importlib.import_module(head), tail)()
-    except ImportError as error:
-        what = (
-            f"pip install 'fairsweep[models]' for {head}" if head in ("timm", "torchvision") else str(error)
-        )
-        raise UserError(f"model={name}: cannot be imported; {what}") from None
-    except AttributeError:
-        raise UserError(f"model={name}: {head} has no {tail}") from None
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"model={name}: {error}") from None
+        return make_model(name), torch.zeros(2, *input_shape)
+    except ModelError as error:
+        raise UserError(f"model={error}") from None
 
 
 def _of_paper(slug: str, data_dir: str | None) -> tuple[Any, Any]:

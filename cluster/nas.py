@@ -46,7 +46,7 @@ def run(settings: NASSettings, display: Display | None = None) -> Result:
             name,
             row(search),
             config_fields=settings.space.arrow_fields(),
-            metric_names=[m.name for m in SearchJob.metrics],
+            metric_names=[m.name for m in search.metrics],
         )
         return _drive(search, store, name, writer, None, concurrent, display or Display())
 
@@ -117,7 +117,7 @@ def make_conductor(
 ) -> Conductor:
     """The conductor of a search, brought to where `record` says that it was."""
     settings = search.settings
-    objective = SearchJob.metric(SearchJob.objective)
+    objective = search.objective
 
     def fidelity(config: Mapping[str, Any]) -> tuple[int, int]:
         found = SearchJob.fidelity(config)
@@ -151,6 +151,8 @@ def row(search: Run) -> dict[str, Any]:
     return {
         **sweep.sweep_row(search.settings, SearchJob),
         "title": search.title,
+        "objective": search.objective.name,
+        "mode": search.objective.mode,
         "data": search.settings.data_name,
         "trials_budget": algorithm.expected,
     }

@@ -22,7 +22,9 @@ from trainables.base import Paper
 
 GROUPS = ("algorithm", "supernet", "cluster", "tracking")
 SUPERNET_KIND, FRONT_KIND = "supernet", "front"  # of algorithms
+PRUNED = "pruned"  # the paper that prunes a trainable
 TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
+BY_BASE = ("lmbda_amplify", "hat_lmbda_coeff")
 COSTS = ("params", "flops", "latency_ms")
 AS_SWEEP = {"keep_checkpoints": "all", "seeds": 1}  # what a sweep may have otherwise and a search may not
 _WORD: dict[str, Any] = {"type": "categorical", "choices": [""], "paper": ""}
@@ -47,13 +49,19 @@ class NASSettings(Settings):
     @property
     def heading(self) -> str:
         if self.algorithm["kind"] == FRONT_KIND:
-            return f"{self.algorithm['name']} over {self.algorithm['knob']}"
+            what = f" on {self.pruned}" if self.pruned is not None else ""
+            return f"{self.algorithm['name']}{what} over {self.algorithm['knob']}"
         return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scoring}"
+
+    @property
+    def pruned(self) -> str | None:
+        """The `trainable` that is to be made smaller, by name; None if there is none."""
+        return self.tree.get("trainable")
 
     @property
     def trainer(self) -> type[Paper]:
         """The paper that trains a supernet, or that finds a network by training."""
-        return catalog.get(self.algorithm.get("trainer", TRAINER))
+        return catalog.get(PRUNED if self.pruned is not None else self.algorithm.get("trainer", TRAINER))
 
     @property
     def alone(self) -> type[Paper]:
@@ -62,7 +70,7 @@ class NASSettings(Settings):
     @property
     def data_name(self) -> str:
         """The data set by name."""
-        return self.tree["data"] or self.trainer.datasets[0]
+        return self.tree["data"] or _with_data(self.tree, self.trainer).datasets[0]
 
     @cached_property
     def train_config(self) -> dict[str, Any]:
@@ -72,8 +80,32 @@ class NASSettings(Settings):
 
     def front_config(self, value: float) -> dict[str, Any]:
         """The whole configuration of a run of the front's paper at `value` of its setting."""
+        by = catalog.get(self.algorithm["trainer"])
         chosen = {**self.algorithm["config"], self.algorithm["knob"]: value}
-        return _filled(self.trainer, chosen, self.data_name, "algorithm.config")
+        found = _filled(by, chosen, self.data_name, "algorithm.config")
+        if self.pruned is None:
+            return found
+        return {"by": by.slug, "trainable": self.pruned, **self._of_trainable(found)}
+
+    def _of_trainable(self, oto: dict[str, Any]) -> dict[str, Any]:
+        """The settings of a trainable, and those of OTO on it."""
+        from trainables.nas._pruned import check_settings
+        from trainables.tasks.subjects import is_paper
+
+        name, train = self.tree["trainable"], self.train["config"]
+        try:
+            check_settings(name, train, self.algorithm["config"])
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if not is_paper(name):
+            return {"oto": oto, "train": dict(train)}
+        paper: Any = catalog.get(name)
+        # These two depend on the base optimiser, which is the paper's.
+        left = {k: v for k, v in oto.items() if k in self.algorithm["config"] or k not in BY_BASE}
+        return {
+            "oto": left,
+            "train": _filled(paper, {**train, **paper.prunable}, self.data_name, "train.config"),
+        }
 
     def alone_config(self, architecture: str) -> dict[str, Any]:
         """The whole configuration of the paper that trains one network."""
@@ -110,7 +142,23 @@ class NASSettings(Settings):
 
 def load(overrides: Sequence[str]) -> NASSettings:
     """Composes and checks. UserError names the field, its value and what would be right."""
-    return check(config.compose_tree(overrides, root="nas", groups=GROUPS))
+    # Hydra would take the one for a choice of its group of papers, and a list without brackets for several runs.
+    words = {name: [o for o in overrides if o.startswith(f"{name}=")] for name in ("trainable", "target")}
+    rest = [o for o in overrides if not any(o in found for found in words.values())]
+    tree = config.as_mapping(config.compose_tree(rest, root="nas", groups=GROUPS))
+    if words["trainable"]:
+        name = words["trainable"][-1].partition("=")[2]
+        tree["trainable"] = None if name in ("", "null") else name
+    if words["target"]:
+        tree["target"] = _numbers(words["target"][-1].partition("=")[2])
+    return check(tree)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.strip().removeprefix("[").removesuffix("]").split(",")]
+    except ValueError:
+        raise UserError(f"target={text}: must be numbers, such as target=0.3,0.5,0.7") from None
 
 
 def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
@@ -118,6 +166,15 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     raw = config.as_mapping(tree)
     config.one_of(raw, "algorithm.kind", (SUPERNET_KIND, FRONT_KIND))
     front = raw["algorithm"]["kind"] == FRONT_KIND
+    for name in ("trainable", "target"):
+        if raw.get(name) is not None and not front:
+            raise UserError(
+                f"{name}={raw[name]}: algorithm={raw['algorithm']['name']} has none; oto_v2 and oto_v3 do"
+            )
+    if raw.get("trainable") is not None and raw["train"]["steps"] is not None:
+        raise UserError(f"train.steps={raw['train']['steps']}: the epochs of a trainable are algorithm.steps")
+    if raw.get("target") is not None:
+        raw = {**raw, "algorithm": {**raw["algorithm"], "values": raw["target"]}}
     trainer = _check_front(raw) if front else _check_supernet(raw)
     config.one_of(raw, "scoring", ("supernet", "child"))
     config.one_of(raw, "front", COSTS)
@@ -139,7 +196,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     if not isinstance(raw["search"]["share"], bool):
         raise UserError(f"search.share={raw['search']['share']}: must be true or false")
     config.check_budget(raw)
-    config.check_common(raw, trainer)
+    config.check_common(raw, _with_data(raw, trainer))
     made = NASSettings("nas", JOB_SPACE, {**raw, **AS_SWEEP})
     if front:
         for value in raw["algorithm"]["values"]:
@@ -163,6 +220,11 @@ def _check_front(raw: Mapping[str, Any]) -> type[Paper]:
     trainer = catalog.get(chosen["trainer"])
     if not hasattr(trainer, "found"):
         raise UserError(f"algorithm.trainer={chosen['trainer']}: it trains, but does not find networks")
+    if raw.get("trainable") is not None and chosen["trainer"] not in ("oto_v2", "oto_v3"):
+        raise UserError(
+            f"trainable={raw['trainable']}: algorithm={chosen['name']} has a network of its own; oto_v2 and oto_v3"
+            " take any"
+        )
     values = chosen["values"]
     numbers = isinstance(values, list) and values and all(type(v) in (int, float) for v in values)
     if not numbers or len(set(values)) < len(values):
@@ -173,6 +235,21 @@ def _check_front(raw: Mapping[str, Any]) -> type[Paper]:
     if chosen["space"] is not None:
         config.one_of(raw, "algorithm.space", kinds())
     return trainer
+
+
+def _with_data(raw: Mapping[str, Any], trainer: type[Paper]) -> type[Paper]:
+    """The paper whose data sets are used: of a trainable that is a paper that paper, else the one that trains."""
+    name = raw.get("trainable")
+    if name is None:
+        return trainer
+    from trainables.tasks.subjects import is_paper, prunable_paper
+
+    if not is_paper(name):
+        return catalog.get(raw["algorithm"]["trainer"])
+    try:
+        return prunable_paper(name)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _choices(paper: type[Paper], name: str) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from analysis.store import Store, SweepRecord
 from cluster import nas_report
 from cluster.conductor import Conductor, trial_id
 from cluster.config import data_at_hand
+from cluster.errors import UserError
 from cluster.nas_config import NASSettings
 from cluster.nas_run import Run
 from search_spaces.algorithms.base import Job
@@ -22,7 +23,11 @@ from search_spaces.algorithms.front_search import FrontSearch
 from search_spaces.architectures import create_space
 from search_spaces.architectures.jobs import FRONT
 from search_spaces.costs import count_flops, count_parameters, measure_latency
-from trainables.base import Found, Setting
+from trainables import catalog
+from trainables.base import DataError, Found, Metric, Setting
+from trainables.nas._job import OF_PRUNED, SearchJob
+from trainables.nas._pruned import Pruned
+from trainables.tasks.subjects import ModelSubject, is_paper
 
 
 class FrontRun(Run):
@@ -34,12 +39,28 @@ class FrontRun(Run):
 
     @property
     def title(self) -> str:
-        chosen = self.settings.algorithm
-        return f"{chosen['name']} over {chosen['knob']} = {', '.join(map(str, chosen['values']))}"
+        return f"{self.settings.heading} = {', '.join(map(str, self.settings.algorithm['values']))}"
+
+    @property
+    def objective(self) -> Metric:
+        return super().objective if self.settings.pruned is None else SearchJob.metric(Pruned.objective)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        names = {m.name for m in self.settings.trainer.metrics}
+        own = tuple(m for m in SearchJob.metrics if m.name in names)
+        if self.settings.pruned is not None:
+            return own
+        return (*super().metrics, *(m for m in own if m in OF_PRUNED))
 
     def check(self) -> None:
         with data_at_hand():
-            self._paper(self.settings.algorithm["values"][0], 0)
+            try:
+                self._paper(self.settings.algorithm["values"][0], 0)
+            except DataError:
+                raise
+            except ValueError as error:
+                raise UserError(str(error)) from None
 
     def algorithm(self, record: SweepRecord | None = None) -> FrontSearch:
         chosen, again = self.settings.algorithm, self.settings.retrain
@@ -115,14 +136,28 @@ class FrontRun(Run):
             row["on_front"] = on and keeps
         store.write_derived("architectures", name, rows)
 
+    @property
+    def _scored_by(self) -> str:
+        name = self.settings.pruned
+        if name is None:
+            return "inherited"
+        return catalog.get(name).objective if is_paper(name) else ModelSubject.objective
+
     def _row(self, store: Store, name: str, trial: dict[str, Any]) -> dict[str, Any] | None:
         settings = self.settings
         value, repeat = trial["config.value"], trial["config.repeat"]
         found = self.found(trial["trial"], value, repeat)
         if found is None:
             return None
-        timed = "latency_ms" in (settings.front, *settings.limits)
+        timed = found.full is not None or "latency_ms" in (settings.front, *settings.limits)
         latency = measure_latency(found.module, found.input_shape) if timed else None
+        whole: dict[str, Any] = {}
+        if found.full is not None:
+            whole = {
+                "full_params": count_parameters(found.full),
+                "full_flops": count_flops(found.full, found.input_shape),
+                "full_latency_ms": measure_latency(found.full, found.input_shape),
+            }
         return {
             "number": trial["number"],
             "architecture": found.text,
@@ -131,12 +166,13 @@ class FrontRun(Run):
             "algorithm": settings.algorithm["name"],
             "phase": FRONT,
             "score": trial["value"],
-            "scored_by": "inherited",
-            "test": trial["metric.test_accuracy"],
+            "scored_by": self._scored_by,
+            "test": trial[f"metric.{self.objective.name.replace('val_', 'test_', 1)}"],
             "params": count_parameters(found.module),
             "flops": count_flops(found.module, found.input_shape),
             "latency_ms": latency,
             "latency_measured_ms": latency,
+            **whole,
             "folder": self._export(store, name, trial["trial"], found),
             "trial": trial["trial"],
         }
@@ -145,13 +181,12 @@ class FrontRun(Run):
         """Saves a network that was found, its weights and its program, beside the run, and says where."""
         import torch
 
-        batch = torch.export.Dim("batch", min=2)
-        example = torch.zeros(2, *found.input_shape)
         with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
             Path(folder, "architecture.txt").write_text(found.text + "\n")
             torch.save(found.module.state_dict(), Path(folder, "weights.pt"))
-            program = torch.export.export(found.module, (example,), dynamic_shapes=({0: batch},))
-            torch.export.save(program, Path(folder, "network.pt2"))
+            if found.recipe is not None:
+                Path(folder, "recipe.json").write_text(json.dumps(found.recipe, indent=1) + "\n")
+            torch.export.save(_program(found), Path(folder, "network.pt2"))
             kind = self.settings.algorithm["space"]
             if kind is not None:
                 space = create_space(kind, self.settings.space_size)
@@ -159,3 +194,15 @@ class FrontRun(Run):
                     nas_report.drawing(space, space.parse(found.text))
                 )
             return nas_report.put(store, name, trial, folder)
+
+
+def _program(found: Found) -> Any:
+    """The network as a program for batches of any size; of one example where its forward pass settles the size."""
+    import torch
+
+    batch = torch.export.Dim("batch", min=2)
+    example = torch.zeros(2, *found.input_shape)
+    try:
+        return torch.export.export(found.module, (example,), dynamic_shapes=({0: batch},))
+    except Exception:  # what torch.export raises then has no public base
+        return torch.export.export(found.module, (example[:1],))

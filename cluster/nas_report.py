@@ -155,6 +155,9 @@ SHOWN = (
     "params",
     "flops",
     "latency_ms",
+    "full_params",
+    "full_flops",
+    "full_latency_ms",
 )
 
 

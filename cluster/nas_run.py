@@ -11,6 +11,8 @@ from analysis.store import Store, SweepRecord
 from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Trial
 from cluster.nas_config import NASSettings
+from trainables.base import Metric
+from trainables.nas._job import OF_PRUNED, SearchJob
 
 if TYPE_CHECKING:
     from search_spaces.algorithms import Algorithm
@@ -39,6 +41,16 @@ class Run(ABC):
     @abstractmethod
     def title(self) -> str:
         """What the search does, for the table of sweeps."""
+
+    @property
+    def objective(self) -> Metric:
+        """What its jobs are judged by."""
+        return SearchJob.metric(SearchJob.objective)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What its jobs measure."""
+        return tuple(m for m in SearchJob.metrics if m not in OF_PRUNED)
 
     @abstractmethod
     def check(self) -> None:

@@ -111,12 +111,15 @@ class Found:
     """A network that a trial has found by training: what an architecture search over such trials takes from it.
 
     text: what names it; of the notation of its space, if it is the member of one. module: an ordinary network of its
-    own, in evaluation mode. input_shape: of one example.
+    own, in evaluation mode. input_shape: of one example. full: the network that it was cut out of, if there is one.
+    recipe: how it is made of such a network, as JSON (`search_spaces.pruning.apply_recipe`).
     """
 
     text: str
     module: Any
     input_shape: tuple[int, ...]
+    full: Any = None
+    recipe: Mapping[str, Any] | None = None
 
 
 @runtime_checkable

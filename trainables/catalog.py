@@ -21,7 +21,8 @@ from trainables.base import Paper
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
 _SHARED = {"tasks", "datasets"}
-_UNLISTED = {"nas": "trainables.nas._job"}  # what other jobs run; nothing that one would tune
+# What other jobs run; nothing that one would tune.
+_UNLISTED = {"nas": "trainables.nas._job", "pruned": "trainables.nas._pruned"}
 _REQUIRED = ("slug", "title", "citation", "task", "datasets", "metrics", "objective", "tiny")
 
 

@@ -71,7 +71,7 @@ class _Rebuild:
                 value = value.to(
                     next((t.dtype for t in tensors.values() if t.is_floating_point()), value.dtype)
                 )
-            _put(root, _attribute(name), sliced(value, name, self.keep), name in persistent)
+            _put(root, attribute(name), sliced(value, name, self.keep), name in persistent)
         for node in self.analysis.graph.aten.nodes:
             if node.op == "placeholder":
                 self._place(node)
@@ -88,7 +88,7 @@ class _Rebuild:
     def _place(self, node: fx.Node) -> None:
         name = self.analysis.graph.tensors.get(node.name)
         if name is not None:
-            self.made[node] = self.graph.get_attr(_attribute(name))
+            self.made[node] = self.graph.get_attr(attribute(name))
             return
         self.made[node] = self.graph.placeholder(node.name)
         layout = self.analysis.layout(node)
@@ -194,7 +194,8 @@ class _Rebuild:
         return widths
 
 
-def _attribute(name: str) -> str:
+def attribute(name: str) -> str:
+    """The name that a tensor called `name` in a module has in the GraphModule that `rebuild` makes of it."""
     first, dot, rest = name.partition(".")
     return f"{first}_{dot}{rest}" if hasattr(fx.GraphModule, first) else name
 

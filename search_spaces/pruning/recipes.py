@@ -1,9 +1,12 @@
-"""How to cut a network, as JSON: with a fresh network of the same code it gives the small one, without big weights."""
+"""How to cut a network, as JSON: with a fresh network of the same code it gives the small one, without big weights.
+
+A recipe of erasing names the chains of operators that go; what is then cut of the rest is a recipe inside it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +14,11 @@ from torch import Tensor, fx, nn
 
 from search_spaces.pruning.components import partition as partition_of
 from search_spaces.pruning.construct import Kept, slice_module
+from search_spaces.pruning.erasing import ErasingError, ErasingGraph
 from search_spaces.pruning.groups import Partition
 
 VERSION = 1
+NEEDED = {"pruning": ("frozen", "form", "kept"), "erasing": ("erased", "then")}
 
 
 class RecipeError(ValueError):
@@ -33,11 +38,7 @@ def recipe(module: nn.Module, partition: Partition, kept: Kept, small: nn.Module
     """
     sizes = {c.name: c.size for c in partition.components}
     return {
-        "recipe": "pruning",
-        "version": VERSION,
-        "model": f"{type(module).__module__}.{type(module).__qualname__}",
-        "fingerprint": fingerprint(module),
-        "inputs": [_describe(value) for value in partition.origin.inputs],
+        **_about("pruning", module, partition),
         "frozen": sorted(
             {name for name, _ in module.named_parameters()} - set(partition.origin.analysis.trainable)
         ),
@@ -50,14 +51,35 @@ def recipe(module: nn.Module, partition: Partition, kept: Kept, small: nn.Module
     }
 
 
+def erasing_recipe(
+    module: nn.Module, graph: ErasingGraph, erased: Iterable[str], then: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What `graph.extract` did to the full `module`, as JSON. then: the `recipe` of what was cut of the result."""
+    about = _about("erasing", module, graph.whole)
+    return {**about, "erased": sorted(erased), "then": None if then is None else dict(then)}
+
+
+def _about(kind: str, module: nn.Module, partition: Partition) -> dict[str, Any]:
+    return {
+        "recipe": kind,
+        "version": VERSION,
+        "model": f"{type(module).__module__}.{type(module).__qualname__}",
+        "fingerprint": fingerprint(module),
+        "inputs": [_describe(value) for value in partition.origin.inputs],
+    }
+
+
 def apply_recipe(module: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
     """The small network of the `recipe`, made from a full one of the same code with any weights.
 
     Its own weights come from `load_state_dict` of what was saved. RecipeError if the recipe is of another network.
     """
-    missing = [k for k in ("version", "fingerprint", "inputs", "frozen", "form", "kept") if k not in recipe]
-    if recipe.get("recipe") != "pruning" or missing:
-        raise RecipeError(f"not a pruning recipe: {', '.join(missing) or 'recipe'} is missing")
+    kind = recipe.get("recipe")
+    if kind not in NEEDED:
+        raise RecipeError(f"recipe={kind}: must be one of {', '.join(NEEDED)}")
+    missing = [k for k in ("version", "fingerprint", "inputs", *NEEDED[kind]) if k not in recipe]
+    if missing:
+        raise RecipeError(f"not a recipe of {kind}: {', '.join(missing)} is missing")
     if recipe["version"] != VERSION:
         raise RecipeError(f"version={recipe['version']}: this reads version {VERSION}")
     if recipe["fingerprint"] != fingerprint(module):
@@ -66,6 +88,12 @@ def apply_recipe(module: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
             f"{fingerprint(module)}: its tensors are others"
         )
     inputs = [_restore(entry) for entry in recipe["inputs"]]
+    if kind == "erasing":
+        try:
+            small = ErasingGraph(module, inputs).extract(module, recipe["erased"])
+        except ErasingError as error:
+            raise RecipeError(f"erased: {error}") from None
+        return small if recipe["then"] is None else apply_recipe(small, recipe["then"])
     found = partition_of(module, inputs, recipe["frozen"])
     return slice_module(module, found, recipe["kept"], recipe["form"])
 

@@ -191,10 +191,14 @@ def batch_norm(analysis: Analysis, node: fx.Node) -> Layout | None:
     x = analysis.layout(node.args[0])
     if len(x) < 2 or x[1].size == 1:
         return x
-    if argument(node, 5, "training"):  # as in weights that are standardised by their own statistics
+    own = bool(
+        argument(node, 5, "training")
+    )  # as in supernets, or weights standardised by their own statistics
+    if own:
         for axis in (x[0], *x[2:]):
             analysis.channels.block(axis, f"{scope(node) or 'a batch norm'} normalises over it")
-    channel = _affine(analysis, node, x[1], tuple(node.args[1:5]), x[1].nonzero())
+    # By statistics of its own a channel of zeros stays one.
+    channel = _affine(analysis, node, x[1], tuple(node.args[1:5]), x[1] if own else x[1].nonzero())
     return (x[0].nonzero(), channel, *(a.nonzero() for a in x[2:]))
 
 

@@ -61,7 +61,9 @@ def _after(node: fx.Node, zero: bool, is_zero: Callable[[fx.Node], bool]) -> boo
         return (zero or gone(weight)) and (bias is None or gone(bias))
     if name in NORMS:
         weight, bias = (argument(node, place, label) for place, label in zip(NORMS[name], "wb", strict=True))
-        return gone(weight) and gone(bias)
+        # By statistics of its own, which these two always have, a channel of zeros stays one.
+        own = name in ("layer_norm", "group_norm") or bool(argument(node, 5, "training", False))
+        return (gone(weight) or (own and zero)) and (bias is None or gone(bias))
     if name == "mul":
         return zero or any(gone(a) for a in node.args)
     if name in ("add", "sub"):

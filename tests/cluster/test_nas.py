@@ -36,7 +36,8 @@ class Engine:
 
     def __init__(self, storage: Path, *overrides: str, name: str = "s") -> None:
         self.store, self.name = Store(storage), name
-        small = () if "algorithm=single_path" in overrides else SMALL
+        front = any(o.startswith(("algorithm=single_path", "algorithm=oto")) for o in overrides)
+        small = ("budget.report_seconds=0",) if front else SMALL
         self.settings = nas_config.load([*small, *overrides, f"storage={storage}", f"name={name}"])
         self.search: Any = nas.make_run(self.settings, self.store)
         self.search.attach(Checkpoints(self.store.checkpoint_dir(name)), self.share)
@@ -56,7 +57,7 @@ class Engine:
                 self.name,
                 nas.row(self.search),
                 config_fields=self.settings.space.arrow_fields(),
-                metric_names=[m.name for m in nas.SearchJob.metrics],
+                metric_names=[m.name for m in self.search.metrics],
             )
             record = None
         self.search.begin(record)

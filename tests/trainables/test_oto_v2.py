@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from search_spaces.pruning import Component, Member, Partition, kept_groups, slice_module
 from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD
 from search_spaces.space import Space, SpaceError
+from tests.trainables.configurations import paper_config
 from trainables.base import Setting
+from trainables.tasks.compression import base_optimiser, sparse_optimiser
 from trainables.vision import oto_v2
 from trainables.vision._residual import resnet18, small_residual
 from trainables.vision.oto_v2 import OTOv2
@@ -21,12 +22,7 @@ from trainables.vision.oto_v2 import OTOv2
 torch.set_num_threads(1)
 
 
-def config(**changes: Any) -> dict[str, Any]:
-    """The paper's configuration for digits with `changes`, completed and validated by the space."""
-    declared = Space.load("oto_v2")
-    raw = yaml.safe_load(Path(declared.source).read_text()) | changes
-    space = Space.from_mapping(raw, declared=declared)
-    return space.validate(space.paper_config("digits"))
+config = partial(paper_config, "oto_v2", "digits")
 
 
 def trial(steps: int = 5, seed: int = 0, **changes: Any) -> OTOv2:
@@ -286,7 +282,7 @@ def test_resnet18_is_pruned_and_sliced_exactly() -> None:
     torch.manual_seed(0)
     net = resnet18(3, 10)
     options = config(model="resnet18", target_group_sparsity=0.7, lmbda_mode="fixed", lmbda=3.0)
-    optim = oto_v2.sparse_optimiser(net, groups, 1, options)
+    optim = sparse_optimiser(base_optimiser(net, options), net, groups, 1, options)
     for _ in range(4):
         optim.zero_grad()
         x, y = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
+from search_spaces.pruning import apply_recipe
+from search_spaces.pruning.dhspg import DHSPG
 from search_spaces.pruning.h2spg import H2SPG
-from search_spaces.space import Space
+from tests.trainables.configurations import paper_config
 from trainables.base import Setting
 from trainables.vision.oto_v3 import OTOv3, ParallelChains, erasing_graph
 
 torch.set_num_threads(1)
 
 
-def config(**changes: Any) -> dict[str, Any]:
-    """The paper's configuration for digits with `changes`, completed and validated by the space."""
-    declared = Space.load("oto_v3")
-    raw = yaml.safe_load(Path(declared.source).read_text()) | changes
-    space = Space.from_mapping(raw, declared=declared)
-    return space.validate(space.paper_config("digits"))
+config = partial(paper_config, "oto_v3", "digits")
 
 
 def trial(steps: int = 4, seed: int = 0, **changes: Any) -> OTOv3:
@@ -113,9 +110,82 @@ def test_space_holds_only_what_exists() -> None:
 def test_the_network_that_is_found_lacks_the_chains_that_are_zero() -> None:
     paper = finished(trial())
     found, tested = paper.found(), paper.test()
-    erased = paper.erased(paper.trained())
+    assert paper.compression is not None
+    erased = paper.compression.erased(paper.trained())
     names = {c.name for c in paper.graph.partition.prunable}
     assert erased and set(found.text.split()) == names - erased
     assert sum(p.numel() for p in found.module.parameters()) == tested["test_parameters"]
     x = torch.randn(3, *found.input_shape)
     assert torch.allclose(found.module(x), paper.trained()(x), atol=1e-5)
+
+
+# ---- channels, and chains before channels ----
+
+
+def test_channels_of_the_supernet_can_be_pruned_instead() -> None:
+    paper = finished(trial(mode="prune", target_group_sparsity=0.5))
+    tests = paper.test()
+    assert type(paper.optimiser) is DHSPG and paper.optimiser.start == 10
+    assert 0.5 <= tests["test_channel_sparsity"] == tests["test_group_sparsity"] <= 0.55
+    assert tests["test_parameters"] < 16_090 / 2 and tests["test_difference"] <= 1e-4
+    # Every chain is still there, with fewer channels.
+    assert {n for n, _ in paper.found().module.named_parameters()} == {
+        n for n, _ in paper.net.named_parameters()
+    }
+
+
+BOTH = {
+    "mode": "erase+prune",
+    "target_group_sparsity": 0.5,
+    "prune_frac": 0.5,
+    "target_channel_sparsity": 0.5,
+}
+
+
+def test_chains_are_erased_and_then_the_channels_of_the_rest_pruned() -> None:
+    paper = trial(steps=6, **BOTH)
+    assert paper.compression is not None
+    for _ in range(3):
+        paper.step()
+    assert isinstance(paper.optimiser, H2SPG) and paper.gone is None and paper.best is None
+    finished(paper)
+    gone = set(paper.gone or [])
+    assert len(gone) >= 6 and not isinstance(paper.optimiser, H2SPG)
+    for name, p in paper.net.named_parameters():
+        if any(name.startswith(f"{chain}.") for chain in gone):
+            assert not p.any() and not p.requires_grad and p.grad is None
+    found, tests = paper.found(), paper.test()
+    assert tests["test_valid"] == 1 and tests["test_group_sparsity"] == pytest.approx(len(gone) / 12)
+    assert 0.5 <= tests["test_channel_sparsity"] <= 0.55 and tests["test_difference"] <= 1e-4
+    names = {name for name, _ in found.module.named_parameters()}
+    assert not any(name.startswith(f"{chain}.") for name in names for chain in gone)
+    erased_alone = paper.graph.extract(paper.trained(), gone)
+    assert tests["test_parameters"] < 0.6 * sum(p.numel() for p in erased_alone.parameters())
+    x = torch.randn(5, *found.input_shape)
+    torch.testing.assert_close(found.module(x), paper.trained()(x), atol=1e-4, rtol=0)
+    # The recipe makes the small network of a fresh one, for the weights that were saved.
+    assert found.recipe is not None
+    again = apply_recipe(ParallelChains(1, 10), json.loads(json.dumps(found.recipe)))
+    again.load_state_dict(found.module.state_dict())
+    assert torch.equal(again.eval()(x), found.module(x))
+
+
+@pytest.mark.parametrize("cut", [2, 5])
+def test_chains_before_channels_resumed_equals_uninterrupted(cut: int) -> None:
+    whole = trial(steps=6, **BOTH)
+    rows = [whole.step() for _ in range(6)]
+    assert whole.gone is not None
+    first = trial(steps=6, **BOTH)
+    for _ in range(cut):
+        first.step()
+    assert (first.gone is None) == (cut == 2)
+    second = trial(steps=6, **BOTH)
+    second.load_state_dict(first.state_dict())
+    assert [second.step() for _ in range(6 - cut)] == rows[cut:] and second.test() == whole.test()
+
+
+def test_channels_wait_until_the_chains_are_zero() -> None:
+    never = BOTH | {"lmbda_mode": "fixed", "lmbda": 1e-3, "prune_frac": 0.1}
+    paper = finished(trial(steps=4, **never))
+    assert isinstance(paper.optimiser, H2SPG) and not paper.optimiser.reached and paper.gone is None
+    assert paper.test()["test_channel_sparsity"] == 0

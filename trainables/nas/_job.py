@@ -18,6 +18,15 @@ from trainables.catalog import register
 from trainables.tasks.path_scoring import accuracies, supernet_with
 from trainables.tasks.small_images import SmallImageTask
 
+# What runs that prune measure beside the others: their objective is whatever that of their trainable is.
+OF_PRUNED = (
+    Metric("val_objective", "max", "validation"),
+    Metric("group_sparsity", "max", "train", "fraction"),
+    Metric("test_objective", "max", "test"),
+    Metric("test_group_sparsity", "max", "test", "fraction"),
+    Metric("test_difference", "min", "test"),
+)
+
 
 @register
 class SearchJob(Paper):
@@ -36,6 +45,7 @@ class SearchJob(Paper):
         Metric("val_loss", "min", "validation", "nats"),
         Metric("train_loss", "min", "train", "nats"),
         Metric("test_accuracy", "max", "test", "fraction"),
+        *OF_PRUNED,
     )
     objective = "val_accuracy"
     tiny = Tiny("digits", 1)
@@ -82,7 +92,11 @@ class SearchJob(Paper):
     def _known(self, found: Mapping[str, float], inner: Paper) -> dict[str, float]:
         """What the trainer measured, under the names that the tables of a search have."""
         names = {m.name for m in self.metrics}
-        renamed = {(self.objective if name == inner.objective else name): v for name, v in found.items()}
+        known = inner.objective in names
+        renamed = {
+            (self.objective if name == inner.objective and not known else name): v
+            for name, v in found.items()
+        }
         return {name: value for name, value in renamed.items() if name in names}
 
     @property

@@ -118,6 +118,12 @@ class SegmentationTask:
             counts += torch.stack([cell.sum() for cell in cells])
         return {**scores(*counts.tolist()), "loss": loss.value}
 
+    def declared(self, net: nn.Module, part: str, prefix: str) -> dict[str, float]:
+        """Those of `evaluate` on `part` that `METRICS` declares under <prefix>_<name>, by that name."""
+        names = {m.name for m in METRICS}
+        found = {f"{prefix}_{name}": value for name, value in self.evaluate(net, part).items()}
+        return {name: value for name, value in found.items() if name in names}
+
 
 class UNet(nn.Module):
     """The baseline of segmentation papers (Ronneberger et al. 2015): images (b, c, h, w) -> logits (b, h, w).

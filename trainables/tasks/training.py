@@ -34,6 +34,7 @@ class NetworkPaper(Paper):
         tuple[str, ...]
     ] = ()  # attributes (numbers, strings, lists of them) that a checkpoint keeps
 
+    prunable: ClassVar[Mapping[str, Any] | None] = None  # see "handing the network over"
     net: nn.Module
     optimiser: torch.optim.Optimizer
 
@@ -68,6 +69,19 @@ class NetworkPaper(Paper):
     def eligible(self) -> bool:
         """Whether the weights of now may be the best: by default from the fidelity's minimum on."""
         return self.done >= self._judged_from
+
+    # -- handing the network over ---------------------------------------------------------------------------
+    # A paper with `prunable` lets a method of pruning train its network: `prepare` makes the base optimiser, `epoch`
+    # takes every step by `self.optimiser`, whatever that is by then, and keeps no state of its own. `prunable` has the
+    # settings under which that is so; `self.data` has `parts`, `channels` and `side` of square images.
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """The declared validation metrics of `net`."""
+        raise NotImplementedError(f"{self.slug}: says that it is prunable and does not say how it validates")
+
+    def deployed(self, net: nn.Module) -> nn.Module:
+        """What of a trained network is used afterwards, its parameters under the same names."""
+        return net
 
     # -- the loop ------------------------------------------------------------------------------------------
 

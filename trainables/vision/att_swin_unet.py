@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -73,9 +73,9 @@ class WindowAttention(nn.Module):
         logits = (q[:, :, -t:] * (c // self.heads) ** -0.5) @ k.transpose(-2, -1)
         bias = self.bias[self.offset].permute(2, 0, 1)
         if mask is not None:
-            strangers = mask[:, None].repeat(n // len(mask), 1, 1, 1)
-            bias = bias.masked_fill(strangers, -math.inf)
-        attention = (logits + F.pad(bias, (k.shape[2] - t, 0))).softmax(-1)
+            bias = bias.masked_fill(mask[:, None], -math.inf)
+            logits = logits.unflatten(0, (-1, len(mask)))
+        attention = (logits + F.pad(bias, (k.shape[2] - t, 0))).softmax(-1).flatten(0, -4)
         weights = attention if prior is None else combine(attention, prior, self.op, self.renormalise)
         return self.proj((weights @ v).transpose(1, 2).reshape(n, t, c)), attention
 
@@ -222,8 +222,7 @@ class AttSwinUNet(nn.Module):
         super().__init__()
         patch, levels, dim, heads = (config[k] for k in ("patch", "levels", "embed_dim", "heads"))
         self.side, self.used = side // patch, min(config.get("skip_num", 0), levels - 1)
-        depth = config["depth"]
-        drops = torch.linspace(0, config["drop_path"], levels * depth).tolist()
+        drops = torch.linspace(0, config["drop_path"], levels * (depth := config["depth"])).tolist()
 
         def stage(i: int) -> Stage:
             rates = drops[i * depth : (i + 1) * depth]
@@ -323,6 +322,7 @@ class AttSwinUNetPaper(NetworkPaper):
     )
 
     default_steps = 20
+    prunable: ClassVar = {}
 
     def prepare(self) -> None:
         config = self.config
@@ -341,9 +341,10 @@ class AttSwinUNetPaper(NetworkPaper):
             loss = segmentation_loss(self.net(images), masks, self.config["dice_weight"])
             self.descend(loss)
             train_loss.add(loss, len(masks))
-        found = self.data.evaluate(self.net, "validation")
-        return {"val_dice": found["dice"], "val_loss": found["loss"], "train_loss": train_loss.value}
+        return {**self.validate(self.net), "train_loss": train_loss.value}
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        return self.data.declared(net, "validation", "val")
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
-        found = self.data.evaluate(net, "test")
-        return {f"test_{name}": found[name] for name in ("dice", "sensitivity", "specificity", "accuracy")}
+        return self.data.declared(net, "test", "test")

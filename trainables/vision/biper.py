@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -253,6 +253,7 @@ class BiPer(NetworkPaper):
         return min(round(config["stage1_frac"] * epochs), epochs - 1)
 
     default_steps = 45
+    prunable: ClassVar = {"weight_mode": "fp", "activations": "full"}  # weights of zero are +-1 when binary
 
     @classmethod
     def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
@@ -301,8 +302,11 @@ class BiPer(NetworkPaper):
             loss = F.cross_entropy(self.net(x), y)
             self.descend(loss + self.tau * self.penalty() if self.tau else loss)
             train_loss.add(loss, len(y))
-        val_loss, val_accuracy = self.data.evaluate(self.net, "validation")
-        return {"val_accuracy": val_accuracy, "val_loss": val_loss, "train_loss": train_loss.value}
+        return {**self.validate(self.net), "train_loss": train_loss.value}
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        val_loss, val_accuracy = self.data.evaluate(net, "validation")
+        return {"val_accuracy": val_accuracy, "val_loss": val_loss}
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """Test accuracy of the best binary network; before stage 2 the current one is binarised for it."""

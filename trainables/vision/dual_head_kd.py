@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -183,6 +183,9 @@ class DualHeadKD(NetworkPaper):
     )
 
     default_steps = 80  # the paper's own is 240
+    prunable: ClassVar = {
+        "align": False
+    }  # which asks for gradients of all parameters, also of those that are gone
     net: Student
 
     @classmethod
@@ -270,10 +273,15 @@ class DualHeadKD(NetworkPaper):
         train_loss = Mean()
         for x, y in self.data.batches(self.config["batch_size"]):
             train_loss.add(self.train_on(x, y), len(y))
-        val_loss, val_accuracy = self.data.evaluate(self.net, "validation")
-        return {"val_accuracy": val_accuracy, "val_loss": val_loss, "train_loss": train_loss.value}
+        return {**self.validate(self.net), "train_loss": train_loss.value}
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        val_loss, val_accuracy = self.data.evaluate(net, "validation")
+        return {"val_accuracy": val_accuracy, "val_loss": val_loss}
+
+    def deployed(self, net: nn.Module) -> nn.Module:
+        return net.deployed() if isinstance(net, Student) else net
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """Test accuracy of the main head; the auxiliary one is gone."""
-        assert isinstance(net, Student)
-        return {"test_accuracy": self.data.evaluate(net.deployed(), "test")[1]}
+        return {"test_accuracy": self.data.evaluate(self.deployed(net), "test")[1]}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -304,6 +304,7 @@ class MultiOutputDeblur(NetworkPaper):
     )
 
     default_steps = 7  # the paper has 200 000 iterations
+    prunable: ClassVar = {}
 
     @classmethod
     def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
@@ -334,8 +335,10 @@ class MultiOutputDeblur(NetworkPaper):
             loss = over_heads(criterion(self.net(x), y), self.config["over_heads"], temperature).mean()
             self.descend(loss, self.config["clip_norm"])
             train_loss.add(loss, len(y))
-        found = summary(self.data.evaluate(self.net, "validation"))
-        return {**named("val", found), "train_loss": train_loss.value}
+        return {**self.validate(self.net), "train_loss": train_loss.value}
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        return named("val", summary(self.data.evaluate(net, "validation")))
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """All test metrics; the selected output is the one with the best mean on the validation part."""

@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from search_spaces.costs import count_flops, count_parameters
-from search_spaces.pruning import Partition, kept_groups, partition, slice_module
-from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
+from search_spaces.pruning import Partition, kept_groups, partition, recipe, slice_module
+from search_spaces.pruning.dhspg import prune_smallest
 from search_spaces.pruning.group_sparse import GroupSparse
 from trainables.base import Claim, Found, Metric, Tiny
 from trainables.catalog import register
+from trainables.tasks.compression import base_optimiser, components_text, share_cut, sparse_optimiser
 from trainables.tasks.image_classification import METRICS, ImageTask
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 from trainables.vision._residual import resnet18, small_residual
@@ -41,44 +42,6 @@ def groups_of(model: str, channels: int, side: int, classes: int) -> Partition:
     """The groups of `build(model, channels, classes)` for square images; traced once, since weights do not matter."""
     with torch.random.fork_rng(devices=[]):
         return partition(build(model, channels, classes), torch.zeros(2, channels, side, side))
-
-
-def base_optimiser(net: nn.Module, config: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """SGD, Adam or AdamW, as `config["variant"]` says."""
-    common = {"lr": config["lr"], "weight_decay": config["weight_decay"]}
-    if config["variant"] == "sgd":
-        return torch.optim.SGD(net.parameters(), momentum=config["momentum"], **common)
-    variants = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return variants[config["variant"]](net.parameters(), **common)
-
-
-def sparse_optimiser(
-    net: nn.Module, groups: Partition, start: int, config: Mapping[str, Any]
-) -> torch.optim.Optimizer:
-    """The optimiser `config["optimizer"]`, which penalises from step `start` on; dense and one_shot: the base."""
-    base, named, kind = base_optimiser(net, config), net.named_parameters(), config["optimizer"]
-    if kind in ("dense", "one_shot"):
-        return base
-    if kind == "hspg":
-        return HSPG(base, named, groups, start, lmbda=config["lmbda_all"], epsilon=config["epsilon"])
-    if kind == "prox_sgd":
-        return ProxSGD(base, named, groups, start, lmbda=config["lmbda_all"])
-    return DHSPG(
-        base,
-        named,
-        groups,
-        config["target_group_sparsity"],
-        start,
-        salience="random" if kind == "random" else config["salience"],
-        lmbda=config["lmbda"] if config["lmbda_mode"] == "fixed" else "auto",
-        lambda_adjust=config["lambda_adjust"],
-        lmbda_amplify=config.get("lmbda_amplify"),
-        hat_lmbda_coeff=config.get("hat_lmbda_coeff"),
-        half_space=config["half_space"],
-        epsilon=config["epsilon"],
-        tolerance=config["tolerance"],
-        group_divisible=config["group_divisible"],
-    )
 
 
 def _claims() -> tuple[Claim, ...]:
@@ -175,7 +138,8 @@ class OTOv2(NetworkPaper):
         full, rest = divmod(images, config["batch_size"])
         batches = self.whole * (full + (rest > 1))
         self.start = round(config.get("start_pruning_frac", 0.0) * batches)
-        self.optimiser = sparse_optimiser(self.net, self.groups, self.start, config)
+        base = base_optimiser(self.net, config)
+        self.optimiser = sparse_optimiser(base, self.net, self.groups, self.start, config)
         self.kept: dict[str, list[int]] | None = None  # the groups of the sliced network, once there is one
         self.difference = 0.0
 
@@ -183,8 +147,7 @@ class OTOv2(NetworkPaper):
 
     def sparsity(self, net: nn.Module) -> float:
         """Share of the groups that `net` lacks or has at exactly zero."""
-        kept = self.kept or kept_groups(net, self.groups)
-        return 1 - sum(len(groups) for groups in kept.values()) / self.groups.size
+        return share_cut(self.groups, self.kept or kept_groups(net, self.groups))
 
     def compare(self, net: nn.Module, sliced: nn.Module) -> float:
         """Largest difference between the logits of `net` and of `sliced` on the test images."""
@@ -258,11 +221,18 @@ class OTOv2(NetworkPaper):
 
     def found(self) -> Found:
         """The sliced network; its text says how many of the groups of each component it has."""
-        net = self.trained()
+        net, model = self.trained(), self.config["model"]
         kept = self.kept or kept_groups(net, self.groups)
+        full = net
+        if (
+            self.kept is not None
+        ):  # the full one is gone; for its costs and the recipe its weights do not matter
+            with torch.random.fork_rng(devices=[]):
+                full = build(model, self.data.channels, self.data.classes).eval()
         module = net if self.kept is not None else slice_module(net, self.groups)
-        sizes = " ".join(f"{c.name}={len(kept[c.name])}/{c.size}" for c in self.groups.prunable)
-        return Found(f"{self.config['model']} {sizes}", module.eval(), self.data.shape)
+        text = f"{model} {components_text(self.groups, kept)}"
+        steps = recipe(full, self.groups, kept, module)
+        return Found(text, module.eval(), self.data.shape, full, steps)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         kept = state["carried"]["kept"]

@@ -1,8 +1,8 @@
-"""OTOv3, erasing mode: which operators a network can do without is found while it is trained.
+"""OTOv3: which operators and channels a network can do without is found while it is trained.
 
 Chen, Ding, Zhu, Chen, Wu, Zharkov and Liang, arXiv:2312.09411. H2SPG chooses redundant chains of a supernet, each only
 if the network stays connected without it, drives them to exactly zero and leaves the rest to the base optimiser; the
-network without them computes the same and is what is tested.
+network without them computes the same and is what is tested. Channels of what is left can go after them, or alone.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from search_spaces.costs import count_flops, count_parameters
 from search_spaces.pruning.erasing import ErasingGraph
-from search_spaces.pruning.h2spg import H2SPG
 from trainables.base import Claim, Found, Metric, Tiny
 from trainables.catalog import register
+from trainables.tasks.compression import OperatorErasing, base_optimiser
 from trainables.tasks.image_classification import METRICS, ImageTask
 from trainables.tasks.training import Mean, NetworkPaper
 from trainables.vision._residual import conv_norm
@@ -105,7 +105,10 @@ def _claims() -> tuple[Claim, ...]:
 
 @register
 class OTOv3(NetworkPaper):
-    """Erasing chains of a supernet in one training; `hierarchy`, `orphan_closure` and `score` give the ablations."""
+    """Erasing chains of a supernet in one training; `hierarchy`, `orphan_closure` and `score` give the ablations.
+
+    mode: whether chains are erased, channels pruned, or first the one and then the other.
+    """
 
     slug = "oto_v3"
     title = (
@@ -120,6 +123,7 @@ class OTOv3(NetworkPaper):
         Metric("group_sparsity", "max", "train", "fraction"),
         Metric("test_valid", "max", "test", "fraction"),
         Metric("test_group_sparsity", "max", "test", "fraction"),
+        Metric("test_channel_sparsity", "max", "test", "fraction"),
         Metric("test_parameters", "min", "test", "parameters"),
         Metric("test_flops", "min", "test", "multiply-accumulates"),
         Metric("test_difference", "min", "test", "logits"),
@@ -128,6 +132,7 @@ class OTOv3(NetworkPaper):
     tiny = Tiny("digits", 4)
     claims = _claims()
     default_steps = 25
+    carried = ("gone",)
 
     @classmethod
     def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
@@ -141,37 +146,32 @@ class OTOv3(NetworkPaper):
         width, nodes = config["width"], config["nodes"]
         self.net = ParallelChains(channels, classes, width, nodes).to(self.device)
         self.graph = erasing_graph(channels, self.data.side, classes, width, nodes)
-        self.optimiser = torch.optim.SGD(
-            self.net.parameters(),
-            lr=config["lr"],
-            momentum=config["momentum"],
-            weight_decay=config["weight_decay"],
-        )
+        self.optimiser = base_optimiser(self.net, config)
+        self.compression: OperatorErasing | None = None
         if config["method"] == "dense":
             return
         full, rest = divmod(len(self.data.parts["train"][1]), config["batch_size"])
-        self.optimiser = H2SPG(
-            self.optimiser,
-            self.net.named_parameters(),
-            self.graph.partition,
-            config["target_group_sparsity"],
-            round(config["warmup_frac"] * self.epochs * (full + (rest > 1))),
-            is_valid=self.graph.is_valid,
-            orphans=self.graph.orphans,
-            hierarchy=config["hierarchy"],
-            orphan_closure=config.get("orphan_closure", False),
-            salience=config["score"],
-            lmbda=config["lmbda"] if config["lmbda_mode"] == "fixed" else "auto",
-            epsilon=config["epsilon"],
-        )
+        steps = self.epochs * (full + (rest > 1))
+        self.compression = OperatorErasing(self.net, self.optimiser, self.graph, steps, config)
+        self.optimiser = self.compression.optimiser
 
-    def erased(self, net: nn.Module) -> frozenset[str]:
-        """The chains of which every variable is exactly zero in `net`."""
-        values = dict(net.named_parameters())
-        groups = self.graph.partition
-        return frozenset(c.name for c in groups.prunable if not groups.vectors(c, values).any())
+    @property
+    def gone(self) -> list[str] | None:
+        """The chains that are out of the training, once channels are pruned."""
+        gone = self.compression.gone if self.compression is not None else None
+        return None if gone is None else sorted(gone)
+
+    @gone.setter
+    def gone(self, names: list[str] | None) -> None:
+        if names is not None and self.gone is None:
+            assert self.compression is not None
+            self.compression.prune_channels(self.net, names)
+            self.optimiser = self.compression.optimiser
 
     def epoch(self) -> dict[str, float]:
+        if self.compression is not None:
+            self.compression.begin_epoch(self.net, self.done, self.epochs)
+            self.optimiser = self.compression.optimiser
         train_loss = Mean()
         for x, y in self.data.batches(self.config["batch_size"]):
             loss = F.cross_entropy(self.net(x), y)
@@ -182,39 +182,39 @@ class OTOv3(NetworkPaper):
             "val_accuracy": val_accuracy,
             "val_loss": val_loss,
             "train_loss": train_loss.value,
-            "group_sparsity": len(self.erased(self.net)) / self.graph.partition.size,
+            "group_sparsity": self.compression.sparsity(self.net) if self.compression is not None else 0.0,
         }
 
     def eligible(self) -> bool:
-        """Only weights count in which every chosen chain is zero, or the last."""
-        if not isinstance(self.optimiser, H2SPG) or self.done >= self.epochs:
+        """Only weights count in which every chosen chain, or channel, is zero, or the last."""
+        if self.compression is None or self.done >= self.epochs:
             return True
-        return self.optimiser.reached
+        return self.compression.reached
 
     def found(self) -> Found:
-        """The network without its zero chains; the whole one where that would not be connected."""
+        """The network without its zero chains and channels; the whole one where that would not be connected."""
         net = self.trained()
-        erased = self.erased(net)
-        module = self.graph.extract(net, erased) if self.graph.is_valid(erased) else net
-        kept = " ".join(c.name for c in self.graph.partition.prunable if c.name not in erased)
-        return Found(kept, module.eval(), self.data.shape)
+        if self.compression is None:
+            return Found(" ".join(self.graph.erasable), net, self.data.shape)
+        cut = self.compression.cut(net)
+        return Found(cut.text, cut.module, self.data.shape, net, cut.recipe)
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
-        """What the network without its zero chains is and does, and how far its logits are from the full one's.
+        """What the network without its zeros is and does, and how far its logits are from the full one's.
 
         Where it is not connected there is no such network: the full one with its zeros is measured.
         """
-        erased = self.erased(net)
-        valid = self.graph.is_valid(erased)
-        small = self.graph.extract(net, erased) if valid else net
+        compression = self.compression
+        small = net if compression is None else compression.cut(net).module
         difference = 0.0
         for pixels in self.data.parts["test"][0].split(1000):
             x = self.data.standardise(pixels)
             difference = max(difference, (net(x) - small(x)).abs().max().item())
         return {
             "test_accuracy": self.data.evaluate(small, "test")[1],
-            "test_valid": float(valid),
-            "test_group_sparsity": len(erased) / self.graph.partition.size,
+            "test_valid": float(compression is None or compression.valid(net)),
+            "test_group_sparsity": 0.0 if compression is None else compression.sparsity(net),
+            "test_channel_sparsity": 0.0 if compression is None else compression.channel_sparsity(net),
             "test_parameters": float(count_parameters(small)),
             "test_flops": float(count_flops(small, self.data.shape)),
             "test_difference": difference,

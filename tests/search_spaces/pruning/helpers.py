@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning import Partition, partition
+from search_spaces.pruning import Partition, partition, slice_module
 from tests.search_spaces.pruning.networks import NETWORKS
 
 torch.set_num_threads(1)
@@ -68,3 +70,31 @@ def difference(a: nn.Module, b: nn.Module, *inputs: Any) -> float:
 def shape(net: nn.Module, *inputs: Tensor) -> dict[str, tuple[int, bool]]:
     """Component -> (groups, whether it can be pruned)."""
     return {c.name: (c.size, c.prunable) for c in partition(net.eval(), inputs).components}
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How far sub-networks are from the full one. absolute: largest difference of outputs; relative: of the largest
+    output; seconds: of processor time, to trace once and to slice and compare all."""
+
+    groups: int
+    subsets: int
+    absolute: float
+    relative: float
+    seconds: float
+
+
+@torch.no_grad()
+def exactness(net: nn.Module, x: Tensor, subsets: int) -> Exactness:
+    """Zeroes and slices random subsets of the groups of `net`, which is disturbed first."""
+    disturb(net, x)
+    began = time.process_time()
+    found = partition(net, x)
+    absolute = relative = 0.0
+    for seed in range(subsets):
+        full, _ = zeroed(net, found, seed)
+        out, small = full(x), slice_module(full, found)(x)
+        assert out.shape == small.shape and out.isfinite().all()
+        largest = float((out - small).abs().max())
+        absolute, relative = max(absolute, largest), max(relative, largest / float(out.abs().max()))
+    return Exactness(found.size, subsets, absolute, relative, time.process_time() - began)

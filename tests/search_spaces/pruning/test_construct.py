@@ -184,7 +184,7 @@ def test_recipes_of_other_networks_are_refused() -> None:
         apply_recipe(NETWORKS["vit"].small(), made)
     with pytest.raises(RecipeError, match="version=2: this reads version 1"):
         apply_recipe(net, {**made, "version": 2})
-    with pytest.raises(RecipeError, match="not a pruning recipe: kept is missing"):
+    with pytest.raises(RecipeError, match="not a recipe of pruning: kept is missing"):
         apply_recipe(net, {k: v for k, v in made.items() if k != "kept"})
     with pytest.raises(RecipeError, match="dtype=float33"):
         apply_recipe(net, {**made, "inputs": [{"shape": [1], "dtype": "float33"}]})

@@ -105,6 +105,10 @@ GOES = {
     "standardised over space": lambda n, y: y / (y.std((2, 3), keepdim=True) + 1),
     "extremes over space": lambda n, y: y * (y.flatten(2).max(-1)[0] - y.amin((2, 3)))[..., None, None],
     "instance norm without scale": (lambda n, y: n.part(y), nn.InstanceNorm2d(8)),
+    "batch norm by the batch": (
+        lambda n, y: n.part(y),
+        nn.BatchNorm2d(8, affine=False, track_running_stats=False),
+    ),
     "slopes": (lambda n, y: n.part(y), nn.PReLU(8)),
     "grouped transposed": (lambda n, y: n.part(y), nn.ConvTranspose2d(8, 8, 1, groups=2)),
     "threshold": lambda n, y: F.threshold(y, 0.1, 0.0),

@@ -51,7 +51,7 @@ class Scaled(nn.Module):
 def disturbed(net: nn.Module) -> nn.Module:
     """With normalisation that is no identity, so that a constant that is left over shows."""
     for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
+        if isinstance(m, nn.BatchNorm2d) and m.affine and m.track_running_stats:
             m.weight.data.uniform_(0.5, 2)
             m.bias.data.normal_()
             m.running_mean.normal_()  # type: ignore[union-attr,operator]  # a tensor in these layers
@@ -152,6 +152,7 @@ def test_what_is_not_proved_zero_stays(branch: nn.Module, reason: str) -> None:
         nn.Sequential(unit(3, 6), nn.Hardswish(), unit(6, 3)),
         Scaled(nn.Sequential(nn.Conv2d(3, 3, 3), nn.Sigmoid())),
         nn.Sequential(nn.GroupNorm(3, 3), nn.AvgPool2d(3, 1, 1)),
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False, track_running_stats=False)),
         nn.Sequential(nn.Conv2d(3, 12, 3, 2, 1), nn.PixelShuffle(2), nn.Dropout(0.2), nn.Tanh()),
     ],
 )
