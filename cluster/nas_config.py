@@ -126,6 +126,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
         config.number(raw, f"constraint.{name}", float, low=0, optional=True, open_low=True)
     for path in ("search.evaluations", "search.batch", "search.batch_size", "retrain.seeds"):
         config.number(raw, path, int, low=1)
+    config.number(raw, "search.recalibrate", int, low=2, optional=True)
     config.number(raw, "retrain.top", int, low=0)
     config.number(raw, "train.steps", int, low=1, optional=True)
     config.number(raw, "retrain.steps", int, low=1, optional=True)

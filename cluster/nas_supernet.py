@@ -17,7 +17,6 @@ from search_spaces.algorithms import ConstraintError, create_architecture_search
 from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN
-from search_spaces.supernets import Supernet
 from trainables.base import Setting
 
 TRAINED = {TRAIN: "train", CHILD: "retrain", RETRAIN: "retrain"}  # phase -> the settings that say how long
@@ -28,7 +27,8 @@ class SupernetRun(Run):
 
     def __init__(self, settings: NASSettings, store: Store) -> None:
         self.settings, self.shelf = settings, Shelf(store.uri)
-        self.supernet = _supernet(settings)
+        paper = _trainer(settings)
+        self.supernet, self.images = paper.supernet, paper.data.images
         self.space = self.supernet.space
         self.recipe = {
             "space": self.space.id,
@@ -64,6 +64,11 @@ class SupernetRun(Run):
         return PhasedSearch(self.space, inner, self.settings.plan(train), "max", self.dress)
 
     def check(self) -> None:
+        count = self.settings.search["recalibrate"]
+        if count is not None and count > self.images:
+            raise UserError(
+                f"search.recalibrate={count}: must be at most {self.images}, the training images that are there"
+            )
         try:
             self._phases(train=False).inner.ask(1)
         except ConstraintError as error:
@@ -83,7 +88,7 @@ class SupernetRun(Run):
             "sizes": json.dumps(dict(self.supernet.config())),
         }
         if config["phase"] == SCORE:
-            scoring = {name: settings.search[name] for name in ("batch_size", "share")}
+            scoring = {name: settings.search[name] for name in ("batch_size", "share", "recalibrate")}
             about = {"config": settings.train_config, **scoring}
             return {**config, **shared, "trainer": "", "settings": json.dumps(about)}
         if config["phase"] == TRAIN:
@@ -137,10 +142,10 @@ def trained(record: SweepRecord | None) -> str | None:
     return None
 
 
-def _supernet(settings: NASSettings) -> Supernet:
-    """The supernet that the trainer makes for the data; its weights are as they are before training."""
-    paper: Any = settings.trainer()
+def _trainer(settings: NASSettings) -> Any:
+    """The paper that trains the supernet, set up on the data: its `supernet` is as it is before training."""
+    paper = settings.trainer()
     setting = Setting(settings.seed, "cpu", settings.data, settings.data_folder, settings.train["steps"])
     with data_at_hand():
         paper.setup(settings.train_config, setting)
-    return paper.supernet
+    return paper

@@ -21,7 +21,7 @@ from cluster.weights import Shelf
 from search_spaces.architectures.files import open_table
 from search_spaces.architectures.tables import Table, TableError
 from trainables.tasks import shared_weights
-from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.path_scoring import path_scores, supernet_with
 from trainables.tasks.small_images import SmallImageTask
 
 DEVICE = "cpu"
@@ -46,11 +46,13 @@ def rank(
     data_dir: str | None = None,
     limit: int | None = None,
     draws: int = 1000,
+    recalibrate: int | None = None,
 ) -> dict[str, Any]:
     """Scores the table's architectures with the weights of `supernet` and compares the rankings.
 
     storage: of the store in which the supernet lies. table: see `open_table`. limit: score so many architectures,
-    drawn once, in place of all. draws: of the bootstrap over architectures.
+    drawn once, in place of all. draws: of the bootstrap over architectures. recalibrate: training images from which
+    each path takes its statistics, in place of the batch that is scored.
     """
     store = sweep.open_store(storage)
     shelf = Shelf(store.uri)
@@ -70,9 +72,14 @@ def rank(
     with data_at_hand():
         folder = Path(data_dir) if data_dir else None
         data = SmallImageTask.of(config, recipe["data"], folder, DEVICE, "none")
+    try:
+        calibration = None if recalibrate is None else data.calibration(recalibrate)
+    except ValueError as error:
+        raise UserError(f"--recalibrate={error}") from None
     x, y = data.whole("validation")
     paths = sorted((truth.keys[k] for k in chosen), key=lambda a: a.indices)
-    scores = dict(zip(paths, accuracies(net, paths, x, y, 2000), strict=True))
+    found = path_scores(net, paths, x, y, 2000, calibration=calibration)
+    scores = {path: score.accuracy for path, score in zip(paths, found, strict=True)}
     values = truth.values[truth.metric][chosen]
     means = truth.means()[chosen]
     sign = 1.0 if truth.metrics[truth.metric].mode == "max" else -1.0
@@ -90,12 +97,13 @@ def rank(
         "space": net.space.id,
         "metric": truth.metric,
         "architectures": len(chosen),
+        "recalibrate": recalibrate,
         "ceiling": None
         if ceiling is None
         else {"tau": ceiling.tau, "ci95": ceiling.ci95, "seeds": ceiling.seeds},
         "rankings": [
-            {"by": name, **_row(ranking.rank(found, sign * means, (5, 10, 50), draws))}
-            for name, found in rankings.items()
+            {"by": name, **_row(ranking.rank(given, sign * means, (5, 10, 50), draws))}
+            for name, given in rankings.items()
         ],
     }
 

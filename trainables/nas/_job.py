@@ -15,7 +15,7 @@ from search_spaces.architectures.jobs import SCORE, TRAIN, members
 from trainables import catalog
 from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
 from trainables.catalog import register
-from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.path_scoring import Score, path_scores, supernet_with
 from trainables.tasks.small_images import SmallImageTask
 
 
@@ -52,7 +52,7 @@ class SearchJob(Paper):
         self.inner: Paper | None = None
         if config["phase"] == SCORE:
             self.paths, self.setting = members(config), setting
-            self._scores: Iterator[float] | None = None
+            self._scores: Iterator[Score] | None = None
             return
         settings = json.loads(config["settings"])
         self.inner = catalog.get(config["trainer"])()
@@ -63,21 +63,24 @@ class SearchJob(Paper):
         if self.inner is None:
             if self._scores is None:
                 self._scores = self._score(self.done)
-            value = next(self._scores)
+            score = next(self._scores)
             self.done += 1
-            return {"val_accuracy": value}
+            return {"val_accuracy": score.accuracy, "val_loss": score.loss}
         self.done += 1
         return self._known(self.inner.step(), self.inner)
 
-    def _score(self, first: int) -> Iterator[float]:
+    def _score(self, first: int) -> Iterator[Score]:
         config, setting = self.config, self.setting
         net = supernet_with(config["supernet"], config["kind"], config["sizes"], setting.device)
         settings = json.loads(config["settings"])
-        trained = settings["config"]
         name = setting.data or self.datasets[0]
-        x, y = SmallImageTask.of(trained, name, setting.data_dir, setting.device, "none").whole("validation")
+        data = SmallImageTask.of(settings["config"], name, setting.data_dir, setting.device, "none")
+        count = settings["recalibrate"]
+        calibration = None if count is None else data.calibration(count)
         paths = [net.space.parse(text) for text in self.paths[first:]]
-        return accuracies(net, paths, x, y, settings["batch_size"], settings["share"])
+        return path_scores(
+            net, paths, *data.whole("validation"), settings["batch_size"], settings["share"], calibration
+        )
 
     def _known(self, found: Mapping[str, float], inner: Paper) -> dict[str, float]:
         """What the trainer measured, under the names that the tables of a search have."""
