@@ -15,13 +15,15 @@ from cluster.errors import UserError
 from search_spaces.algorithms import ARCHITECTURE_SEARCHES
 from search_spaces.algorithms.phases import Plan
 from search_spaces.architectures import kinds, sizes
-from search_spaces.architectures.jobs import PHASES
+from search_spaces.architectures.jobs import CHILD, PHASES
 from search_spaces.space import Space, SpaceError
 from trainables import catalog
 from trainables.base import Paper
 
 GROUPS = ("algorithm", "supernet", "cluster", "tracking")
 SUPERNET_KIND, FRONT_KIND = "supernet", "front"  # of algorithms
+TABLE = "table"
+SCORINGS = (SUPERNET_KIND, CHILD, TABLE)
 TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
 COSTS = ("params", "flops", "latency_ms")
 AS_SWEEP = {"keep_checkpoints": "all", "seeds": 1}  # what a sweep may have otherwise and a search may not
@@ -48,7 +50,12 @@ class NASSettings(Settings):
     def heading(self) -> str:
         if self.algorithm["kind"] == FRONT_KIND:
             return f"{self.algorithm['name']} over {self.algorithm['knob']}"
-        return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scoring}"
+        return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scored_by}"
+
+    @property
+    def scored_by(self) -> str:
+        """What gives the scores, in a few words."""
+        return f"table {self.table}" if self.scoring == TABLE else self.scoring
 
     @property
     def trainer(self) -> type[Paper]:
@@ -98,11 +105,10 @@ class NASSettings(Settings):
 
     def plan(self, train: bool) -> Plan:
         """How much of each phase there is. train: whether the supernet is still to be trained."""
-        shared = self.scoring == "supernet"
         return Plan(
-            train=train and shared,
+            train=train and self.scoring == SUPERNET_KIND,
             evaluations=self.search["evaluations"],
-            batch=self.search["batch"] if shared else 0,
+            batch=0 if self.scoring == CHILD else self.search["batch"],
             top=self.retrain["top"],
             repeats=self.retrain["seeds"],
         )
@@ -119,7 +125,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     config.one_of(raw, "algorithm.kind", (SUPERNET_KIND, FRONT_KIND))
     front = raw["algorithm"]["kind"] == FRONT_KIND
     trainer = _check_front(raw) if front else _check_supernet(raw)
-    config.one_of(raw, "scoring", ("supernet", "child"))
+    _check_scoring(raw, front)
     config.one_of(raw, "front", COSTS)
     config.one_of(raw, "tracking.name", ("none", "wandb"))
     for name in raw["constraint"]:
@@ -151,6 +157,18 @@ def _check_supernet(raw: Mapping[str, Any]) -> type[Paper]:
     config.one_of(raw, "supernet.kind", [k for k in kinds() if k in _choices(trainer, "supernet")])
     config.one_of(raw, "supernet.size", sizes(raw["supernet"]["kind"]))
     return trainer
+
+
+def _check_scoring(raw: Mapping[str, Any], front: bool) -> None:
+    config.one_of(raw, "scoring", SCORINGS)
+    table = raw["table"]
+    if raw["scoring"] != TABLE:
+        if table is not None:
+            raise UserError(f"table={table}: is read with scoring={TABLE} only, not with {raw['scoring']}")
+    elif front:
+        raise UserError(f"scoring={TABLE}: algorithm={raw['algorithm']['name']} trains what it finds")
+    elif not isinstance(table, str) or not table:
+        raise UserError(f"table={table}: scoring={TABLE} needs one, by name or the path of a .parquet file")
 
 
 def _check_front(raw: Mapping[str, Any]) -> type[Paper]:

@@ -17,8 +17,8 @@ from analysis.ranking import Estimate
 from cluster import sweep
 from cluster.config import data_at_hand
 from cluster.errors import UserError
+from cluster.tables import open_named
 from cluster.weights import Shelf
-from search_spaces.architectures.files import open_table
 from search_spaces.architectures.tables import Table, TableError
 from trainables.tasks import shared_weights
 from trainables.tasks.path_scoring import path_scores, supernet_with
@@ -61,10 +61,7 @@ def rank(
     shared_weights.provide({key: shelf.load(key)}.get)
     net = supernet_with(key, recipe["kind"], json.dumps(recipe["sizes"]), DEVICE)
     try:
-        truth = open_table(
-            table, Path(data_dir, "nas_bench_macro/nas-bench-macro_cifar10.json") if data_dir else None
-        )
-        truth = truth.over(net.space)
+        truth = open_named(table, data_dir).over(net.space)
     except TableError as error:
         raise UserError(str(error)) from None
     chosen = _chosen(truth, limit)
