@@ -14,9 +14,10 @@ from cluster.config import Settings
 from cluster.errors import UserError
 from search_spaces.algorithms import ARCHITECTURE_SEARCHES
 from search_spaces.algorithms.phases import Plan
-from search_spaces.architectures import kinds, sizes
+from search_spaces.architectures import kinds, read_size, sizes
 from search_spaces.architectures.jobs import CHILD, PHASES
 from search_spaces.space import Space, SpaceError
+from search_spaces.supernets.nasnet_costs import MOST_BLOCKS
 from trainables import catalog
 from trainables.base import Paper
 
@@ -155,7 +156,14 @@ def _check_supernet(raw: Mapping[str, Any]) -> type[Paper]:
     config.one_of(raw, "algorithm.name", ARCHITECTURE_SEARCHES)
     config.one_of(raw, "algorithm.strategy", _choices(trainer, "strategy"))
     config.one_of(raw, "supernet.kind", [k for k in kinds() if k in _choices(trainer, "supernet")])
-    config.one_of(raw, "supernet.size", sizes(raw["supernet"]["kind"]))
+    kind, size = raw["supernet"]["kind"], raw["supernet"]["size"]
+    config.one_of(raw, "supernet.size", sizes(kind))
+    blocks = read_size(kind, size)["space"].get("blocks", 0)
+    if blocks > MOST_BLOCKS:
+        raise UserError(
+            f"supernet.size={size}: has cells of {blocks} blocks; must be of at most {MOST_BLOCKS}, "
+            "of more there are no tables of costs"
+        )
     return trainer
 
 

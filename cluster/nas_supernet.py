@@ -123,8 +123,8 @@ class SupernetRun(Run):
         }
         if config["phase"] == SCORE and self.table is not None:
             # The values travel with the job: workers need neither the table's package nor its file.
-            about = {"values": self.table.values(members(config))}
-            return {**config, **shared, "supernet": "", "trainer": "", "settings": json.dumps(about)}
+            values = json.dumps({"values": self.table.values(members(config))})
+            return {**config, **shared, "supernet": "", "trainer": "", "settings": values}
         if config["phase"] == SCORE:
             scoring = {name: settings.search[name] for name in ("batch_size", "share", "recalibrate")}
             about = {"config": settings.train_config, **scoring}
@@ -188,6 +188,11 @@ def _trainer(settings: NASSettings) -> Any:
     """The paper that trains the supernet, set up on the data: its `supernet` is as it is before training."""
     paper = settings.trainer()
     setting = Setting(settings.seed, "cpu", settings.data, settings.data_folder, settings.train["steps"])
-    with data_at_hand():
-        paper.setup(settings.train_config, setting)
+    try:
+        with data_at_hand():
+            paper.setup(settings.train_config, setting)
+    except UserError:
+        raise
+    except ValueError as error:  # such as a strategy that makes no sense in the space
+        raise UserError(str(error)) from None
     return paper
