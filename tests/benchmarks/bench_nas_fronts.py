@@ -19,9 +19,12 @@ import functools
 import multiprocessing
 import sys
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.fronts import hypervolume, pareto
 from search_spaces.architectures.base import Architecture
 from search_spaces.architectures.tables import Table
 from tests.benchmarks.bench_nas_tables import _threads, interval, table, tables
@@ -33,47 +36,46 @@ SEARCHES: dict[str, tuple[str, dict[str, object]]] = {
     "random": ("random", {}),
     "evolution": ("evolution", {}),
 }
+MODES = ("max", "min")
 MARGIN = 0.1  # of the front's ranges, between its nadir and the reference point
 
 
-def hypervolume(accuracies: np.ndarray, costs: np.ndarray, reference: tuple[float, float]) -> float:
-    """Area that the points (n,), (n,) dominate within `reference` (accuracy, cost): accuracy up, cost down."""
-    least, most = reference
-    area, height = 0.0, least
-    for k in np.lexsort((-accuracies, costs)):
-        if costs[k] < most and accuracies[k] > height:
-            area += (accuracies[k] - height) * (most - costs[k])
-            height = accuracies[k]
-    return float(area)
+@functools.lru_cache(maxsize=1)
+def flops_of_cells(cells: tuple[Architecture, ...]) -> np.ndarray:
+    """FLOPs of the networks of NAS-Bench-201."""
+    from search_spaces.supernets import build_supernet
+
+    net = build_supernet("cell", "paper")
+    return np.array([net.cost(cell, "flops") for cell in cells])
 
 
-def front(accuracies: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Row numbers of the points that none dominates, the cheapest first."""
-    order = np.lexsort((-accuracies, costs))
-    best = np.maximum.accumulate(np.concatenate([[-np.inf], accuracies[order][:-1]]))
-    return order[accuracies[order] > best]
+@dataclass(frozen=True)
+class Problem:
+    """A table, the FLOPs of its architectures, its front, and the area below it down to `reference`."""
+
+    table: Table
+    flops: dict[Architecture, float]
+    front: frozenset[Architecture]
+    reference: tuple[float, float]
+
+    def area(self, architectures: Iterable[Architecture]) -> float:
+        points = [(self.table.value(a), self.flops[a]) for a in architectures]
+        return hypervolume(points, MODES, self.reference)
 
 
 @functools.lru_cache(maxsize=4)
-def problem(name: str) -> tuple[Table, dict[Architecture, float], tuple[float, float], float, int]:
-    """Table, FLOPs of its architectures, reference point, hypervolume of the true front and its size."""
+def problem(name: str) -> Problem:
     found, _ = table(name)
-    if "flops" in found.prices:
-        costs = found.prices["flops"]
-    else:
-        from search_spaces.supernets import build_supernet
-
-        net = build_supernet("cell", "paper")
-        costs = np.array([net.cost(a, "flops") for a in found.keys])
-    accuracies = found.means()
-    on = front(accuracies, costs)
-    heights, widths = accuracies[on], costs[on]
+    flops = found.prices["flops"] if "flops" in found.prices else flops_of_cells(found.keys)
+    points = np.stack([found.means(), flops], 1)
+    on = np.array(pareto(points, MODES))  # type: ignore[arg-type]  # an array is a sequence of rows
+    heights, widths = points[on].T
     reference = (
         float(heights.min() - MARGIN * np.ptp(heights)),
         float(widths.max() + MARGIN * np.ptp(widths)),
     )
-    whole = hypervolume(accuracies, costs, reference)
-    return found, dict(zip(found.keys, costs, strict=True)), reference, whole, len(on)
+    front = frozenset(a for a, is_on in zip(found.keys, on, strict=True) if is_on)
+    return Problem(found, dict(zip(found.keys, flops, strict=True)), front, reference)
 
 
 def one(job: tuple[str, str, int]) -> tuple[str, str, int, list[float], list[float], float]:
@@ -82,20 +84,17 @@ def one(job: tuple[str, str, int]) -> tuple[str, str, int, list[float], list[flo
 
     label, name, seed = job
     _threads()
-    found, costs, reference, whole, _ = problem(name)
+    given = problem(name)
+    space = given.table.space
     search, options = SEARCHES[label]
     began = time.process_time()
     algorithm = create_architecture_search(
-        search, found.space, "max", seed, costs=lambda a: {"flops": costs[a]}, unique="encoding", **options
+        search, space, "max", seed, costs=lambda a: {"flops": given.flops[a]}, unique="encoding", **options
     )
-    history = search_table(algorithm, found.space, found.value, POINTS[-1])
+    history = [a for a, _ in search_table(algorithm, space, given.table.value, POINTS[-1])]
     spent = time.process_time() - began
-    accuracies = np.array([value for _, value in history])
-    paid = np.array([costs[a] for a, _ in history])
-    means = found.means()
-    true = {found.keys[k] for k in front(means, np.array([costs[a] for a in found.keys]))}
-    ratios = [hypervolume(accuracies[:k], paid[:k], reference) / whole for k in POINTS]
-    shares = [len(true & {a for a, _ in history[:k]}) / len(true) for k in POINTS]
+    ratios = [given.area(history[:k]) / given.area(given.front) for k in POINTS]
+    shares = [len(given.front & set(history[:k])) / len(given.front) for k in POINTS]
     return label, name, seed, ratios, shares, spent
 
 
@@ -119,10 +118,9 @@ def main() -> None:
         f"{args.seeds} seeds; hypervolume over that of the true front after {points} evaluations, mean and 95 %"
     )
     for name in names:
-        _, _, reference, _, size = problem(name)
-        print(
-            f"\n{name}: {size} networks on the front; reference {reference[0]:.2f}, {reference[1]:.4g} FLOPs"
-        )
+        accuracy, flops = problem(name).reference
+        size = len(problem(name).front)
+        print(f"\n{name}: {size} networks on the front; reference {accuracy:.2f} %, {flops:.4g} FLOPs")
         print(f"{'':<14}{'ratio':>51}{'share of the front':>26}{'ms/evaluation':>16}")
         for label in labels:
             here = [r for r in rows if r[:2] == (label, name)]
