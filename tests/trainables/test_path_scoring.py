@@ -73,13 +73,16 @@ def test_scores_come_one_by_one_and_leave_the_mode_of_gradients_to_who_takes_the
     net.train()
     x, y = torch.randn(20, *net.input_shape), torch.randint(10, (20,))
     paths = [net.space.sample(k) for k in range(3)]
+    tracked: list[bool] = []
+    hook = net.get_submodule("stem").register_forward_hook(lambda m, i, o: tracked.append(o.requires_grad))
     found = path_scores(net, paths, x, y, 20, calibration=x)
     for _ in paths:
         next(found)
         assert torch.is_grad_enabled() and not net.training
         batch_norm = torch.nn.BatchNorm1d(2, track_running_stats=False)
         assert batch_norm(torch.eye(30, 2)).std() > 0.9  # statistics of all 30, not of the first 20
-    assert net(x, paths[0]).requires_grad
+    hook.remove()
+    assert tracked == [False] and net(x, paths[0]).requires_grad
 
 
 @pytest.mark.parametrize("kind", KINDS)
