@@ -1,4 +1,8 @@
-"""Pareto fronts: what no other candidate is at least as good as in everything and better in something."""
+"""Pareto fronts: what no other candidate is at least as good as in everything and better in something.
+
+How much a set of candidates achieves together is the area that it dominates, its hypervolume (Zitzler and Thiele,
+IEEE Transactions on Evolutionary Computation 1999).
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,10 @@ def pareto(values: Sequence[Sequence[float]], modes: Sequence[str]) -> list[bool
     values: one row a candidate, one number a criterion; NaN anywhere keeps a candidate off the front.
     modes: min or max for each criterion. Equal candidates are on the front together.
     """
-    bad = [mode for mode in modes if mode not in ("min", "max")]
-    if bad:
-        raise ValueError(f"modes={list(modes)}: each must be min or max")
+    signs = _signs(modes)
     if not len(values):
         return []
-    losses = np.asarray(values, float) * np.array([1.0 if mode == "min" else -1.0 for mode in modes])
+    losses = np.asarray(values, float) * signs
     if losses.ndim != 2:
         raise ValueError(f"values have {losses.ndim} dimensions: must be one row a candidate")
     known = ~np.isnan(losses).any(1)
@@ -27,3 +29,31 @@ def pareto(values: Sequence[Sequence[float]], modes: Sequence[str]) -> list[bool
         others = losses[known]
         on[i] = not np.any((others <= losses[i]).all(1) & (others < losses[i]).any(1))
     return [bool(x) for x in on]
+
+
+def hypervolume(
+    values: Sequence[Sequence[float]], modes: Sequence[str], reference: tuple[float, float]
+) -> float:
+    """Area between the front of `values` and `reference`, in two criteria; exact.
+
+    values, modes: as in `pareto`. reference: the worst value of each criterion that still counts; candidates that are
+    not better in both add nothing.
+    """
+    signs = _signs(modes)
+    if len(signs) != 2:
+        raise ValueError(f"modes={list(modes)}: must be two, an area has two sides")
+    losses = np.asarray(values, float).reshape(-1, 2) * signs
+    width, height = np.asarray(reference, float) * signs
+    area = 0.0
+    for x, y in sorted(map(tuple, losses)):
+        if x < width and y < height:
+            area += (width - x) * (height - y)  # the part below what came before: a step of the staircase
+            height = y
+    return float(area)
+
+
+def _signs(modes: Sequence[str]) -> np.ndarray:
+    """1 for each criterion to minimise, -1 for each to maximise."""
+    if any(mode not in ("min", "max") for mode in modes):
+        raise ValueError(f"modes={list(modes)}: each must be min or max")
+    return np.array([1.0 if mode == "min" else -1.0 for mode in modes])

@@ -126,6 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument("--data-dir", help="folder with data sets in their public layouts")
     p.add_argument("--limit", type=int, help="so many of the table's architectures, drawn once")
+    p.add_argument(
+        "--recalibrate",
+        type=int,
+        metavar="IMAGES",
+        help="training images from which each path takes its statistics (the scored batch)",
+    )
     p = add("prune", _prune, "what of a network can be cut away", json=False)
     p.add_argument(
         "--explain",
@@ -589,7 +595,11 @@ def _rank(args: argparse.Namespace, rest: list[str]) -> int:
 
     if args.limit is not None and args.limit < 10:
         raise UserError(f"--limit={args.limit}: must be at least 10")
-    found = rank.rank(args.storage, args.supernet, args.table, args.data_dir, args.limit)
+    if args.recalibrate is not None and args.recalibrate < 2:
+        raise UserError(f"--recalibrate={args.recalibrate}: must be at least 2")
+    found = rank.rank(
+        args.storage, args.supernet, args.table, args.data_dir, args.limit, recalibrate=args.recalibrate
+    )
     if args.json:
         report.print_json(found)
         return 0

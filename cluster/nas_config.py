@@ -14,14 +14,17 @@ from cluster.config import Settings
 from cluster.errors import UserError
 from search_spaces.algorithms import ARCHITECTURE_SEARCHES
 from search_spaces.algorithms.phases import Plan
-from search_spaces.architectures import kinds, sizes
-from search_spaces.architectures.jobs import PHASES
+from search_spaces.architectures import kinds, read_size, sizes
+from search_spaces.architectures.jobs import CHILD, PHASES
 from search_spaces.space import Space, SpaceError
+from search_spaces.supernets.nasnet_costs import MOST_BLOCKS
 from trainables import catalog
 from trainables.base import Paper
 
 GROUPS = ("algorithm", "supernet", "cluster", "tracking")
 SUPERNET_KIND, FRONT_KIND = "supernet", "front"  # of algorithms
+TABLE = "table"
+SCORINGS = (SUPERNET_KIND, CHILD, TABLE)
 PRUNED = "pruned"  # the paper that prunes a trainable
 TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
 BY_BASE = ("lmbda_amplify", "hat_lmbda_coeff")
@@ -51,7 +54,12 @@ class NASSettings(Settings):
         if self.algorithm["kind"] == FRONT_KIND:
             what = f" on {self.pruned}" if self.pruned is not None else ""
             return f"{self.algorithm['name']}{what} over {self.algorithm['knob']}"
-        return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scoring}"
+        return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scored_by}"
+
+    @property
+    def scored_by(self) -> str:
+        """What gives the scores, in a few words."""
+        return f"table {self.table}" if self.scoring == TABLE else self.scoring
 
     @property
     def pruned(self) -> str | None:
@@ -130,11 +138,10 @@ class NASSettings(Settings):
 
     def plan(self, train: bool) -> Plan:
         """How much of each phase there is. train: whether the supernet is still to be trained."""
-        shared = self.scoring == "supernet"
         return Plan(
-            train=train and shared,
+            train=train and self.scoring == SUPERNET_KIND,
             evaluations=self.search["evaluations"],
-            batch=self.search["batch"] if shared else 0,
+            batch=0 if self.scoring == CHILD else self.search["batch"],
             top=self.retrain["top"],
             repeats=self.retrain["seeds"],
         )
@@ -176,13 +183,14 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     if raw.get("target") is not None:
         raw = {**raw, "algorithm": {**raw["algorithm"], "values": raw["target"]}}
     trainer = _check_front(raw) if front else _check_supernet(raw)
-    config.one_of(raw, "scoring", ("supernet", "child"))
+    _check_scoring(raw, front)
     config.one_of(raw, "front", COSTS)
     config.one_of(raw, "tracking.name", ("none", "wandb"))
     for name in raw["constraint"]:
         config.number(raw, f"constraint.{name}", float, low=0, optional=True, open_low=True)
     for path in ("search.evaluations", "search.batch", "search.batch_size", "retrain.seeds"):
         config.number(raw, path, int, low=1)
+    config.number(raw, "search.recalibrate", int, low=2, optional=True)
     config.number(raw, "retrain.top", int, low=0)
     config.number(raw, "train.steps", int, low=1, optional=True)
     config.number(raw, "train.workers", int, low=1)
@@ -211,8 +219,27 @@ def _check_supernet(raw: Mapping[str, Any]) -> type[Paper]:
     config.one_of(raw, "algorithm.name", ARCHITECTURE_SEARCHES)
     config.one_of(raw, "algorithm.strategy", _choices(trainer, "strategy"))
     config.one_of(raw, "supernet.kind", [k for k in kinds() if k in _choices(trainer, "supernet")])
-    config.one_of(raw, "supernet.size", sizes(raw["supernet"]["kind"]))
+    kind, size = raw["supernet"]["kind"], raw["supernet"]["size"]
+    config.one_of(raw, "supernet.size", sizes(kind))
+    blocks = read_size(kind, size)["space"].get("blocks", 0)
+    if blocks > MOST_BLOCKS:
+        raise UserError(
+            f"supernet.size={size}: has cells of {blocks} blocks; must be of at most {MOST_BLOCKS}, "
+            "of more there are no tables of costs"
+        )
     return trainer
+
+
+def _check_scoring(raw: Mapping[str, Any], front: bool) -> None:
+    config.one_of(raw, "scoring", SCORINGS)
+    table = raw["table"]
+    if raw["scoring"] != TABLE:
+        if table is not None:
+            raise UserError(f"table={table}: is read with scoring={TABLE} only, not with {raw['scoring']}")
+    elif front:
+        raise UserError(f"scoring={TABLE}: algorithm={raw['algorithm']['name']} trains what it finds")
+    elif not isinstance(table, str) or not table:
+        raise UserError(f"table={table}: scoring={TABLE} needs one, by name or the path of a .parquet file")
 
 
 def _check_front(raw: Mapping[str, Any]) -> type[Paper]:

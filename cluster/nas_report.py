@@ -39,7 +39,7 @@ def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) ->
         test = statistics.summary([t["metric.test_accuracy"] for t in trials]).mean
         row.update(phase=RETRAIN, test=test, **alone_columns(trials))
         best = max(trials, key=lambda t: (t["value"], -t["number"]))
-        row["folder"] = export(search, store, name, search.space.parse(text), best["trial"])
+        row["folder"] = export(search, store, name, search.path(search.space.parse(text)), best["trial"])
     front = pareto([(row["score"], row[search.settings.front]) for row in rows], ("max", "min"))
     for row, on in zip(rows, front, strict=True):
         row["on_front"] = on
@@ -91,9 +91,7 @@ def _scored(search: SupernetRun, algorithm: PhasedSearch) -> list[dict[str, Any]
                 "phase": job.config["phase"],
                 "parent": _parent(inner["attrs"]),
                 "score": algorithm.scores[architecture],
-                "scored_by": f"{settings.scoring}, {settings.algorithm['strategy']}"
-                if settings.scoring == "supernet"
-                else settings.scoring,
+                "scored_by": search.scored_by,
                 "trial": trial_id(job.number, settings.seed),
                 **_costs(search, architecture),
             }
@@ -126,7 +124,7 @@ def export(search: SupernetRun, store: Store, name: str, path: Architecture, tri
     example = torch.zeros(2, *search.supernet.input_shape)
     with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
         save_network(Path(folder), search.supernet, path, module, example)
-        Path(folder, DRAWING).write_text(drawing(search.space, path))
+        Path(folder, DRAWING).write_text(drawing(search.supernet.space, path))
         return put(store, name, trial, folder)
 
 

@@ -10,28 +10,34 @@ from cluster import nas_report, provenance
 from cluster.conductor import Conductor, Trial
 from cluster.config import data_at_hand
 from cluster.errors import UserError
-from cluster.nas_config import SUPERNET_KIND, NASSettings
+from cluster.nas_config import SUPERNET_KIND, TABLE, NASSettings
 from cluster.nas_run import Run, phases
+from cluster.tables import UNTABULATED, TableScores, open_named
 from cluster.weights import Shelf, key_of
 from search_spaces.algorithms import ConstraintError, create_architecture_search
 from search_spaces.algorithms.phases import PhasedSearch
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN
-from search_spaces.supernets import Supernet
+from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, members
 from trainables.base import Setting
 
 TRAINED = {TRAIN: "train", CHILD: "retrain", RETRAIN: "retrain"}  # phase -> the settings that say how long
 
 
 class SupernetRun(Run):
-    """Trains a supernet, searches over its paths and trains the best stand-alone."""
+    """Trains a supernet, searches over its paths and trains the best stand-alone.
+
+    Scored by a table, the supernet only says what networks cost and which data they are trained on. `space` is the
+    one that is searched: that of the supernet, or a part of it that a table is about, in the same notation.
+    """
 
     def __init__(self, settings: NASSettings, store: Store) -> None:
         self.settings, self.shelf = settings, Shelf(store.uri)
-        self.supernet = _supernet(settings)
-        self.space = self.supernet.space
+        paper = _trainer(settings)
+        self.supernet, self.images = paper.supernet, paper.data.images
+        self.table = _table(settings, self.supernet.space) if settings.scoring == TABLE else None
+        self.space = self.table.space if self.table else self.supernet.space
         self.recipe = {
-            "space": self.space.id,
+            "space": self.supernet.space.id,
             "kind": self.supernet.kind,
             "sizes": dict(self.supernet.config()),
             "trainer": settings.trainer.slug,
@@ -48,8 +54,19 @@ class SupernetRun(Run):
 
     @property
     def title(self) -> str:
-        chosen = self.settings.algorithm
-        return f"{chosen['name']} over {self.space.id}, supernet trained by {chosen['strategy']}"
+        settings, chosen = self.settings, self.settings.algorithm
+        trained = settings.scoring == SUPERNET_KIND
+        scored = f"supernet trained by {chosen['strategy']}" if trained else f"scored by {settings.scored_by}"
+        return f"{chosen['name']} over {self.space.id}, {scored}"
+
+    @property
+    def scored_by(self) -> str:
+        """Where the scores come from, for the table of architectures."""
+        found = self.settings.scored_by
+        if self.table is not None:
+            return f"{found}, {self.table.metric}"
+        strategy = self.settings.algorithm["strategy"]
+        return f"{found}, {strategy}" if self.settings.scoring == SUPERNET_KIND else found
 
     def algorithm(self, record: SweepRecord | None = None) -> PhasedSearch:
         return self._phases(train=TRAIN in phases(record) or not self.shelf.has(self.key))
@@ -59,13 +76,18 @@ class SupernetRun(Run):
         try:
             inner = create_architecture_search(
                 chosen["name"], self.space, "max", self.settings.seed,
-                costs=self.costs, constraints=self.settings.limits, **chosen["options"],
+                costs=self._known, constraints=self._limits, **chosen["options"],
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise UserError(f"algorithm.options: {error}") from None
         return PhasedSearch(self.space, inner, self.settings.plan(train), "max", self.dress)
 
     def check(self) -> None:
+        count = self.settings.search["recalibrate"]
+        if count is not None and count > self.images:
+            raise UserError(
+                f"search.recalibrate={count}: must be at most {self.images}, the training images that are there"
+            )
         try:
             self._phases(train=False).inner.ask(1)
         except ConstraintError as error:
@@ -74,7 +96,24 @@ class SupernetRun(Run):
     def costs(self, architecture: Architecture) -> dict[str, float]:
         """What an architecture costs; latency is measured only where it is asked for."""
         wanted = {*("params", "flops"), self.settings.front, *self.settings.limits}
-        return {kind: self.supernet.cost(architecture, kind) for kind in sorted(wanted)}
+        path = self.path(architecture)
+        return {kind: self.supernet.cost(path, kind) for kind in sorted(wanted)}
+
+    def path(self, architecture: Architecture) -> Architecture:
+        """The path of the supernet that a member of `space` is."""
+        return self.supernet.space.parse(self.space.format(architecture))
+
+    def _known(self, architecture: Architecture) -> dict[str, float]:
+        """What the search may look at before an architecture is scored: costs, and whether there will be a score."""
+        known = self.costs(architecture)
+        if self.table is not None:
+            known[UNTABULATED] = float(architecture not in self.table)
+        return known
+
+    @property
+    def _limits(self) -> dict[str, float]:
+        lacking = self.table is not None and not self.table.complete
+        return {**self.settings.limits, **({UNTABULATED: 0.0} if lacking else {})}
 
     def dress(self, config: dict[str, Any]) -> dict[str, Any]:
         """The whole configuration of a job of `PhasedSearch`."""
@@ -84,8 +123,12 @@ class SupernetRun(Run):
             "kind": self.supernet.kind,
             "sizes": json.dumps(dict(self.supernet.config())),
         }
+        if config["phase"] == SCORE and self.table is not None:
+            # The values travel with the job: workers need neither the table's package nor its file.
+            values = json.dumps({"values": self.table.values(members(config))})
+            return {**config, **shared, "supernet": "", "trainer": "", "settings": values}
         if config["phase"] == SCORE:
-            scoring = {name: settings.search[name] for name in ("batch_size", "share")}
+            scoring = {name: settings.search[name] for name in ("batch_size", "share", "recalibrate")}
             about = {"config": settings.train_config, **scoring}
             return {**config, **shared, "trainer": "", "settings": json.dumps(about)}
         if config["phase"] == TRAIN:
@@ -143,10 +186,19 @@ def trained(record: SweepRecord | None) -> str | None:
     return None
 
 
-def _supernet(settings: NASSettings) -> Supernet:
-    """The supernet that the trainer makes for the data; its weights are as they are before training."""
-    paper: Any = settings.trainer()
+def _table(settings: NASSettings, space: ArchitectureSpace) -> TableScores:
+    return TableScores(settings.table, open_named(settings.table, settings.data_dir), space)
+
+
+def _trainer(settings: NASSettings) -> Any:
+    """The paper that trains the supernet, set up on the data: its `supernet` is as it is before training."""
+    paper = settings.trainer()
     setting = Setting(settings.seed, "cpu", settings.data, settings.data_folder, settings.train["steps"])
-    with data_at_hand():
-        paper.setup(settings.train_config, setting)
-    return paper.supernet
+    try:
+        with data_at_hand():
+            paper.setup(settings.train_config, setting)
+    except UserError:
+        raise
+    except ValueError as error:  # such as a strategy that makes no sense in the space
+        raise UserError(str(error)) from None
+    return paper

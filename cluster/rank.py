@@ -17,11 +17,11 @@ from analysis.ranking import Estimate
 from cluster import sweep
 from cluster.config import data_at_hand
 from cluster.errors import UserError
+from cluster.tables import open_named
 from cluster.weights import Shelf
-from search_spaces.architectures.files import open_table
 from search_spaces.architectures.tables import TableError
 from trainables.tasks import shared_weights
-from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.path_scoring import path_scores, supernet_with
 from trainables.tasks.small_images import SmallImageTask
 
 DEVICE = "cpu"
@@ -46,11 +46,13 @@ def rank(
     data_dir: str | None = None,
     limit: int | None = None,
     draws: int = 1000,
+    recalibrate: int | None = None,
 ) -> dict[str, Any]:
     """Scores the table's architectures with the weights of `supernet` and compares the rankings.
 
     storage: of the store in which the supernet lies. table: see `open_table`. limit: score so many architectures,
-    drawn once, in place of all. draws: of the bootstrap over architectures.
+    drawn once, in place of all. draws: of the bootstrap over architectures. recalibrate: training images from which
+    each path takes its statistics, in place of the batch that is scored.
     """
     store = sweep.open_store(storage)
     shelf = Shelf(store.uri)
@@ -59,19 +61,21 @@ def rank(
     shared_weights.provide({key: shelf.load(key)}.get)
     net = supernet_with(key, recipe["kind"], json.dumps(recipe["sizes"]), DEVICE)
     try:
-        truth = open_table(
-            table, Path(data_dir, "nas_bench_macro/nas-bench-macro_cifar10.json") if data_dir else None
-        )
-        truth = truth.over(net.space).drawn(limit)
+        truth = open_named(table, data_dir).over(net.space).drawn(limit)
     except TableError as error:
         raise UserError(str(error)) from None
     config = recipe["config"]
     with data_at_hand():
         folder = Path(data_dir) if data_dir else None
         data = SmallImageTask.of(config, recipe["data"], folder, DEVICE, "none")
+    try:
+        calibration = None if recalibrate is None else data.calibration(recalibrate)
+    except ValueError as error:
+        raise UserError(f"--recalibrate={error}") from None
     x, y = data.whole("validation")
     paths = sorted(truth.keys, key=lambda a: a.indices)
-    scores = dict(zip(paths, accuracies(net, paths, x, y, 2000), strict=True))
+    found = path_scores(net, paths, x, y, 2000, calibration=calibration)
+    scores = {path: score.accuracy for path, score in zip(paths, found, strict=True)}
     values = truth.values[truth.metric]
     sign = 1.0 if truth.metrics[truth.metric].mode == "max" else -1.0
     rankings = {
@@ -88,12 +92,13 @@ def rank(
         "space": net.space.id,
         "metric": truth.metric,
         "architectures": len(truth),
+        "recalibrate": recalibrate,
         "ceiling": None
         if ceiling is None
         else {"tau": ceiling.tau, "ci95": ceiling.ci95, "seeds": ceiling.seeds},
         "rankings": [
-            {"by": name, **_row(ranking.rank(found, sign * truth.means(), (5, 10, 50), draws))}
-            for name, found in rankings.items()
+            {"by": name, **_row(ranking.rank(given, sign * truth.means(), (5, 10, 50), draws))}
+            for name, given in rankings.items()
         ],
     }
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.cell import CellSpace
+from search_spaces.architectures.nasnet import CELLS, NASNetSpace, loose_ends
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,12 @@ class Graph:
 
 
 def graph_of(space: ArchitectureSpace, architecture: Architecture) -> Graph:
-    """The graph of one cell, or of the chain of blocks; a space of another form is drawn as its choices in a row."""
+    """The graph of one cell, of NASNet's two, or of the chain of blocks; any other is drawn as its choices in a row."""
     space.check(architecture)
     if isinstance(space, CellSpace):
         return _cell(space, architecture)
+    if isinstance(space, NASNetSpace):
+        return _nasnet(space, architecture)
     names = [(c.name, c.options[i]) for c, i in zip(space.choices, architecture.indices, strict=True)]
     nodes = {"input": "input", **{name: f"{name}: {option}" for name, option in names}, "output": "output"}
     return Graph(nodes, tuple((a, b, "") for a, b in pairwise(nodes)))
@@ -36,3 +39,23 @@ def _cell(space: CellSpace, architecture: Architecture) -> Graph:
             edges.append((str(j), str(i), space.operations[k]))
     labels = {k: "input" if k == 0 else "output" if k == last else f"node {k}" for k in sorted(reached)}
     return Graph({str(k): label for k, label in labels.items()}, tuple(edges))
+
+
+def _nasnet(space: NASNetSpace, architecture: Architecture) -> Graph:
+    """The normal cell and the reduction cell, each operation a node: both halves of a block may take the same state."""
+    nodes: dict[str, str] = {}
+    edges: list[tuple[str, str, str]] = []
+    for cell in CELLS:
+        states = [f"{cell}.last", f"{cell}.before"]
+        nodes |= {states[0]: f"{cell}: last output", states[1]: f"{cell}: output before it"}
+        blocks = space.cell(architecture, cell)
+        for b, block in enumerate(blocks):
+            name = f"{cell}.b{b}"
+            for side, (state, operation) in enumerate(zip(block.inputs, block.operations, strict=True), 1):
+                nodes[f"{name}.op{side}"] = operation
+                edges += [(states[state], f"{name}.op{side}", ""), (f"{name}.op{side}", name, "")]
+            nodes[name] = block.combine
+            states.append(name)
+        nodes[f"{cell}.output"] = f"{cell}: output"
+        edges += [(states[state], f"{cell}.output", "") for state in loose_ends(blocks)]
+    return Graph(nodes, tuple(edges))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from search_spaces import costs
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.costs import CostError, CostTable, Operator
+from search_spaces.supernets.normalisation import StatisticsOf
 
 State = tuple[Tensor, ...]  # what flows from step to step
 
@@ -103,45 +105,60 @@ class Supernet(nn.Module, ABC):
             state = self.run_step(number, state, path)
         return state[0]
 
-    def forward_paths(self, x: Tensor, paths: Iterable[Architecture], share: bool = True) -> Iterator[Tensor]:
+    def forward_paths(
+        self,
+        x: Tensor,
+        paths: Iterable[Architecture],
+        share: bool = True,
+        calibration: Tensor | None = None,
+    ) -> Iterator[Tensor]:
         """Logits of the same `x` along each path, in the order given. Those ready before their turn are kept.
 
-        share: as in `walk_paths`. ArchitectureError if one is no path of this supernet.
+        share, calibration: as in `walk_paths`. ArchitectureError if one is no path of this supernet.
         """
         results: dict[int, Tensor] = {}
         wanted = 0
-        for k, logits in self.walk_paths(x, paths, share):
+        for k, logits in self.walk_paths(x, paths, share, calibration):
             results[k] = logits
             while wanted in results:
                 yield results.pop(wanted)
                 wanted += 1
 
     def walk_paths(
-        self, x: Tensor, paths: Iterable[Architecture], share: bool = True
+        self,
+        x: Tensor,
+        paths: Iterable[Architecture],
+        share: bool = True,
+        calibration: Tensor | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """(number of the path, logits of `x` along it) for each path, in the order that suits the computation.
 
         share: paths that begin alike share what they compute up to where they part. Exact, bit for bit: in a batch,
         normalisation by batch statistics depends on the beginning of a path only. At any time one state a step is
         kept, however many paths there are. ArchitectureError if one is no path of this supernet.
+        calibration: inputs from which each path takes its statistics in place of `x`, so that the logits of an
+        example do not depend on the others; they are those of `recalibrate(extract(path), [calibration])`. The inputs
+        run beside `x`, and paths that begin alike share them too: these statistics depend on the beginning as well.
         """
         given = [self.space.check(path) for path in paths]
-        if not share:
-            for k, path in enumerate(given):
-                yield k, self._run(x, path)
-            return
+        first = 0 if calibration is None else len(calibration)
+        if calibration is not None:
+            x = torch.cat([calibration, x])
         keys = [self._keys(path) for path in given]
+        order = sorted(range(len(given)), key=keys.__getitem__) if share else range(len(given))
         states: list[State] = [(x,)]
         before: tuple[tuple[int, ...], ...] = ()
-        for k in sorted(range(len(given)), key=keys.__getitem__):  # a walk of the trie of all paths
+        for k in order:  # a walk of the trie of all paths
             common = 0
-            while common < len(before) and before[common] == keys[k][common]:
+            while share and common < len(before) and before[common] == keys[k][common]:
                 common += 1
             del states[common + 1 :]
             for number in range(common, len(self.steps)):
-                states.append(self.run_step(number, states[-1], given[k]))
+                # Around one step, and not around the loop: whoever takes the logits is not to be within it.
+                with StatisticsOf(first) if calibration is not None else nullcontext():
+                    states.append(self.run_step(number, states[-1], given[k]))
             before = keys[k]
-            yield k, states[-1][0]
+            yield k, states[-1][0][first:]
 
     def _keys(self, path: Architecture) -> tuple[tuple[int, ...], ...]:
         positions = self.space.positions

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
+from torch.overrides import TorchFunctionMode
 
 
 def normalisation(module: nn.Module) -> str:
@@ -55,3 +57,36 @@ def recalibrate(module: nn.Module, batches: Iterable[Any]) -> nn.Module:
     if normalisation(copied) != "none" and not seen:
         raise ValueError("batches: there is none; at least one is needed to measure statistics")
     return copied.eval()
+
+
+class StatisticsOf(TorchFunctionMode):
+    """Within it, all that normalises by batch takes its statistics from the first `count` examples of the batch.
+
+    These are normalised as if the others were not there, and the others as `recalibrate` would have it, given the
+    first ones as its only batch. So a supernet's path is recalibrated while it runs, and no weight is written to.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (self._batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+    def _batch_norm(
+        self,
+        x: Tensor,
+        mean: Tensor | None,
+        variance: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
+        mean, variance = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])  # momentum 1 replaces them
+        measured = F.batch_norm(x[: self.count], mean, variance, weight, bias, True, 1.0, eps)
+        others = F.batch_norm(x[self.count :], mean, variance, weight, bias, False, eps=eps)
+        return torch.cat([measured, others])

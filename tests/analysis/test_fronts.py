@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.fronts import pareto
+from analysis.fronts import hypervolume, pareto
 
 
 def test_a_front_by_hand() -> None:
@@ -31,8 +31,25 @@ def test_a_candidate_is_off_the_front_exactly_if_another_dominates_it(values: li
     assert any(expected)
 
 
+def test_an_area_by_hand() -> None:
+    values = [(0.9, 10.0), (0.8, 5.0), (0.5, 6.0), (0.95, 20.0), (0.3, 1.0), (math.nan, 1.0)]
+    # Above accuracy 0.4 and below cost 15: 0.4 x 10 of the second, 0.1 x 5 more of the first.
+    assert hypervolume(values, ("max", "min"), (0.4, 15.0)) == pytest.approx(0.4 * 10 + 0.1 * 5)
+    assert hypervolume([], ("max", "min"), (0.4, 15.0)) == 0.0
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8), st.booleans())
+def test_an_area_is_the_number_of_dominated_squares(values: list[tuple[int, int]], up: bool) -> None:
+    squares = [(i, j) for i in range(6) for j in range(6)]  # from i to i + 1 and from j to j + 1
+    better = (lambda a, i: a > i) if up else (lambda a, i: a <= i)
+    wanted = sum(any(better(a, i) and b <= j for a, b in values) for i, j in squares)
+    assert hypervolume(values, ("max" if up else "min", "min"), (0.0 if up else 6.0, 6.0)) == wanted
+
+
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="modes"):
         pareto([(1.0,)], ("best",))
     with pytest.raises(ValueError, match="dimensions"):
         pareto(np.zeros(3), ("min",))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be two"):
+        hypervolume([(1.0, 2.0, 3.0)], ("min", "min", "max"), (1.0, 1.0))

@@ -34,7 +34,8 @@ from search_spaces.space import Space
 from search_spaces.supernets import build_supernet
 from trainables.base import Setting
 from trainables.nas.pa_da import PaDa
-from trainables.tasks.supernet_training import INNER_STEPS, path_accuracies
+from trainables.tasks.path_scoring import path_accuracies
+from trainables.tasks.supernet_training import INNER_STEPS
 
 
 def table_of(args: argparse.Namespace) -> Table:

@@ -111,7 +111,7 @@ def exhaustive(layers: int) -> tuple[float, float, bool]:
     import torch
 
     from search_spaces.supernets import build_supernet
-    from trainables.tasks.path_scoring import accuracies
+    from trainables.tasks.path_scoring import path_scores
     from trainables.tasks.small_images import SmallImageTask
 
     torch.set_num_threads(1)
@@ -124,7 +124,7 @@ def exhaustive(layers: int) -> tuple[float, float, bool]:
     seconds, scores = [], []
     for share in (False, True):
         began = time.perf_counter()
-        scores.append(list(accuracies(net, paths, x, y, len(y), share)))
+        scores.append(list(path_scores(net, paths, x, y, len(y), share)))
         seconds.append(time.perf_counter() - began)
     return seconds[0], seconds[1], scores[0] == scores[1]
 

@@ -14,7 +14,7 @@ from cluster.weights import Shelf
 from search_spaces.architectures.files import write_table
 from search_spaces.architectures.tables import Metric, Source
 from search_spaces.supernets import build_supernet
-from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.path_scoring import path_scores, supernet_with
 from trainables.tasks.small_images import Reduction, SmallImageTask
 
 SIZES = {"layers": 3, "stages": [1, 2], "input_shape": [1, 8, 8], "classes": 10}
@@ -48,7 +48,7 @@ def test_inherited_accuracies_and_costs_are_ranked_against_the_table(store: Path
     net = build_supernet("chain", **SIZES).eval()
     x, y = SmallImageTask("digits", None, "cpu", "none", Reduction(0, 100, 80)).whole("validation")
     paths = list(net.space.enumerate())
-    scores = list(accuracies(net, paths, x, y, 2000))
+    scores = [score.accuracy for score in path_scores(net, paths, x, y, 2000)]
     truth = [net.cost(a, "flops") for a in paths]
     assert inherited["kendall"]["value"] == pytest.approx(ranking.kendall_tau(scores, truth))
     low, high = inherited["kendall"]["ci95"]
@@ -63,6 +63,29 @@ def test_a_part_of_the_table_is_drawn_once(store: Path) -> None:
     assert again[0]["architectures"] == 12 and again[0] == again[1]
 
 
+def test_statistics_can_be_measured_on_training_images(
+    store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = str(store / "t.parquet")
+    found = rank.rank(str(store / "store"), "0123", table, draws=20, recalibrate=50)
+    net = build_supernet("chain", **SIZES).eval()
+    data = SmallImageTask("digits", None, "cpu", "none", Reduction(0, 100, 80))
+    x, y = data.whole("validation")
+    paths = list(net.space.enumerate())
+    scores = path_scores(net, paths, x, y, 2000, calibration=data.calibration(50))
+    truth = [net.cost(a, "flops") for a in paths]
+    tau = ranking.kendall_tau([score.accuracy for score in scores], truth)
+    assert found["recalibrate"] == 50
+    assert found["rankings"][0]["kendall"]["value"] == pytest.approx(tau)
+    usual = rank.rank(str(store / "store"), "0123", table, draws=20)
+    assert usual["recalibrate"] is None
+    assert usual["rankings"][0]["kendall"]["value"] != pytest.approx(tau)
+    assert usual["rankings"][1] == found["rankings"][1]
+    words = ["rank", "0123", "--table", table, "--storage", str(store / "store"), "--recalibrate", "101"]
+    assert run_cli(words) == 2
+    assert "--recalibrate=101 training images: digits has 100 here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -70,6 +93,7 @@ def test_a_part_of_the_table_is_drawn_once(store: Path) -> None:
         (["0123", "--table", "nas_bench_202"], "nas_bench_201"),
         (["0123", "--table", "nas_bench_201/cifar10"], "chain"),
         (["0123", "--table", "t", "--limit", "2"], "--limit=2"),
+        (["0123", "--table", "t", "--recalibrate", "1"], "--recalibrate=1"),
     ],
 )
 def test_bad_input_is_one_line(

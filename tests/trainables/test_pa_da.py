@@ -21,7 +21,7 @@ from trainables.nas.standalone import Standalone
 from trainables.tasks import truth_tables
 from trainables.tasks.data_sampling import ImportanceData, UniformData
 from trainables.tasks.path_sampling import FairPaths, ImportancePaths, SandwichPaths, UniformPaths
-from trainables.tasks.supernet_training import path_accuracies
+from trainables.tasks.path_scoring import path_accuracies
 
 torch.set_num_threads(1)
 

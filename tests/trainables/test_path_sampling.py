@@ -249,6 +249,47 @@ def test_smallest_path_is_found_where_the_least_options_make_none() -> None:
     assert all(sum(i != 0 for i in a.indices) >= 1 for a in itertools.islice(net.space.enumerate(), 100))
 
 
+def test_sandwich_of_superkernels_is_their_largest_and_smallest_blocks() -> None:
+    net = build_supernet("mbconv")
+    rule = SandwichPaths(net)
+    largest, *_, smallest = rule.sample_paths(np.random.default_rng(0))
+    assert net.space.format(largest) == "k5_e6/k5_e6-k5_e6-k5_e6"
+    assert net.space.format(smallest) == "k3_e3/k3_e3-skip-skip"
+    costs = [net.cost(path, "params") for path in net.space.enumerate()]
+    assert (net.cost(largest, "params"), net.cost(smallest, "params")) == (max(costs), min(costs))
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "message"),
+    [
+        (FairPaths, "mbconv", r"strategy=fairnas .*\[4, 5\] options; must be equal"),
+        (FairPaths, "nasnet", r"strategy=fairnas .*\[1, 2, 3, 5\] options; must be equal"),
+        (SandwichPaths, "nasnet", r"strategy=sandwich: the options of normal.b0.in1 .* all of one size"),
+        (ImportancePaths, "mbconv", r"strategy=pa .*: options of mbconv.* parts of the same weights"),
+    ],
+)
+def test_rules_refuse_spaces_in_which_they_make_no_sense(rule: Any, kind: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rule(build_supernet(kind))
+
+
+def test_inputs_of_blocks_stay_uniform_under_importance() -> None:
+    net = build_supernet("nasnet")
+    rule = ImportancePaths(net)
+    x, y = torch.randn(16, *net.input_shape), torch.arange(16) % 10
+    for path in [net.space.sample(seed) for seed in range(2)]:
+        net.zero_grad(set_to_none=True)
+        F.cross_entropy(net(x, path), y).backward()
+        rule.after_backward(path)
+    rule.end_epoch(0.9, ALONE)
+    for choice in net.space.choices:
+        p = rule.probabilities[choice.name]
+        assert p.sum() == pytest.approx(1)
+        uniform = p.tolist() == pytest.approx([1 / len(p)] * len(p))
+        assert uniform == (".op" not in choice.name)
+    assert net.space.is_valid(rule.sample_paths(np.random.default_rng(1))[0])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -19,7 +19,7 @@ from tests.trainables.toy_supernet import ToySupernet
 from trainables.tasks.data_sampling import ImportanceData, UniformData
 from trainables.tasks.path_sampling import FairPaths, ImportancePaths, PathRule, SandwichPaths, UniformPaths
 from trainables.tasks.small_images import Reduction, SmallImageTask
-from trainables.tasks.supernet_training import GradientMoments, SupernetTraining, path_accuracies
+from trainables.tasks.supernet_training import GradientMoments, SupernetTraining
 from trainables.tasks.workers import ProcessGroup, Workers, workers
 
 torch.set_num_threads(1)
@@ -220,22 +220,6 @@ def test_each_update_learns(update: str) -> None:
 def test_unknown_update_is_named() -> None:
     with pytest.raises(ValueError, match="update=mean: known are sum, distil, reptile"):
         training(ToySupernet(), update="mean")
-
-
-# ---- measuring ----
-
-
-def test_accuracies_use_statistics_of_the_batch_and_inherited_weights() -> None:
-    net = build_supernet("cell", input_shape=(1, 8, 8), classes=10)
-    data = task()
-    paths = [net.space.sample(seed) for seed in range(4)]
-    accuracy, loss = path_accuracies(net, paths, data, "validation", size=100)
-    x, y = data.whole("validation")
-    for k, path in enumerate(paths):
-        with torch.no_grad():
-            logits = torch.cat([net(part, path) for part in x.tensor_split(2)])
-        assert accuracy[k] == (logits.argmax(1) == y).double().mean().item()
-        assert loss[k] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
 
 
 # ---- data ----

@@ -15,7 +15,7 @@ from search_spaces.architectures.jobs import SCORE, TRAIN, members
 from trainables import catalog
 from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
 from trainables.catalog import register
-from trainables.tasks.path_scoring import accuracies, supernet_with
+from trainables.tasks.path_scoring import path_scores, supernet_with
 from trainables.tasks.small_images import SmallImageTask
 
 # What runs that prune measure beside the others: their objective is whatever that of their trainable is.
@@ -62,7 +62,7 @@ class SearchJob(Paper):
         self.inner: Paper | None = None
         if config["phase"] == SCORE:
             self.paths, self.setting = members(config), setting
-            self._scores: Iterator[float] | None = None
+            self._scores: Iterator[dict[str, float]] | None = None
             return
         settings = json.loads(config["settings"])
         self.inner = catalog.get(config["trainer"])()
@@ -73,21 +73,30 @@ class SearchJob(Paper):
         if self.inner is None:
             if self._scores is None:
                 self._scores = self._score(self.done)
-            value = next(self._scores)
+            scores = next(self._scores)
             self.done += 1
-            return {"val_accuracy": value}
+            return scores
         self.done += 1
         return self._known(self.inner.step(), self.inner)
 
-    def _score(self, first: int) -> Iterator[float]:
+    def _score(self, first: int) -> Iterator[dict[str, float]]:
         config, setting = self.config, self.setting
-        net = supernet_with(config["supernet"], config["kind"], config["sizes"], setting.device)
         settings = json.loads(config["settings"])
-        trained = settings["config"]
+        if "values" in settings:  # of a table
+            return ({"val_accuracy": value} for value in settings["values"][first:])
+        net = supernet_with(config["supernet"], config["kind"], config["sizes"], setting.device)
         name = setting.data or self.datasets[0]
-        x, y = SmallImageTask.of(trained, name, setting.data_dir, setting.device, "none").whole("validation")
-        paths = [net.space.parse(text) for text in self.paths[first:]]
-        return accuracies(net, paths, x, y, settings["batch_size"], settings["share"])
+        data = SmallImageTask.of(settings["config"], name, setting.data_dir, setting.device, "none")
+        count = settings["recalibrate"]
+        scores = path_scores(
+            net,
+            [net.space.parse(text) for text in self.paths[first:]],
+            *data.whole("validation"),
+            settings["batch_size"],
+            settings["share"],
+            None if count is None else data.calibration(count),
+        )
+        return ({"val_accuracy": score.accuracy, "val_loss": score.loss} for score in scores)
 
     def _known(self, found: Mapping[str, float], inner: Paper) -> dict[str, float]:
         """What the trainer measured, under the names that the tables of a search have."""

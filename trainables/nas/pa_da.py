@@ -20,8 +20,9 @@ from trainables.base import Claim, Metric, Tiny
 from trainables.catalog import register
 from trainables.tasks.data_sampling import ImportanceData, UniformData
 from trainables.tasks.path_sampling import FairPaths, ImportancePaths, PathRule, SandwichPaths, UniformPaths
+from trainables.tasks.path_scoring import path_accuracies
 from trainables.tasks.small_images import SmallImageTask
-from trainables.tasks.supernet_training import SupernetTraining, path_accuracies
+from trainables.tasks.supernet_training import SupernetTraining
 from trainables.tasks.training import NetworkPaper, cosine_factor
 from trainables.tasks.truth_tables import find_truth, tau
 from trainables.tasks.workers import workers

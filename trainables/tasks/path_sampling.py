@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_spaces.architectures.base import ATTEMPTS, Architecture, Choice
+from search_spaces.architectures.base import ATTEMPTS, Architecture
 from search_spaces.supernets.base import Supernet
 from trainables.tasks.workers import Workers
 
@@ -84,7 +84,7 @@ class FairPaths(PathRule):
         counts = {len(c.options) for c in self.space.choices}
         if len(counts) != 1:
             raise ValueError(
-                f"strategy=fairnas: choices of {self.space.id} have {sorted(counts)} options; must be equal"
+                f"strategy=fairnas (or sumnas): choices of {self.space.id} have {sorted(counts)} options; must be equal"
             )
         (self.paths,) = counts
 
@@ -102,13 +102,20 @@ class FairPaths(PathRule):
 class SandwichPaths(PathRule):
     """The sandwich rule (Yu and Huang, ICCV 2019): the largest path, `random` uniform ones, the smallest.
 
-    Size is the number of parameters on the path; among equals the smallest is the first that is valid.
+    Size is the number of parameters on the path; among equals the smallest is the first that is valid. ValueError if
+    the options of a choice are all of one size, so that none is the largest.
     """
 
     def __init__(self, net: Supernet, random: int = 2) -> None:
         super().__init__(net)
         self.paths = random + 2
-        sizes = [[_size(net, c, o) for o in c.options] for c in self.space.choices]
+        sizes = option_sizes(net)
+        for choice, found in zip(self.space.choices, sizes, strict=True):
+            if len(set(found)) == 1 < len(found):
+                raise ValueError(
+                    f"strategy=sandwich: the options of {choice.name} of {self.space.id} are all of one size; "
+                    "must have a largest and a smallest"
+                )
         self.largest = self.space.check(self.space.architecture([int(np.argmax(s)) for s in sizes]))
         least = [[i for i, v in enumerate(s) if v == min(s)] for s in sizes]
         candidates = (self.space.architecture(indices) for indices in product(*least))
@@ -134,6 +141,8 @@ class ImportancePaths(PathRule):
         each choice.
     floor: least probability of an option; 0 in the paper.
     ema: weight of a new measurement against the running one; one half in the paper.
+
+    Choices whose options have no parameters, as the inputs of a block, stay uniform. ValueError if no choice has any.
     """
 
     def __init__(self, net: Supernet, granularity: str = "op", floor: float = 0.0, ema: float = 0.5) -> None:
@@ -142,6 +151,11 @@ class ImportancePaths(PathRule):
             raise ValueError(f"granularity={granularity}: must be {' or '.join(GRANULARITIES)}")
         if not 0 < ema <= 1:
             raise ValueError(f"ema={ema}: must be in (0, 1]")
+        if not any(net.option_parameters(c.name, o) for c in self.space.choices for o in c.options):
+            raise ValueError(
+                f"strategy=pa (or pada): options of {self.space.id} are parts of the same weights, and have no "
+                "gradients of their own; must be da, sandwich or uniform"
+            )
         widest = max(len(c.options) for c in self.space.choices)
         if not 0 <= floor * widest <= 1:
             raise ValueError(f"floor={floor}: must be 0 to 1/{widest}, there are {widest} options")
@@ -194,6 +208,15 @@ def _norms(gradients: Sequence[Tensor]) -> np.ndarray:
     return torch.stack(torch._foreach_norm(list(gradients))).double().cpu().numpy()
 
 
-def _size(net: Supernet, choice: Choice, option: str) -> int:
-    parameters = dict(net.named_parameters())
-    return sum(parameters[name].numel() for name in net.option_parameters(choice.name, option))
+def option_sizes(net: Supernet) -> list[list[int]]:
+    """For each choice the parameters that each option has for itself; of superkernels, whose options share theirs,
+    the parameters of the blocks that the options are."""
+    parameters, choices = dict(net.named_parameters()), net.space.choices
+    own = [
+        [sum(parameters[name].numel() for name in net.option_parameters(c.name, o)) for o in c.options]
+        for c in choices
+    ]
+    if any(map(any, own)):
+        return own
+    blocks = {entry.when: int(entry.value) for entry in net.cost_table("params").entries}
+    return [[blocks.get(((c.name, o),), 0) for o in c.options] for c in choices]

@@ -1,17 +1,21 @@
-"""Accuracies of paths of a supernet with its trained weights."""
+"""Scores of the paths of a supernet, with the weights that they share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from search_spaces.architectures.base import Architecture
 from search_spaces.supernets import Supernet, build_supernet
 from trainables.tasks import shared_weights
+from trainables.tasks.small_images import SmallImageTask
 
 
 @lru_cache(maxsize=1)
@@ -26,25 +30,48 @@ def supernet_with(key: str, kind: str, sizes: str, device: str) -> Supernet:
     return net.to(device).eval().requires_grad_(False)
 
 
-def accuracies(
+class Score(NamedTuple):
+    """Of one path over the images it was measured on: share of right answers, and mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
+@torch.no_grad()
+def path_scores(
     net: Supernet,
     paths: Sequence[Architecture],
     images: Tensor,
     labels: Tensor,
     batch_size: int,
     share: bool = True,
-) -> Iterator[float]:
-    """The share of right answers along each path, in the order given.
+    calibration: Tensor | None = None,
+) -> Iterator[Score]:
+    """Scores of each path, in the order given; `net` is left in evaluation mode.
 
-    images: (n, channels, height, width), standardised. batch_size: images that are normalised together. share: see
-    `Supernet.forward_paths`; it does not change a bit of the result.
+    images: (n, channels, height, width), standardised; they run in batches of one size, of at most `batch_size`.
+    Without `calibration` those of a batch are normalised together. calibration: images from which every path takes
+    its statistics, whatever the batches and the other paths; they run along in front of each batch. share: see
+    `Supernet.walk_paths`; it does not change a bit of the result.
     """
-    if batch_size >= len(labels):  # one batch: accuracies come as they are known
-        for logits in net.forward_paths(images, paths, share):
-            yield (logits.argmax(1) == labels).float().mean().item()
-        return
-    right = [0] * len(paths)
-    for x, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
-        for k, logits in enumerate(net.forward_paths(x, paths, share)):
+    net.eval()
+    batches = -(-len(labels) // batch_size)
+    right, loss = [0] * len(paths), [0.0] * len(paths)
+    parts = zip(images.tensor_split(batches), labels.tensor_split(batches), strict=True)
+    for number, (x, y) in enumerate(parts, start=1):
+        for k, logits in enumerate(net.forward_paths(x, paths, share, calibration)):
             right[k] += int((logits.argmax(1) == y).sum())
-    yield from (n / len(labels) for n in right)
+            loss[k] += float(F.cross_entropy(logits, y, reduction="sum"))
+            if number == batches:  # scores come as they are known
+                yield Score(right[k] / len(labels), loss[k] / len(labels))
+
+
+def path_accuracies(
+    net: Supernet, paths: Sequence[Architecture], data: SmallImageTask, part: str, batch_size: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """Accuracy (fraction) and mean cross-entropy (nats) of each path over `part` of the data, (paths,).
+
+    Statistics are those of batches of at most `batch_size` images.
+    """
+    scores = np.array(list(path_scores(net, paths, *data.whole(part), batch_size)))
+    return scores[:, 0], scores[:, 1]

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -100,6 +101,16 @@ class SmallImageTask(ImageTask):
         """All images of `part`, standardised, without augmentation, and their labels."""
         pixels, labels = self.parts[part]
         return self.standardise(pixels), labels
+
+    def calibration(self, count: int) -> Tensor:
+        """The first `count` training images of a fixed random order, standardised, without augmentation.
+
+        ValueError if there are not that many.
+        """
+        if count > self.images:
+            raise ValueError(f"{count} training images: {self.name} has {self.images} here")
+        chosen = np.random.default_rng(0).permutation(self.images)[:count]
+        return self.standardise(self.parts["train"][0][torch.from_numpy(chosen)])
 
 
 @lru_cache(maxsize=4)

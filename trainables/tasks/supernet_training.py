@@ -1,4 +1,4 @@
-"""Training a supernet path by path, and measuring its paths with the weights that they share."""
+"""Training a supernet path by path."""
 
 from __future__ import annotations
 
@@ -168,22 +168,3 @@ class SupernetTraining:
         for p, way in zip(self.parameters, ways, strict=True):
             p.grad = way
         return logits, torch.stack(losses).mean()
-
-
-def path_accuracies(
-    net: Supernet, paths: Sequence[Architecture], data: SmallImageTask, part: str, size: int = 500
-) -> tuple[np.ndarray, np.ndarray]:
-    """Accuracy (fraction) and mean cross-entropy (nats) of each path, (paths,), with the weights of the supernet.
-
-    Statistics are those of the batch, of about `size` images; paths that begin alike share their computation.
-    """
-    x, y = data.whole(part)
-    batches = max(1, round(len(y) / size))
-    correct, loss = np.zeros(len(paths)), np.zeros(len(paths))
-    net.eval()
-    with torch.no_grad():
-        for images, labels in zip(x.tensor_split(batches), y.tensor_split(batches), strict=True):
-            for k, logits in enumerate(net.forward_paths(images, paths)):
-                correct[k] += (logits.argmax(1) == labels).sum().item()
-                loss[k] += F.cross_entropy(logits, labels, reduction="sum").item()
-    return correct / len(y), loss / len(y)
