@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,8 +71,11 @@ def save_network(
         (folder / name).unlink(missing_ok=True)
     torch.save(module.state_dict(), folder / WEIGHTS)
 
-    program = _program(module, example, least=2 if recipe["normalisation"] == "batch" else 1)
-    torch.export.save(program, folder / PROGRAM)
+    with warnings.catch_warnings():
+        # PyTorch's own copies of an exported program warn of a change within PyTorch.
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+        program = _program(module, example, least=2 if recipe["normalisation"] == "batch" else 1)
+        torch.export.save(program, folder / PROGRAM)
     with torch.no_grad():
         wanted = module(example)
         recipe["difference"]["program"] = _compared(PROGRAM, load_program(folder)(example), wanted)
