@@ -6,12 +6,16 @@ Traced by `torch.export` in eval mode, at the level of ATen operators, where `co
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx import config as fx_config
+
+STACK_TRACES = "do_not_emit_stack_traces"
 
 
 class TraceError(ValueError):
@@ -113,13 +117,28 @@ def _has_nodes(argument: Any) -> bool:
     return found
 
 
+@contextlib.contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """Operators are named by their modules here; where each was called from costs a third of a trace's time."""
+    before = getattr(fx_config, STACK_TRACES, None)  # which older versions do not know, and always write them
+    setattr(fx_config, STACK_TRACES, True)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(fx_config, STACK_TRACES)
+        else:
+            setattr(fx_config, STACK_TRACES, before)
+
+
 def trace(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Graph:
     """The graph of `module` in eval mode for inputs like `example_inputs`. TraceError if it cannot be traced."""
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:
-        with torch.enable_grad():  # without, attention layers take a fused path of their own
+        # Without gradients attention layers take a fused path of their own.
+        with torch.enable_grad(), _without_stack_traces():
             program = torch.export.export(module, inputs, strict=False)
     except Exception as error:
         first = str(error).strip().splitlines()

@@ -1,6 +1,6 @@
 """Paths scored per second on Ray, against one Tune trial a path and against bare PyTorch; memory of the workers.
 
-All in one run on the same machine, over the laptop chain and the validation part of the digits:
+All in one run on the same machine, over `--supernet` at laptop size and the validation part of the digits:
 
 1. `fairsweep nas`: batches of paths in jobs on warm workers, weights read from the object store;
 2. stock Ray Tune: one function trial a path, which gets the weights from the object store and builds the supernet;
@@ -8,7 +8,7 @@ All in one run on the same machine, over the laptop chain and the validation par
 4. all paths of the chain, with and without prefix sharing, in one process: are the scores the same, bit for bit?
 5. private memory of two workers before and after they have got a supernet of 200 MB.
 
-    python -m tests.benchmarks.bench_scoring [--paths 2000] [--trials 30]
+    python -m tests.benchmarks.bench_scoring [--supernet cell] [--paths 2000] [--trials 30] [--layers 5]
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 
-def through_fairsweep(paths: int, share: bool, batch: int) -> float:
+def through_fairsweep(kind: str, paths: int, share: bool, batch: int) -> float:
     """Paths a second between the first and the last report of the scoring phase."""
     from analysis.store import Store
     from cluster import nas, nas_config
 
     with tempfile.TemporaryDirectory() as storage:
         words = {
-            "algorithm": "random", "supernet": "chain", "supernet.size": "paper", "storage": storage, "name": "s",
+            "algorithm": "random", "supernet": kind, "storage": storage, "name": "s",
             "train.steps": 1, "train.config.measured_paths": 2, "search.evaluations": paths, "search.batch": batch,
             "search.share": str(share).lower(), "retrain.top": 0, "budget.report_seconds": 1,
         }  # fmt: skip
@@ -48,7 +48,7 @@ def through_fairsweep(paths: int, share: bool, batch: int) -> float:
         return (paths - 1) / (times[-1] - times[0])
 
 
-def _prepared() -> tuple[Any, Any, Any]:
+def _prepared(kind: str) -> tuple[Any, Any, Any]:
     import torch
 
     from search_spaces.supernets import build_supernet
@@ -56,20 +56,20 @@ def _prepared() -> tuple[Any, Any, Any]:
 
     torch.set_num_threads(1)
     data = SmallImageTask("digits", None, "cpu", "none")
-    net = build_supernet("chain", "paper", input_shape=data.shape, classes=data.classes)
+    net = build_supernet(kind, input_shape=data.shape, classes=data.classes)
     return net.eval().requires_grad_(False), *data.whole("validation")
 
 
-def one_trial_a_path(trials: int) -> float:
+def one_trial_a_path(kind: str, trials: int) -> float:
     """Paths a second with a stock function trial for each."""
     import ray
     from ray import tune
 
-    net, _, _ = _prepared()
+    net, _, _ = _prepared(kind)
     ref = ray.put({name: value.numpy() for name, value in net.state_dict().items()})
 
     def trial(config: dict[str, Any]) -> dict[str, float]:
-        scored, x, y = _prepared()
+        scored, x, y = _prepared(kind)
         scored.load_arrays({k: v.copy() for k, v in ray.get(ref).items()})
         path = scored.space.sample(config["seed"])
         return {"accuracy": float((scored(x, path).argmax(1) == y).float().mean())}
@@ -86,9 +86,9 @@ def one_trial_a_path(trials: int) -> float:
         return trials / (time.perf_counter() - began)
 
 
-def _loop(job: tuple[int, int]) -> tuple[float, float]:
-    first, count = job
-    net, x, y = _prepared()
+def _loop(job: tuple[str, int, int]) -> tuple[float, float]:
+    kind, first, count = job
+    net, x, y = _prepared(kind)
     paths = [net.space.sample(first + k) for k in range(count)]
     for path in paths[:5]:
         net(x, path)
@@ -98,11 +98,11 @@ def _loop(job: tuple[int, int]) -> tuple[float, float]:
     return began, time.time()
 
 
-def bare_pytorch(paths: int, processes: int) -> float:
+def bare_pytorch(kind: str, paths: int, processes: int) -> float:
     """Paths a second of plain loops in `processes` processes."""
     share = paths // processes
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        found = pool.map(_loop, [(k * share, share) for k in range(processes)], chunksize=1)
+        found = pool.map(_loop, [(kind, k * share, share) for k in range(processes)], chunksize=1)
     return sum(share / (end - began) for began, end in found)
 
 
@@ -161,9 +161,10 @@ def memory(megabytes: int) -> list[tuple[float, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--supernet", default="cell", choices=["cell", "mbconv", "nasnet"])
     parser.add_argument("--paths", type=int, default=2000)
     parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--layers", type=int, default=7, help="of the chain that is scored exhaustively")
+    parser.add_argument("--layers", type=int, default=5, help="of the chain that is scored exhaustively")
     args = parser.parse_args()
     from cluster.local import connected
 
@@ -171,9 +172,12 @@ def main() -> None:
         import ray
 
         processes = int(ray.cluster_resources()["CPU"])
-        stock = one_trial_a_path(args.trials)
-        ours = {share: through_fairsweep(args.paths, share, args.paths // 8) for share in (False, True)}
-        bare = bare_pytorch(args.paths, processes)
+        stock = one_trial_a_path(args.supernet, args.trials)
+        ours = {
+            share: through_fairsweep(args.supernet, args.paths, share, args.paths // 8)
+            for share in (False, True)
+        }
+        bare = bare_pytorch(args.supernet, args.paths, processes)
         held = memory(200)
     alone, shared, same = exhaustive(args.layers)
     answer = {
