@@ -24,6 +24,6 @@ def test_the_setting_is_left_as_it_was_after_a_module_that_cannot_be_traced() ->
             return x if x.sum() > 0 else -x
 
     before = getattr(fx_config, STACK_TRACES, None)
-    with pytest.raises(TraceError, match="Branching: torch.export cannot trace it"):
+    with pytest.raises(TraceError, match=r"Branching: torch\.export cannot trace it"):
         trace(Branching(), torch.zeros(1, 2))
     assert getattr(fx_config, STACK_TRACES, None) == before
