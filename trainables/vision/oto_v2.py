@@ -28,6 +28,14 @@ from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 from trainables.vision._residual import resnet18, small_residual
 
 MODELS = {"small": small_residual, "resnet18": resnet18}
+# name of the claim, what is compared with, what is other there
+ABLATIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("adjustment_helps", "with one lambda for all groups", {"lambda_adjust": False}),
+    ("salience_beats_cosine", "with groups chosen by the cosine alone", {"salience": "cosine"}),
+    ("salience_beats_magnitude", "with groups chosen by their magnitude alone", {"salience": "magnitude"}),
+    ("salience_beats_rms", "with the root mean square for the magnitude", {"salience": "cosine+rms"}),
+    ("salience_beats_chance", "with groups drawn blindly", {"optimizer": "random"}),
+)
 
 
 def build(model: str, channels: int, classes: int) -> nn.Sequential:
@@ -86,6 +94,26 @@ def _claims() -> tuple[Claim, ...]:
                 margin=target + 0.05,
                 direction="at_most",
                 **shared,
+            ),
+            Claim(
+                name=f"half_space_makes_zeros_{percent}",
+                statement=f"Without the half-space projection no group becomes zero: it makes the whole {target}",
+                baseline=dhspg | {"half_space": False},
+                metric="test_group_sparsity",
+                margin=target,
+                **shared,
+            ),
+            *(
+                Claim(
+                    name=f"{name}_{percent}",
+                    statement=f"At {percent} % of the groups, without fine-tuning, it is at least as accurate"
+                    f" as {words}",
+                    baseline=dhspg | change,
+                    metric="test_accuracy",
+                    margin=0.0,
+                    **shared,
+                )
+                for name, words, change in ABLATIONS
             ),
         ]
     return tuple(claims)
