@@ -23,7 +23,8 @@ from search_spaces.pruning.group_sparse import GroupSparse
 from trainables.base import Claim, Found, Metric, Tiny
 from trainables.catalog import register
 from trainables.tasks.compression import base_optimiser, components_text, share_cut, sparse_optimiser
-from trainables.tasks.image_classification import METRICS, ImageTask
+from trainables.tasks.image_classification import METRICS
+from trainables.tasks.small_images import SmallImageTask
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 from trainables.vision._residual import resnet18, small_residual
 
@@ -127,7 +128,7 @@ class OTOv2(NetworkPaper):
     title = "OTOv2: Automatic, Generic, User-Friendly"
     citation = "Chen, Liang, Ding, Zhu, Zharkov. ICLR 2023. arXiv:2303.06862"
     task = "image classification"
-    datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10")
+    datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10", "cifar10_16x16")
     metrics = (
         *METRICS,
         Metric("group_sparsity", "max", "train", "fraction"),
@@ -157,7 +158,7 @@ class OTOv2(NetworkPaper):
 
     def prepare(self) -> None:
         config = self.config
-        self.data = ImageTask(self.data_name, self.setting.data_dir, self.device, config["augmentation"])
+        self.data = SmallImageTask(self.data_name, self.setting.data_dir, self.device, config["augmentation"])
         shape = (self.data.channels, self.data.classes)
         self.net = build(config["model"], *shape).to(self.device)
         self.groups = groups_of(config["model"], shape[0], self.data.side, shape[1])
