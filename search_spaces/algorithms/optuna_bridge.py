@@ -57,6 +57,7 @@ class OptunaSearch:
         self._outcomes: dict[int, Outcome] = {}
         self._study: optuna.Study | None = None
         self._live: dict[int, optuna.Trial] = {}  # jobs asked of the study at hand and not yet told
+        self._added: dict[int, int] = {}  # jobs adopted by it and not yet told: the number of their trial
 
     def ask(self, n: int = 1) -> list[Job]:
         return [self._ask() for _ in range(n)]
@@ -69,26 +70,34 @@ class OptunaSearch:
             warnings.simplefilter("ignore")  # Optuna marks parts of its samplers as experimental
             trial = study.ask()
             config = self.space.suggest(trial)
-        frozen = study.trials[trial.number]
+        frozen = study.get_trials(deepcopy=False)[trial.number]
         job = Job(number, config, {"optuna": dict(frozen.system_attrs)} if frozen.system_attrs else {})
         self._jobs[number] = job
         self._live[number] = trial
         return job
 
     def adopt(self, job: Job) -> None:
+        follows = job.number > max(self._jobs, default=-1)
         self._jobs[job.number] = job
-        self._study = None
+        if self._study is None or not follows:  # a study takes trials at its end only
+            self._study = None
+            return
+        self._added[job.number] = len(self._jobs) - 1
+        self._study.add_trial(self._frozen(job, None))
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         if job.number not in self._jobs:
             raise KeyError(f"job {job.number} was neither asked nor adopted")
         self._outcomes[job.number] = outcome
-        trial = self._live.pop(job.number, None)
+        trial: optuna.Trial | int | None = self._live.pop(job.number, None)
+        if trial is None and not outcome.intermediate:  # which only a trial that was asked for can report
+            trial = self._added.pop(job.number, None)
         if self._study is None or trial is None:
             self._study = None  # Optuna never changes a finished trial; the study is rebuilt on demand
             return
-        for step, value in sorted(outcome.intermediate.items()):
-            trial.report(value, step)
+        if isinstance(trial, optuna.Trial):
+            for step, value in sorted(outcome.intermediate.items()):
+                trial.report(value, step)
         state = _state(outcome)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -104,7 +113,7 @@ class OptunaSearch:
         if self._study is None:
             direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
             study = optuna.create_study(direction=direction, sampler=self._make_sampler(self.seed))
-            self._live = {}
+            self._live, self._added = {}, {}
             for number in sorted(self._jobs):
                 study.add_trial(self._frozen(self._jobs[number], self._outcomes.get(number)))
             self._study = study

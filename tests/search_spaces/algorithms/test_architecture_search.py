@@ -14,6 +14,7 @@ from search_spaces.algorithms import (
     ArchitectureSearch,
     ConstraintError,
     Job,
+    OptunaSearch,
     Outcome,
     create_architecture_search,
     search_table,
@@ -22,6 +23,7 @@ from search_spaces.architectures.base import Architecture, ArchitectureError
 from search_spaces.architectures.cell import CellSpace
 from search_spaces.architectures.chain import ChainSpace
 from search_spaces.architectures.mbconv import MBConvSpace
+from search_spaces.space import Space
 
 CHAIN, CELL = ChainSpace(layers=4), CellSpace()
 SMALL: dict[str, dict[str, Any]] = {
@@ -343,3 +345,34 @@ def test_bad_options_are_refused_by_name(name: str, options: dict[str, Any], mes
 def test_mode_is_min_or_max() -> None:
     with pytest.raises(ValueError, match="mode='up'"):
         create_architecture_search("random", CHAIN, "up")
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["told", "failed"])
+def test_an_adopted_job_is_known_as_if_the_study_were_made_anew(failed: bool) -> None:
+    """The study takes it up as it stands; a replay, which builds one from all jobs, must suggest the same."""
+    space = Space.from_mapping({"x": {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5}})
+    live, jobs = OptunaSearch(space, "max", 5), []
+    for k in range(30):
+        job = live.ask(1)[0]
+        if (
+            k % 3 == 2
+        ):  # somebody's job comes between two of its own, and ends after the next has been asked for
+            live.adopt(other := Job(job.number + 1, {"x": k / 30}))
+            jobs.append((other, Outcome(None, 0, "failed") if failed else Outcome(1.0, 1, "complete")))
+        jobs.append((job, Outcome(-abs(job.config["x"] - 0.3), 1, "complete")))
+        if k % 3 == 0:
+            for held, outcome in jobs[-3:]:
+                live.tell(held, outcome)
+    studied = live.study
+    for held, outcome in jobs:
+        live.tell(held, outcome)
+    again = OptunaSearch(space, "max", 5)
+    for held, _ in sorted(jobs, key=lambda pair: pair[0].number):
+        again.adopt(held)
+    for held, outcome in reversed(jobs):
+        again.tell(held, outcome)
+    assert [(t.state, t.params, t.value) for t in live.study.trials] == [
+        (t.state, t.params, t.value) for t in again.study.trials
+    ]
+    assert live.ask(3) == again.ask(3)
+    assert len(studied.trials) == len(jobs)
