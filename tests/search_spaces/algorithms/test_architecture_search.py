@@ -376,3 +376,15 @@ def test_an_adopted_job_is_known_as_if_the_study_were_made_anew(failed: bool) ->
     ]
     assert live.ask(3) == again.ask(3)
     assert len(studied.trials) == len(jobs)
+
+
+def test_a_job_that_is_adopted_late_takes_its_place_in_the_study() -> None:
+    space = Space.from_mapping({"x": {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5}})
+    search = OptunaSearch(space, "max", 5)
+    search.ask(1)
+    late, early = Job(5, {"x": 0.5}), Job(3, {"x": 0.25})
+    for job, known in ((late, 2), (early, 3)):
+        search.adopt(job)
+        assert len(search.study.trials) == known
+    search.tell(late, Outcome(1.0, 1, "complete"))
+    assert [t.value for t in search.study.trials] == [None, None, 1.0]
