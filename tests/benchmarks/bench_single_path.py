@@ -5,7 +5,7 @@ found, and Spearman's correlation of lambda with the cost. latency: predicted by
 networks timed in the same run. random: the networks found at lambda `--compare` and `--random` others within 5 % of
 their cost, all trained from scratch on the same data.
 
-    python -m tests.benchmarks.bench_single_path [--lambdas 0,0.1,0.3,1] [--seeds 3] [--cost flops]
+    python -m tests.benchmarks.bench_single_path [--lambdas 0,0.1,0.3,1] [--seeds 5] [--cost flops]
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
+from analysis.statistics import summary
 from search_spaces.architectures.base import Architecture
 from search_spaces.costs import check_latency
 from trainables.base import Setting
@@ -97,7 +98,8 @@ def trained(paper: SinglePathNAS, path: Architecture, seed: int, epochs: int) ->
 
 
 def against_random(papers: list[SinglePathNAS], others: int, epochs: int) -> None:
-    """Prints test accuracies of what was found and of random networks of equal cost."""
+    """Prints test accuracies of what was found and of random networks of equal cost, and their mean difference."""
+    gains = []
     for seed, paper in enumerate(papers):
         path = paper.architecture()
         cost = paper.runtime.of_path(path)
@@ -114,12 +116,19 @@ def against_random(papers: list[SinglePathNAS], others: int, epochs: int) -> Non
             f"from scratch, seed {seed}: found {ours:.4f}, {len(theirs)} random of equal cost {mean}",
             flush=True,
         )
+        if theirs:
+            gains.append(ours - statistics.mean(theirs))
+    gain = summary(gains)
+    if gain.mean is not None and gain.ci95 is not None:
+        print(
+            f"found - random: {gain.mean:+.4f} [{gain.ci95[0]:+.4f}, {gain.ci95[1]:+.4f}], {len(gains)} seeds"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lambdas", default="0,0.1,0.3,1")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cost", default="flops", choices=["flops", "params", "latency"])
     parser.add_argument("--epochs", type=int, default=SinglePathNAS.default_steps)
     parser.add_argument("--paths", type=int, default=30)
