@@ -115,7 +115,15 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     number(raw, "seed", int, low=0)
     check_budget(raw)
     if raw["search"]["name"] == "listed":
-        raw = {**raw, "search": {**raw["search"], "configs": _listed(raw, space, paper)}}
+        configs = _listed(raw, space, paper)
+        trials = min(
+            raw["budget"]["trials"], len(configs)
+        )  # or the time left would be that of trials to nobody
+        raw = {
+            **raw,
+            "search": {**raw["search"], "configs": configs},
+            "budget": {**raw["budget"], "trials": trials},
+        }
     if "points" in raw["search"]:
         number(raw, "search.points", int, low=1)
     if "eta" in raw["scheduler"]:

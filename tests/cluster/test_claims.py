@@ -74,6 +74,11 @@ def test_what_cannot_be_asked_is_one_line(tmp_path: Path, capsys: pytest.Capture
 
 def test_listed_configurations_are_made_whole_or_refused() -> None:
     settings = config.load(["trainable=dagnn", "search=listed", "search.configs=[{K: 4}, {K: 9, lr: 0.02}]"])
+    assert settings.budget["trials"] == 2
+    first = config.load(
+        ["trainable=dagnn", "search=listed", "search.configs=[{K: 4}, {K: 9}]", "budget.trials=1"]
+    )
+    assert first.budget["trials"] == 1
     assert [(c["K"], c["lr"], c["hidden"]) for c in settings.search["configs"]] == [
         (4, 0.01, 64),
         (9, 0.02, 64),
