@@ -22,7 +22,7 @@ from search_spaces.supernets.runtime import RuntimeModel
 from trainables import catalog
 from trainables.base import DataError, Setting
 from trainables.nas.single_path_nas import SinglePathNAS
-from trainables.tasks.workers import ProcessGroup, Workers
+from trainables.tasks.workers import ProcessGroup, Workers, workers
 
 torch.set_num_threads(1)
 
@@ -294,7 +294,10 @@ BASELINES: dict[str, dict[str, Any]] = {
 class Blank(nn.Module):
     """Dropout that draws a number for each feature of each image, so that larger batches draw more."""
 
+    fewest = 10_000  # images that came at a time
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Blank.fewest = min(Blank.fewest, len(x))
         return x * (torch.rand_like(x) < 0.9) if self.training else x
 
 
@@ -376,10 +379,16 @@ def measured() -> dict[str, Any]:
 
 def _worker(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
     usual = {name: as_usual(**changes) for name, changes in BASELINES.items()}
     usual["latency"] = as_usual(cost="latency")
-    torch.save({"usual": usual, **measured()}, folder / f"{rank}.pt")
+    draws = []
+    for _ in range(2):
+        with workers().own_draws("cpu"):
+            own = torch.rand(3 + rank)
+        draws.append((own, torch.rand(2)))
+    torch.save({"usual": usual, "draws": draws, "fewest": Blank.fewest, **measured()}, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -442,6 +451,13 @@ def test_two_workers_train_what_one_does_but_for_statistics(name: str, both: lis
             assert row == pytest.approx(expected, rel=1e-3)
         for one, whole in zip(found["weights"], alone["weights"], strict=True):
             torch.testing.assert_close(one, whole, atol=1e-4, rtol=1e-3)
+
+
+def test_workers_draw_apart_within_and_alike_afterwards(both: list[dict[str, Any]]) -> None:
+    (own, alike), (later, _) = both[0]["draws"]
+    (other, also), _ = both[1]["draws"]
+    assert torch.equal(alike, also) and not torch.equal(own, other[:3]) and not torch.equal(own, later)
+    assert [found["fewest"] for found in both] == [17, 16], "of 33 images; three are too few for two"
 
 
 def test_each_worker_needs_two_images_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
