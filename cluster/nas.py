@@ -97,7 +97,9 @@ def _drive(
     each = {"CPU": options["cpus_per_trial"], "GPU": options["gpus_per_trial"]}
 
     def train(conductor: Conductor) -> None:
-        group.train(conductor, post, workers, each, lambda: search.trained, lambda: display.tick(conductor))
+        group.train(
+            conductor, post, workers, each, lambda: search.trained(conductor), lambda: display.tick(conductor)
+        )
 
     before = train if workers > 1 else None
     try:

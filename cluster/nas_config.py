@@ -27,6 +27,7 @@ TABLE = "table"
 SCORINGS = (SUPERNET_KIND, CHILD, TABLE)
 PRUNED = "pruned"  # the paper that prunes a trainable
 TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
+SHARED = ("single_path_nas",)  # the papers of fronts whose batches several workers can share
 BY_BASE = ("lmbda_amplify", "hat_lmbda_coeff")
 COSTS = ("params", "flops", "latency_ms")
 AS_SWEEP = {"keep_checkpoints": "all", "seeds": 1}  # what a sweep may have otherwise and a search may not
@@ -194,10 +195,11 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     config.number(raw, "retrain.top", int, low=0)
     config.number(raw, "train.steps", int, low=1, optional=True)
     config.number(raw, "train.workers", int, low=1)
-    if front and raw["train"]["workers"] > 1:
+    workers = raw["train"]["workers"]
+    if front and workers > 1 and raw["algorithm"]["trainer"] not in SHARED:
         raise UserError(
-            f"train.workers={raw['train']['workers']}: must be 1 with algorithm={raw['algorithm']['name']}, which"
-            " trains networks of its own and no supernet"
+            f"train.workers={workers}: must be 1 with algorithm={raw['algorithm']['name']}; single_path and the"
+            " algorithms over a supernet take more"
         )
     config.number(raw, "retrain.steps", int, low=1, optional=True)
     config.number(raw, "seed", int, low=0)
@@ -208,7 +210,12 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     made = NASSettings("nas", JOB_SPACE, {**raw, **AS_SWEEP})
     if front:
         for value in raw["algorithm"]["values"]:
-            made.front_config(value)
+            found = made.front_config(value)
+            if workers > 1 and found["batch_size"] < 2 * workers:
+                raise UserError(
+                    f"train.workers={workers}: must be at most {found['batch_size'] // 2} with"
+                    f" algorithm.config.batch_size={found['batch_size']}; each needs two images of a batch"
+                )
     else:
         _ = made.train_config
     return made

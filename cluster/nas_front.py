@@ -87,6 +87,10 @@ class FrontRun(Run):
             "settings": json.dumps({"config": own, "steps": steps}),
         }
 
+    def trained(self, conductor: Conductor) -> bool:
+        algorithm: Any = conductor.algorithm
+        return algorithm.phase != FRONT
+
     # -- what runs have found -------------------------------------------------------------------------
 
     def architecture(self, job: Job) -> str | None:

@@ -60,10 +60,9 @@ class Run(ABC):
     def algorithm(self, record: SweepRecord | None = None) -> Algorithm:
         """A fresh algorithm for the run of which `record` is what the store knows."""
 
-    @property
-    def trained(self) -> bool:
+    @abstractmethod
+    def trained(self, conductor: Conductor) -> bool:
         """Whether there is nothing left that a group of workers trains together."""
-        return True
 
     def begin(self, record: SweepRecord | None) -> None:  # noqa: B027  # most have nothing to do
         """Called once before the first job."""

@@ -142,8 +142,7 @@ class SupernetRun(Run):
 
     # -- the weights ----------------------------------------------------------------------------------
 
-    @property
-    def trained(self) -> bool:
+    def trained(self, conductor: Conductor) -> bool:
         return self.settings.scoring != SUPERNET_KIND or self.shelf.has(self.key)
 
     def begin(self, record: SweepRecord | None) -> None:

@@ -293,6 +293,9 @@ def test_a_last_batch_of_one_is_left_out() -> None:
     assert [len(y) for _, y in digits_task().batches(599)] == [599]
     assert [len(y) for _, y in digits_task().batches(400)] == [400, 200]
     assert [len(y) for _, y in digits_task().batches(5000)] == [600]
+    assert [len(y) for _, y in digits_task().batches(597)] == [597, 3]
+    assert [len(y) for _, y in digits_task().batches(597, least=4)] == [597]
+    assert [len(y) for _, y in digits_task().batches(596, least=4)] == [596, 4]
 
 
 def test_pixels_are_standardised_with_the_training_part() -> None:

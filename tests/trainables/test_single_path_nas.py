@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
+from torch import nn
 
 from search_spaces.space import Space
 from search_spaces.supernets.mbconv import MBConvSupernet
+from search_spaces.supernets.normalisation import keep_running_statistics
 from search_spaces.supernets.runtime import RuntimeModel
 from trainables import catalog
 from trainables.base import DataError, Setting
 from trainables.nas.single_path_nas import SinglePathNAS
+from trainables.tasks.workers import ProcessGroup, Workers, workers
 
 torch.set_num_threads(1)
 
@@ -273,3 +280,193 @@ def test_larger_images_are_halved_by_the_stem() -> None:
 
     assert search_network("superkernel", "laptop", 0, stem_stride=2).config()["stem_stride"] == 2
     assert trial().net.config()["stem_stride"] == 1
+
+
+# ---- workers ----
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "joint": {},
+    "held_out": {"threshold_data": "held_out"},
+    "branches": {"relaxation": "branches"},
+}
+
+
+class Blank(nn.Module):
+    """Dropout that draws a number for each feature of each image, so that larger batches draw more."""
+
+    fewest = 10_000  # images that came at a time
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        Blank.fewest = min(Blank.fewest, len(x))
+        return x * (torch.rand_like(x) < 0.9) if self.training else x
+
+
+class Alone(Workers):
+    """One process that draws as several do."""
+
+    @contextmanager
+    def own_draws(self, device: Any) -> Iterator[None]:
+        torch.randint(2**62, ())
+        yield
+
+
+def short(batch_size: int, **changes: Any) -> SinglePathNAS:
+    """A trial of two epochs of 102 images, of each half where there are halves."""
+    paper = trial(steps=2, batch_size=batch_size, augmentation="crop_flip", **changes)
+    for task in (paper.data, *(paper.halves or ())):
+        x, y = task.parts["train"]
+        task.parts = {**task.parts, "train": (x[:102], y[:102])}
+    return paper
+
+
+def without_statistics(**changes: Any) -> SinglePathNAS:
+    """A trial whose network never looks at statistics of the batch."""
+    paper = short(batch_size=35, lmbda=3.0, lr=0.005, **changes)
+    if paper.workers.size == 1:
+        paper.workers = Alone()
+    keep_running_statistics(paper.net)
+    paper.net.eval()
+    paper.net.train = lambda mode=True: paper.net  # type: ignore[method-assign, assignment]
+    return paper
+
+
+def of_one_batch(only: str | None, **changes: Any) -> dict[str, Any]:
+    """Loss, cross-entropy and the gradients that a step takes, of 33 images, which two workers share unequally."""
+    paper = without_statistics(**changes)
+    paper.done = paper.warmup
+    paper.set_learning_rate(0.0)
+    loss, ce = paper.losses(*batch(paper, 33))
+    paper._update(loss, only)
+    gradients = [None if p.grad is None else p.grad.clone() for p in paper.net.parameters()]
+    return {"loss": loss.item(), "ce": ce.item(), "gradients": gradients}
+
+
+def of_two_epochs(**changes: Any) -> dict[str, Any]:
+    """Metrics and weights after a warm-up with dropout on the gates, and a search."""
+    paper = without_statistics(**changes)
+    rows = [paper.step() for _ in range(2)]
+    return {"rows": rows, "weights": [p.detach().clone() for p in paper.net.parameters()]}
+
+
+def as_usual(**changes: Any) -> dict[str, Any]:
+    """Metrics and state of two epochs, and state where the second goes on from the first worker's checkpoint."""
+
+    def made() -> SinglePathNAS:
+        paper = short(batch_size=33, **changes)  # the last three images are too few for two
+        head: Any = paper.net.head
+        head.classifier = nn.Sequential(Blank(), head.classifier)
+        return paper
+
+    whole, again = made(), made()
+    rows = [whole.step()]
+    states = [whole.state_dict()]
+    if dist.is_initialized():
+        dist.broadcast_object_list(states)
+    again.load_state_dict(states[0])
+    again.step()
+    rows.append(whole.step())
+    return {"rows": [*rows, whole.test()], "state": whole.state_dict(), "again": again.state_dict()}
+
+
+def measured() -> dict[str, Any]:
+    """What is compared between two workers and one, by name."""
+    found: dict[str, Any] = {}
+    for name, changes in BASELINES.items():
+        found[f"batch {name}"] = of_one_batch("weights" if name == "held_out" else None, **changes)
+        found[f"epochs {name}"] = of_two_epochs(**changes)
+    return found
+
+
+def _worker(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=2)
+    usual = {name: as_usual(**changes) for name, changes in BASELINES.items()}
+    usual["latency"] = as_usual(cost="latency")
+    draws = []
+    for _ in range(2):
+        with workers().own_draws("cpu"):
+            own = torch.rand(3 + rank)
+        draws.append((own, torch.rand(2)))
+    torch.save({"usual": usual, "draws": draws, "fewest": Blank.fewest, **measured()}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What two workers have found."""
+    folder = tmp_path_factory.mktemp("workers")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_worker, args=(rank, folder)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=240)
+        assert process.exitcode == 0
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two checkpoints are the same to the bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("name", [*BASELINES, "latency"])
+def test_workers_stay_the_same_and_go_on_from_the_first_ones_checkpoint(
+    name: str, both: list[dict[str, Any]]
+) -> None:
+    first, second = (found["usual"][name] for found in both)
+    assert first["rows"] == second["rows"]
+    for part in first["state"]["parts"]:
+        assert same(first["state"]["parts"][part], second["state"]["parts"][part]), part
+    assert same(first["state"], second["state"])
+    assert same(first["again"], first["state"]) and same(second["again"], first["state"])
+    assert not any("running" in weight for weight in first["state"]["parts"]["net"])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_gradients_of_two_workers_add_up_to_those_of_the_batch(name: str, both: list[dict[str, Any]]) -> None:
+    alone = of_one_batch("weights" if name == "held_out" else None, **BASELINES[name])
+    first, second = (found[f"batch {name}"] for found in both)
+    assert first["ce"] + second["ce"] == pytest.approx(alone["ce"], rel=1e-5)
+    assert first["loss"] + second["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert first["loss"] - first["ce"] == pytest.approx((alone["loss"] - alone["ce"]) * 17 / 33, rel=1e-5)
+    assert alone["loss"] - alone["ce"] > 10  # lambda log R
+    for one, two, whole in zip(first["gradients"], second["gradients"], alone["gradients"], strict=True):
+        assert (one is None) == (two is None) == (whole is None)
+        if whole is not None:
+            assert torch.equal(one, two)
+            torch.testing.assert_close(one, whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_two_workers_train_what_one_does_but_for_statistics(name: str, both: list[dict[str, Any]]) -> None:
+    alone = of_two_epochs(**BASELINES[name])
+    for found in (worker[f"epochs {name}"] for worker in both):
+        for row, expected in zip(found["rows"], alone["rows"], strict=True):
+            assert row == pytest.approx(expected, rel=1e-3)
+        for one, whole in zip(found["weights"], alone["weights"], strict=True):
+            torch.testing.assert_close(one, whole, atol=1e-4, rtol=1e-3)
+
+
+def test_workers_draw_apart_within_and_alike_afterwards(both: list[dict[str, Any]]) -> None:
+    (own, alike), (later, _) = both[0]["draws"]
+    (other, also), _ = both[1]["draws"]
+    assert torch.equal(alike, also) and not torch.equal(own, other[:3]) and not torch.equal(own, later)
+    assert [found["fewest"] for found in both] == [17, 16], "of 33 images; three are too few for two"
+
+
+def test_each_worker_needs_two_images_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def group(self: ProcessGroup) -> None:
+        self.rank, self.size = 0, 17
+
+    monkeypatch.setattr(ProcessGroup, "__init__", group)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    with pytest.raises(
+        ValueError, match=r"batch_size=32: must be at least 34, two images for each of 17 workers"
+    ):
+        trial(batch_size=32)

@@ -29,6 +29,7 @@ from trainables.catalog import register
 from trainables.datasets.images import stratified_split
 from trainables.tasks.image_classification import METRICS, ImageTask
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from trainables.tasks.workers import workers
 
 SearchNetwork = MBConvSupernet | BranchSupernet
 TABLE = "runtime.json"
@@ -81,6 +82,9 @@ class SinglePathNAS(NetworkPaper):
 
     Accuracies are of that architecture with the weights it inherits and batch statistics measured anew. `relaxation`,
     `threshold_data`, `runtime_term` and `indicator_keep` give the baselines.
+
+    Workers of a process group share each batch: their gradients add up to those of the whole batch, but that each
+    normalises its part by itself. All draw the same batches and gates, so their weights never differ.
     """
 
     slug = "single_path_nas"
@@ -159,6 +163,13 @@ class SinglePathNAS(NetworkPaper):
 
     def prepare(self) -> None:
         config = self.config
+        self.workers = workers()
+        self.least = 2 * self.workers.size  # images of a batch: each worker normalises its part
+        if config["batch_size"] < self.least:
+            raise ValueError(
+                f"batch_size={config['batch_size']}: must be at least {self.least}, two images for each of"
+                f" {self.workers.size} workers"
+            )
         self.data = ImageTask(self.data_name, self.setting.data_dir, self.device, config["augmentation"])
         sizes: dict[str, Any] = {
             "input_shape": self.data.shape,
@@ -174,6 +185,8 @@ class SinglePathNAS(NetworkPaper):
         self.runtime = runtime_model(self.net, config["cost"], self.device, self.setting.data_dir).to(
             self.device
         )
+        for costs in self.runtime.buffers():  # timed by each worker, they would be different tables
+            costs.copy_(self.workers.from_first(costs))
         self.optimiser = make_optimiser(self.net, config)
         self.warmup = self.warmup_epochs(config, self.epochs)
         # (weights, thresholds): the images that each of them learns on.
@@ -200,13 +213,22 @@ class SinglePathNAS(NetworkPaper):
         return self.done < self.warmup
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a batch: the loss to descend, CE + lambda log R after the warm-up, and its cross-entropy alone."""
+        """Of a batch: the loss to descend, CE + lambda log R after the warm-up, and its cross-entropy alone.
+
+        Of several workers each gives what its part of the batch adds to the two; the sums are those of the batch.
+        """
         keep = self.config.get("indicator_keep", 1.0) if self.warming_up else 1.0
         gates: Any = self.net.gates(keep)
-        ce = F.cross_entropy(self.net.gated(x, gates), y, label_smoothing=self.config["label_smoothing"])
+        share = len(self.workers.part(y)) / len(y)
+        x, y = self.workers.part(x), self.workers.part(y)
+        with self.workers.own_draws(self.device):
+            logits = self.net.gated(x, gates)
+        ce = share * F.cross_entropy(logits, y, label_smoothing=self.config["label_smoothing"])
         if self.warming_up or not self.config["runtime_term"]:
             return ce, ce
-        return ce + self.config["lmbda"] * self.net.runtime(gates, self.runtime).log().to(ce.dtype), ce
+        # R is the same for all workers; by their shares it is counted once.
+        weight = share * self.config["lmbda"]
+        return ce + weight * self.net.runtime(gates, self.runtime).log().to(ce.dtype), ce
 
     def rate(self) -> float:
         """Learning rate of the weights in the next epoch."""
@@ -220,13 +242,14 @@ class SinglePathNAS(NetworkPaper):
             group["lr"] = value * group["factor"]
 
     def _update(self, loss: Tensor, only: str | None = None) -> None:
-        """A step of the optimiser on all parameters, or `only` on "weights" or "thresholds"."""
+        """A step of all workers' optimisers on all parameters, or `only` on "weights" or "thresholds"."""
         self.optimiser.zero_grad()
         loss.backward()
         *weights, thresholds = self.optimiser.param_groups
         for group in {"weights": [thresholds], "thresholds": weights}.get(only or "", []):
             for p in group["params"]:
                 p.grad = None
+        self.workers.add_gradients([p.grad for p in self.net.parameters() if p.grad is not None])
         self.optimiser.step()
 
     def epoch(self) -> dict[str, float]:
@@ -234,21 +257,23 @@ class SinglePathNAS(NetworkPaper):
         train_loss = Mean()
         size = self.config["batch_size"]
         if self.halves is None:
-            for x, y in self.data.batches(size):
+            for x, y in self.data.batches(size, self.least):
                 loss, ce = self.losses(x, y)
                 self._update(loss)
                 train_loss.add(ce, len(y))
         else:
-            for (x, y), held_out in zip(*(half.batches(size) for half in self.halves), strict=False):
+            halves = (half.batches(size, self.least) for half in self.halves)
+            for (x, y), held_out in zip(*halves, strict=False):
                 loss, ce = self.losses(x, y)
                 self._update(ce, "weights")
                 self._update(self.losses(*held_out)[0], "thresholds")
                 train_loss.add(ce, len(y))
+        shares = self.workers.gather(torch.tensor([train_loss.value], dtype=torch.float64))
         val_loss, val_accuracy = self.data.evaluate(self.inherited(self.net), "validation")
         return {
             "val_accuracy": val_accuracy,
             "val_loss": val_loss,
-            "train_loss": train_loss.value,
+            "train_loss": shares.sum().item(),
             "cost": self.runtime.of_path(self.net.derive()),
             "dead_gates": self.net.dead_gates(),
         }

@@ -101,15 +101,16 @@ class ImageTask:
         """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part."""
         return (pixels.float() - self.mean) / self.deviation
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, size: int, least: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled training batches ((b, c, h, w) float32, (b,) int64).
 
-        A last batch of a single image is left out: batch statistics of one image are no statistics.
+        A last batch of fewer than `least` images is left out: batch statistics of one image are no statistics, and
+        each of several workers needs two.
         """
         labels = self.parts["train"][1]
         order = torch.randperm(len(labels), generator=self.generator).to(labels.device)
         for chosen in order.split(size):
-            if len(chosen) == 1 and len(order) > 1:
+            if len(chosen) < least and len(order) > len(chosen):
                 return
             yield self.batch(chosen)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -30,6 +31,14 @@ class Workers:
         """The first worker's tensor, so that rounding cannot part the workers' ways."""
         return tensor
 
+    @contextmanager
+    def own_draws(self, device: str | torch.device) -> Iterator[None]:
+        """Within it PyTorch's global generators (CPU and `device`) are each worker's own; afterwards all agree again.
+
+        For what is drawn for each example, such as dropout: parts of different sizes draw different amounts.
+        """
+        yield
+
 
 class ProcessGroup(Workers):
     """The workers of PyTorch's default process group, as `torchrun` or a training service has set it up."""
@@ -54,6 +63,13 @@ class ProcessGroup(Workers):
         first = tensor.clone()
         dist.broadcast(first, 0)
         return first
+
+    @contextmanager
+    def own_draws(self, device: str | torch.device) -> Iterator[None]:
+        seed = int(torch.randint(2**62, ()))  # the same on all, as long as they agree
+        with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
+            torch.manual_seed(seed + self.rank)
+            yield
 
 
 def workers() -> Workers:
