@@ -116,9 +116,8 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     check_budget(raw)
     if raw["search"]["name"] == "listed":
         configs = _listed(raw, space, paper)
-        trials = min(
-            raw["budget"]["trials"], len(configs)
-        )  # or the time left would be that of trials to nobody
+        # More than are listed would be waited for: the time left would be theirs too.
+        trials = min(raw["budget"]["trials"], len(configs))
         raw = {
             **raw,
             "search": {**raw["search"], "configs": configs},
