@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.store import Store
+from analysis.store import Store, SweepRecord, SweepWriter
 from cluster import config, group, nas, nas_config, sweep
 from cluster.conductor import Conductor
 from cluster.display import Display
@@ -17,6 +17,7 @@ from cluster.errors import UserError
 from cluster.worker import Post
 from tests.cluster.test_nas import FRONT, Engine
 from trainables import catalog
+from trainables.base import Metric
 from trainables.nas._job import SearchJob
 
 
@@ -32,6 +33,37 @@ def test_a_mailbox_keeps_the_order_of_commands_and_the_first_answer_to_each() ->
     assert asyncio.run(talk()) == [[0, 1], ("step", None), ("load", [3]), "first"]
 
 
+def opened(
+    store: Store, name: str, row: dict[str, Any], settings: config.Settings, metrics: Sequence[Metric]
+) -> tuple[SweepWriter, SweepRecord | None]:
+    """The writer of a run, begun or to be gone on with, and what the store knows of it."""
+    if store.has(name):
+        writer = store.open(name)
+        return writer, writer.record
+    fields, names = settings.space.arrow_fields(), [m.name for m in metrics]
+    return store.create(name, row, config_fields=fields, metric_names=names), None
+
+
+def in_group(
+    conductor: Conductor,
+    writer: SweepWriter,
+    post: Post,
+    resources: Mapping[str, float],
+    done: Callable[[], bool],
+    interrupt_after: int | None,
+) -> None:
+    """Has a group of two run the conductor's legs, interrupted after so many reports."""
+    reports: list[int] = []
+
+    def tick() -> None:
+        reports.append(1)
+        if len(reports) == interrupt_after:
+            conductor.interrupt()
+
+    group.train(conductor, post, 2, resources, done, tick)
+    writer.close(state=conductor.close())
+
+
 def train(tmp_path: Path, fault: str, interrupt_after: int | None = None) -> Conductor:
     """Runs, or goes on with, a sweep of one trial in a group of two."""
     tmp_path.mkdir(exist_ok=True)
@@ -40,29 +72,11 @@ def train(tmp_path: Path, fault: str, interrupt_after: int | None = None) -> Con
          f"storage={tmp_path}", f"data_dir={tmp_path}", "budget.report_seconds=0", "budget.checkpoint_seconds=0"]
     )  # fmt: skip
     paper, store = catalog.get("test_together"), Store(tmp_path)
-    record = None
-    if store.has("t"):
-        writer = store.open("t")
-        record = writer.record
-    else:
-        writer = store.create(
-            "t",
-            sweep.sweep_row(settings, paper),
-            config_fields=settings.space.arrow_fields(),
-            metric_names=[m.name for m in paper.metrics],
-        )
+    writer, record = opened(store, "t", sweep.sweep_row(settings, paper), settings, paper.metrics)
     with writer:
         conductor = sweep.make_conductor(settings, paper, writer, 1, record)
-        reports: list[int] = []
-
-        def tick() -> None:
-            reports.append(1)
-            if len(reports) == interrupt_after:
-                conductor.interrupt()
-
         post = sweep.make_post(settings, store, "t")
-        group.train(conductor, post, 2, {"CPU": 1, "GPU": 0}, lambda: False, tick)
-        writer.close(state=conductor.close())
+        in_group(conductor, writer, post, {"CPU": 1, "GPU": 0}, lambda: False, interrupt_after)
     return conductor
 
 
@@ -161,29 +175,11 @@ def train_front(storage: Path, interrupt_after: int | None = None) -> Conductor:
     """What a group does of a front, or what is left for it to do."""
     engine = Engine(storage, *TOGETHER)
     search, store = engine.search, engine.store
-    record = None
-    if store.has("s"):
-        writer = store.open("s")
-        record = writer.record
-    else:
-        writer = store.create(
-            "s",
-            nas.row(search),
-            config_fields=engine.settings.space.arrow_fields(),
-            metric_names=[m.name for m in search.metrics],
-        )
+    writer, record = opened(store, "s", nas.row(search), engine.settings, search.metrics)
     with writer:
         conductor = nas.make_conductor(search, writer, 2, record, search.ended)
-        reports: list[int] = []
-
-        def tick() -> None:
-            reports.append(1)
-            if len(reports) == interrupt_after:
-                conductor.interrupt()
-
         post = sweep.make_post(engine.settings, store, "s")
-        group.train(conductor, post, 2, {"CPU": 1}, lambda: search.trained(conductor), tick)
-        writer.close(state=conductor.close())
+        in_group(conductor, writer, post, {"CPU": 1}, lambda: search.trained(conductor), interrupt_after)
     return conductor
 
 
