@@ -63,6 +63,9 @@ class Claim:
     The effect is treatment minus baseline (`kind="difference"`) or treatment over baseline (`kind="ratio"`), in the
     metric's own units; the claim is that it is at least `margin` (`direction="at_least"`) or at most (`"at_most"`).
     A claim about the method alone has no baseline (None, `kind="value"`): its effect is the metric itself.
+
+    seeds: pairs that a verdict is given on, at least five; more where ten pairs of a pilot lay near the margin for
+    their spread and are cheap. Fixed before the run that is judged.
     """
 
     name: str

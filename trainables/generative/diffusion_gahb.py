@@ -245,6 +245,7 @@ class DiffusionGAHB(NetworkPaper):
             metric="test_gap",
             margin=7.5,
             data="digits",
+            seeds=10,
             steps=60,
         ),
         Claim(
@@ -256,6 +257,7 @@ class DiffusionGAHB(NetworkPaper):
             metric="test_agreement",
             margin=0.25,
             data="digits",
+            seeds=10,
             steps=60,
         ),
     )

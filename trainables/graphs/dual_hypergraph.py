@@ -281,7 +281,7 @@ class DualHypergraph(NetworkPaper):
                 metric="test_accuracy",
                 margin=0.05,
                 data="synthetic_noisy_edges",
-                seeds=3,
+                seeds=20,
                 steps=150,
             )
             for model, what, over in (

@@ -273,7 +273,15 @@ class FinalMLP(NetworkPaper):
     )
     claims = tuple(
         Claim(
-            name, statement, treatment, baseline, "test_auc", margin, data="synthetic_multiplicative", steps=8
+            name,
+            statement,
+            treatment,
+            baseline,
+            "test_auc",
+            margin,
+            data="synthetic_multiplicative",
+            seeds=20,
+            steps=8,
         )
         for name, statement, treatment, baseline, margin in (
             (

@@ -313,6 +313,7 @@ class AttSwinUNetPaper(NetworkPaper):
             metric="test_dice",
             margin=margin,
             data="synthetic_lesions",
+            seeds=8,
             steps=20,
         )
         for name, statement, margin in (

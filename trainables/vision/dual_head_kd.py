@@ -177,7 +177,7 @@ class DualHeadKD(NetworkPaper):
             metric="test_accuracy",
             margin=0.015,
             data="digits300",
-            seeds=3,
+            seeds=30,
             steps=80,
         ),
     )

@@ -274,7 +274,7 @@ class MultiOutputDeblur(NetworkPaper):
             metric="test_psnr_best_overall",
             margin=1.5,
             data="digits_simulated_motion",
-            seeds=3,
+            seeds=10,
             steps=7,
         ),
         Claim(
@@ -285,7 +285,7 @@ class MultiOutputDeblur(NetworkPaper):
             metric="test_psnr_best_overall",
             margin=0.5,
             data="digits_simulated_motion",
-            seeds=3,
+            seeds=10,
             steps=7,
         ),
         Claim(
@@ -298,7 +298,7 @@ class MultiOutputDeblur(NetworkPaper):
             margin=0.15,
             direction="at_most",
             data="digits_simulated_motion_control",
-            seeds=3,
+            seeds=10,
             steps=7,
         ),
     )
