@@ -19,6 +19,7 @@ from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, members
 from trainables.base import Setting
+from trainables.tasks.latency import kept_latency
 
 TRAINED = {TRAIN: "train", CHILD: "retrain", RETRAIN: "retrain"}  # phase -> the settings that say how long
 
@@ -34,6 +35,8 @@ class SupernetRun(Run):
         self.settings, self.shelf = settings, Shelf(store.uri)
         paper = _trainer(settings)
         self.supernet, self.images = paper.supernet, paper.data.images
+        if "latency_ms" in (settings.front, *settings.limits):
+            self.supernet.adopt_cost_table(kept_latency(self.supernet))
         self.table = _table(settings, self.supernet.space) if settings.scoring == TABLE else None
         self.space = self.table.space if self.table else self.supernet.space
         self.recipe = {

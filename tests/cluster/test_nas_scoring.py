@@ -18,6 +18,7 @@ from search_spaces.architectures.files import write_table
 from search_spaces.architectures.tables import Metric, Source
 from search_spaces.supernets.normalisation import recalibrate
 from tests.cluster.test_nas import SMALL, Crash, Engine
+from trainables.tasks.latency import kept_latency
 from trainables.tasks.small_images import Reduction, SmallImageTask
 
 torch.set_num_threads(1)
@@ -60,6 +61,23 @@ def test_recalibrated_scores_are_those_of_the_recalibrated_networks(tmp_path: Pa
     usual = Engine(tmp_path, "algorithm=random", "retrain.top=0", name="usual")
     usual.run()
     assert scores(usual) != scores(together)
+
+
+# ---- latency ----
+
+
+def test_searches_of_a_machine_go_by_the_same_latencies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIRSWEEP_CACHE", str(tmp_path / "cache"))
+    words = ("retrain.top=0", "algorithm=random")
+    by_front = Engine(tmp_path, *words, "front=latency_ms")
+    by_front.run()
+    table = kept_latency(by_front.search.supernet)
+    for row in by_front.architectures():
+        assert row["latency_ms"] == table.cost(by_front.search.space.parse(row["architecture"]))
+    by_limit = Engine(tmp_path, *words, "constraint.latency_ms=1000", name="limited")
+    assert by_limit.search.supernet.cost_table("latency_ms") == table
 
 
 # ---- tables ----

@@ -267,9 +267,20 @@ def test_cost_from_a_file(tmp_path: Path) -> None:
         trial(cost="table", data_dir=tmp_path / "elsewhere")
 
 
-def test_measured_latency_goes_with_the_checkpoint() -> None:
-    first, second = trial(cost="latency"), trial(cost="latency")
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the latency table is kept; workers inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("FAIRSWEEP_CACHE", str(folder))
+        yield folder
+
+
+def test_searches_of_a_machine_share_a_latency_table_that_goes_with_the_checkpoint() -> None:
+    first, second = trial(cost="latency"), trial(seed=1, cost="latency", lmbda=1.0)
     assert isinstance(first.runtime, RuntimeModel) and (first.runtime.layers > 0).all()
+    assert torch.equal(first.runtime.layers, second.runtime.layers)
+    assert torch.equal(first.runtime.fixed, second.runtime.fixed)
     second.runtime.layers *= 2
     second.load_state_dict(first.state_dict())
     assert torch.equal(first.runtime.layers, second.runtime.layers)

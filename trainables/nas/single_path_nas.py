@@ -28,6 +28,7 @@ from trainables.base import Claim, DataError, Found, Metric, Tiny
 from trainables.catalog import register
 from trainables.datasets.images import stratified_split
 from trainables.tasks.image_classification import METRICS, ImageTask
+from trainables.tasks.latency import kept_latency
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 from trainables.tasks.workers import workers
 
@@ -49,14 +50,14 @@ def search_network(relaxation: str, size: str, seed: int, **sizes: Any) -> Searc
 
 
 def runtime_model(net: SearchNetwork, cost: str, device: str, data_dir: Path | None) -> RuntimeModel:
-    """The table of `cost` for the blocks of `net`: flops, params, latency in milliseconds, or from a file."""
+    """The table of `cost` for the blocks of `net`: flops, params, milliseconds as kept for this machine, or a file."""
     assert isinstance(net.space, MBConvSpace)
     if cost == "table":
         if data_dir is None:
             raise DataError(f"cost=table: data_dir is None; give a folder with {TABLE}")
         return RuntimeModel.from_json(net.space, data_dir / TABLE)
     if cost == "latency":
-        return RuntimeModel.from_table(net.space, net.cost_table("latency_ms", device=device))
+        return RuntimeModel.from_table(net.space, kept_latency(net, device))
     return RuntimeModel.from_table(net.space, net.cost_table(cost))
 
 
@@ -185,7 +186,7 @@ class SinglePathNAS(NetworkPaper):
         self.runtime = runtime_model(self.net, config["cost"], self.device, self.setting.data_dir).to(
             self.device
         )
-        for costs in self.runtime.buffers():  # timed by each worker, they would be different tables
+        for costs in self.runtime.buffers():  # workers on several machines have timed different tables
             costs.copy_(self.workers.from_first(costs))
         self.optimiser = make_optimiser(self.net, config)
         self.warmup = self.warmup_epochs(config, self.epochs)
