@@ -1,11 +1,11 @@
 """The front of Single-Path NAS over lambda, and what its predicted latency is worth, on this machine and one thread.
 
 front: a search on digits for each lambda and seed with the costs of `--cost`: cost and inherited accuracy of what is
-found, and Spearman's correlation of lambda with the cost. latency: predicted by the table of blocks beside whole
-networks timed in the same run. random: the networks found at lambda `--compare` and `--random` others within 5 % of
-their cost, all trained from scratch on the same data.
+found, and Spearman's correlation of lambda with the cost. latency: predicted by the table of blocks that the searches
+go by, beside whole networks timed in the same run. random: the networks found at each lambda of `--compare` and
+`--random` others within 5 % of their cost, all trained from scratch on the same data.
 
-    python -m tests.benchmarks.bench_single_path [--lambdas 0,0.1,0.3,1] [--seeds 5] [--cost flops]
+    python -m tests.benchmarks.bench_single_path [--lambdas 0,0.1,0.3,1] [--seed 0] [--seeds 5] [--cost flops]
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from analysis.statistics import summary
 from search_spaces.architectures.base import Architecture
 from search_spaces.costs import check_latency
 from trainables.base import Setting
-from trainables.nas.single_path_nas import SinglePathNAS, search_network
+from trainables.nas.single_path_nas import SinglePathNAS
 from trainables.tasks.image_classification import ImageTask
+from trainables.tasks.latency import kept_latency
 from trainables.tasks.training import cosine_factor
 
 
-def search(lmbda: float, seed: int, cost: str, epochs: int) -> tuple[SinglePathNAS, dict[str, float]]:
-    """A finished search on digits and its test metrics; lambda 0 is without the runtime term."""
+def begun(lmbda: float, seed: int, cost: str, epochs: int) -> SinglePathNAS:
+    """A search on digits before its first epoch; lambda 0 is without the runtime term."""
     config: dict[str, Any] = {**SinglePathNAS.space().paper_config("digits"), "cost": cost}
     if lmbda:
         config["lmbda"] = lmbda
@@ -40,18 +41,26 @@ def search(lmbda: float, seed: int, cost: str, epochs: int) -> tuple[SinglePathN
         config.pop("lmbda")
     paper = SinglePathNAS()
     paper.setup(config, Setting(seed=seed, data="digits", steps=epochs))
+    return paper
+
+
+def search(lmbda: float, seed: int, cost: str, epochs: int) -> tuple[SinglePathNAS, dict[str, float]]:
+    """A finished search and its test metrics."""
+    paper = begun(lmbda, seed, cost, epochs)
     while not paper.finished:
         paper.step()
     return paper, paper.test()
 
 
-def front(lambdas: Sequence[float], seeds: int, cost: str, epochs: int) -> dict[float, list[SinglePathNAS]]:
+def front(
+    lambdas: Sequence[float], seeds: Sequence[int], cost: str, epochs: int
+) -> dict[float, list[SinglePathNAS]]:
     """Prints the front; the searches of each lambda."""
     found: dict[float, list[tuple[SinglePathNAS, dict[str, float]]]] = {}
     print(f"{'lambda':>7} {'seed':>4} {'cost':>10} {'accuracy':>8} {'s':>6}  architecture")
     for lmbda in lambdas:
         found[lmbda] = []
-        for seed in range(seeds):
+        for seed in seeds:
             start = time.process_time()
             paper, tests = search(lmbda, seed, cost, epochs)
             found[lmbda].append((paper, tests))
@@ -70,8 +79,8 @@ def front(lambdas: Sequence[float], seeds: int, cost: str, epochs: int) -> dict[
 
 def latency(paths: int, repeats: int) -> None:
     """Prints how well the sum over blocks predicts the latency of networks."""
-    net = search_network("superkernel", "laptop", 0)
-    table = net.cost_table("latency_ms", repeats=repeats)
+    net = begun(0.0, 0, "flops", 1).net
+    table = kept_latency(net)
     check = check_latency(net, table, [net.space.sample(seed) for seed in range(paths)], repeats)
     ratios = [m / p for m, p in zip(check.measured, check.predicted, strict=True)]
     print(f"latency of {paths} networks: measured over predicted {min(ratios):.2f} to {max(ratios):.2f}")
@@ -97,10 +106,10 @@ def trained(paper: SinglePathNAS, path: Architecture, seed: int, epochs: int) ->
     return task.evaluate(module, "test")[1]
 
 
-def against_random(papers: list[SinglePathNAS], others: int, epochs: int) -> None:
+def against_random(papers: Sequence[tuple[int, SinglePathNAS]], others: int, epochs: int) -> None:
     """Prints test accuracies of what was found and of random networks of equal cost, and their mean difference."""
     gains = []
-    for seed, paper in enumerate(papers):
+    for seed, paper in papers:
         path = paper.architecture()
         cost = paper.runtime.of_path(path)
         near = [
@@ -128,19 +137,22 @@ def against_random(papers: list[SinglePathNAS], others: int, epochs: int) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lambdas", default="0,0.1,0.3,1")
+    parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cost", default="flops", choices=["flops", "params", "latency"])
     parser.add_argument("--epochs", type=int, default=SinglePathNAS.default_steps)
     parser.add_argument("--paths", type=int, default=30)
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--compare", type=float, default=0.3)
+    parser.add_argument("--compare", default="0.3,1")
     parser.add_argument("--random", type=int, default=10)
     args = parser.parse_args()
     torch.set_num_threads(1)
     latency(args.paths, args.repeats)
-    papers = front([float(x) for x in args.lambdas.split(",")], args.seeds, args.cost, args.epochs)
-    if args.random and args.compare in papers:
-        against_random(papers[args.compare], args.random, args.epochs)
+    seeds = range(args.seed, args.seed + args.seeds)
+    papers = front([float(x) for x in args.lambdas.split(",")], seeds, args.cost, args.epochs)
+    for lmbda in (float(x) for x in args.compare.split(",") if args.random):
+        print(f"lambda {lmbda:g}")
+        against_random(list(zip(seeds, papers[lmbda], strict=True)), args.random, args.epochs)
 
 
 if __name__ == "__main__":
