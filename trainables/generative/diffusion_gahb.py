@@ -246,7 +246,6 @@ class DiffusionGAHB(NetworkPaper):
             margin=7.5,
             data="digits",
             seeds=10,
-            steps=60,
         ),
         Claim(
             name="many_images_give_one_function",
@@ -258,7 +257,6 @@ class DiffusionGAHB(NetworkPaper):
             margin=0.25,
             data="digits",
             seeds=10,
-            steps=60,
         ),
     )
 
