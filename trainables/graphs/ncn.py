@@ -242,7 +242,7 @@ class NCNPaper(NetworkPaper):
             metric="test_hits20",
             margin=0.20,
             data="digits_500",
-            seeds=40,
+            seeds=30,
             steps=20,
         ),
         Claim(
@@ -253,7 +253,7 @@ class NCNPaper(NetworkPaper):
             metric="test_hits20",
             margin=0.0,
             data="synthetic_geometric",
-            seeds=40,
+            seeds=30,
             steps=20,
         ),
         Claim(
@@ -264,7 +264,7 @@ class NCNPaper(NetworkPaper):
             metric="test_hits20",
             margin=0.0,
             data="digits_500",
-            seeds=40,
+            seeds=30,
             steps=20,
         ),
         Claim(
@@ -275,7 +275,7 @@ class NCNPaper(NetworkPaper):
             metric="test_hits20",
             margin=0.0,
             data="digits_500",
-            seeds=40,
+            seeds=30,
             steps=20,
         ),
     )

@@ -245,7 +245,7 @@ class Targets:
 
 PLANNERS: dict[str, type[Search]] = {**retro.PLANNERS, "mcts": DualValueSearch}
 _LEARNT: dict[str, Any] = {"treatment": {"method": "pdvn"}, "baseline": {"method": "pretrained"}}
-_LEARNT |= {"kind": "ratio", "data": "synthetic_strings", "seeds": 8, "steps": 20}
+_LEARNT |= {"kind": "ratio", "data": "synthetic_strings", "seeds": 3, "steps": 20}
 
 
 @register

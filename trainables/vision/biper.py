@@ -242,7 +242,7 @@ class BiPer(NetworkPaper):
             metric="test_accuracy",
             margin=0.01,
             data="digits",
-            seeds=40,
+            seeds=30,
         ),
     )
 
