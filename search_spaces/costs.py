@@ -306,8 +306,12 @@ def check_latency(
     paths: Iterable[Architecture],
     repeats: int = 30,
     device: str | torch.device = "cpu",
+    rounds: int = 3,
 ) -> LatencyCheck:
     """What `table` predicts for `paths` beside timings of their networks, with the table's threads and batch.
+
+    Each network is timed in `rounds` rounds through all of them and has the median: what slows the machine for a
+    while spans all repeats of one timing, but seldom meets the same network twice.
 
     CostError if the table is not of latencies of `supernet`, or was measured on other hardware or software.
     """
@@ -317,11 +321,12 @@ def check_latency(
         )
     here = replace(table, hardware=hardware(device), software=software())
     table.require_same(here)
-    predicted, measured = [], []
-    for path in paths:
-        network = supernet.build(path).to(device)
-        predicted.append(float(table.cost(path)))
-        measured.append(
-            measure_latency(network, supernet.input_shape, table.batch, table.threads, repeats, device)
-        )
-    return LatencyCheck(tuple(predicted), tuple(measured))
+    paths = list(paths)
+    networks = [supernet.build(path).to(device) for path in paths]
+    shape, batch, threads = supernet.input_shape, table.batch, table.threads
+    timed = [
+        [measure_latency(network, shape, batch, threads, repeats, device) for network in networks]
+        for _ in range(rounds)
+    ]
+    predicted = tuple(float(table.cost(path)) for path in paths)
+    return LatencyCheck(predicted, tuple(median(of_one) for of_one in zip(*timed, strict=True)))
