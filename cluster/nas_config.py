@@ -137,6 +137,11 @@ class NASSettings(Settings):
         """The limits that are set, by the name of the cost."""
         return {name: value for name, value in self.constraint.items() if value is not None}
 
+    @property
+    def costs(self) -> set[str]:
+        """What is to be known of each architecture: what is counted, and latency only where it is asked for."""
+        return {"params", "flops", self.front, *self.limits}
+
     def plan(self, train: bool) -> Plan:
         """How much of each phase there is. train: whether the supernet is still to be trained."""
         return Plan(

@@ -153,7 +153,7 @@ class FrontRun(Run):
         found = self.found(trial["trial"], value, repeat)
         if found is None:
             return None
-        timed = found.full is not None or "latency_ms" in (settings.front, *settings.limits)
+        timed = found.full is not None or "latency_ms" in settings.costs
         latency = measure_latency(found.module, found.input_shape) if timed else None
         whole: dict[str, Any] = {}
         if found.full is not None:

@@ -35,7 +35,7 @@ class SupernetRun(Run):
         self.settings, self.shelf = settings, Shelf(store.uri)
         paper = _trainer(settings)
         self.supernet, self.images = paper.supernet, paper.data.images
-        if "latency_ms" in (settings.front, *settings.limits):
+        if "latency_ms" in settings.costs:
             self.supernet.adopt_cost_table(kept_latency(self.supernet))
         self.table = _table(settings, self.supernet.space) if settings.scoring == TABLE else None
         self.space = self.table.space if self.table else self.supernet.space
@@ -97,10 +97,9 @@ class SupernetRun(Run):
             raise UserError(str(error)) from None
 
     def costs(self, architecture: Architecture) -> dict[str, float]:
-        """What an architecture costs; latency is measured only where it is asked for."""
-        wanted = {*("params", "flops"), self.settings.front, *self.settings.limits}
+        """What an architecture costs, of the kinds that are asked for."""
         path = self.path(architecture)
-        return {kind: self.supernet.cost(path, kind) for kind in sorted(wanted)}
+        return {kind: self.supernet.cost(path, kind) for kind in sorted(self.settings.costs)}
 
     def path(self, architecture: Architecture) -> Architecture:
         """The path of the supernet that a member of `space` is."""

@@ -27,7 +27,7 @@ from search_spaces.costs import check_latency
 from trainables.base import Setting
 from trainables.nas.single_path_nas import SinglePathNAS
 from trainables.tasks.image_classification import ImageTask
-from trainables.tasks.latency import MEASUREMENTS, kept_latency
+from trainables.tasks.latency import kept_latency, timed_latency
 from trainables.tasks.training import cosine_factor
 
 
@@ -80,8 +80,8 @@ def front(
 def latency(paths: int, repeats: int) -> None:
     """Prints how well the sum over blocks predicts the latency of networks."""
     net = begun(0.0, 0, "flops", 1).net
-    now, *again = (net.cost_table("latency_ms", repeats=repeats) for _ in range(MEASUREMENTS))
-    for when, table in (("now", now.merged(again)), ("for the searches", kept_latency(net))):
+    tables = {"now": timed_latency(net, repeats=repeats), "for the searches": kept_latency(net)}
+    for when, table in tables.items():
         check = check_latency(net, table, [net.space.sample(seed) for seed in range(paths)], repeats)
         ratios = [m / p for m, p in zip(check.measured, check.predicted, strict=True)]
         print(
@@ -152,7 +152,8 @@ def main() -> None:
     latency(args.paths, args.repeats)
     seeds = range(args.seed, args.seed + args.seeds)
     papers = front([float(x) for x in args.lambdas.split(",")], seeds, args.cost, args.epochs)
-    for lmbda in (float(x) for x in args.compare.split(",") if args.random):
+    compared = {float(x) for x in args.compare.split(",")} & papers.keys()
+    for lmbda in sorted(compared) if args.random else ():
         print(f"lambda {lmbda:g}")
         against_random(list(zip(seeds, papers[lmbda], strict=True)), args.random, args.epochs)
 

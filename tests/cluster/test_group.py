@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.store import Store, SweepRecord, SweepWriter
+from analysis.store import Store, SweepWriter
 from cluster import config, group, nas, nas_config, sweep
 from cluster.conductor import Conductor
 from cluster.display import Display
 from cluster.errors import UserError
 from cluster.worker import Post
-from tests.cluster.test_nas import FRONT, Engine
+from tests.cluster.test_nas import FRONT, Engine, opened
 from trainables import catalog
-from trainables.base import Metric
 from trainables.nas._job import SearchJob
 
 
@@ -31,17 +30,6 @@ def test_a_mailbox_keeps_the_order_of_commands_and_the_first_answer_to_each() ->
         return [numbers, await box.command(0), await early, await box.result(1)]
 
     assert asyncio.run(talk()) == [[0, 1], ("step", None), ("load", [3]), "first"]
-
-
-def opened(
-    store: Store, name: str, row: dict[str, Any], settings: config.Settings, metrics: Sequence[Metric]
-) -> tuple[SweepWriter, SweepRecord | None]:
-    """The writer of a run, begun or to be gone on with, and what the store knows of it."""
-    if store.has(name):
-        writer = store.open(name)
-        return writer, writer.record
-    fields, names = settings.space.arrow_fields(), [m.name for m in metrics]
-    return store.create(name, row, config_fields=fields, metric_names=names), None
 
 
 def in_group(

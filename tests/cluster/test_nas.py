@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from analysis.store import Store
-from cluster import nas, nas_config, sweep
+from analysis.store import Store, SweepRecord, SweepWriter
+from cluster import config, nas, nas_config, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.cli import run_cli
 from cluster.conductor import Conductor
 from cluster.errors import UserError
 from cluster.weights import Shelf
 from cluster.worker import LegRunner
+from trainables.base import Metric
 from trainables.tasks import shared_weights
 
 SMALL = (
@@ -29,6 +31,17 @@ SMALL = (
 
 class Crash(Exception):
     pass
+
+
+def opened(
+    store: Store, name: str, row: dict[str, Any], settings: config.Settings, metrics: Sequence[Metric]
+) -> tuple[SweepWriter, SweepRecord | None]:
+    """The writer of a run, begun or to be gone on with, and what the store knows of it."""
+    if store.has(name):
+        writer = store.open(name)
+        return writer, writer.record
+    fields, names = settings.space.arrow_fields(), [m.name for m in metrics]
+    return store.create(name, row, config_fields=fields, metric_names=names), None
 
 
 class Engine:
@@ -49,17 +62,8 @@ class Engine:
 
     def run(self, crash_after: int | None = None) -> Conductor:
         """Runs to the end, or 'crashes' (nothing is closed) after so many reports."""
-        if self.store.has(self.name):
-            writer = self.store.open(self.name)
-            record = writer.record
-        else:
-            writer = self.store.create(
-                self.name,
-                nas.row(self.search),
-                config_fields=self.settings.space.arrow_fields(),
-                metric_names=[m.name for m in self.search.metrics],
-            )
-            record = None
+        row, metrics = nas.row(self.search), self.search.metrics
+        writer, record = opened(self.store, self.name, row, self.settings, metrics)
         self.search.begin(record)
         conductor = nas.make_conductor(self.search, writer, 1, record, self.search.ended)
         post = replace(sweep.make_post(self.settings, self.store, self.name), board="")

@@ -268,12 +268,11 @@ def test_cost_from_a_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Where the latency table is kept; workers inherit it."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setenv("FAIRSWEEP_CACHE", str(folder))
-        yield folder
+        patch.setenv("FAIRSWEEP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def test_searches_of_a_machine_share_a_latency_table_that_goes_with_the_checkpoint() -> None:

@@ -17,6 +17,12 @@ from trainables.datasets.cache import cache_dir, made_once
 MEASUREMENTS = 3  # of which a table is the median: other work seldom hits an operator twice
 
 
+def timed_latency(net: Supernet, device: str = "cpu", repeats: int = 30) -> CostTable:
+    """Milliseconds of the operators of `net` for one example and one thread, timed now `MEASUREMENTS` times over."""
+    tables = (cost_table(net, "latency_ms", device=device, repeats=repeats) for _ in range(MEASUREMENTS))
+    return next(tables).merged(tables)
+
+
 def latency_file(net: Supernet, device: str = "cpu") -> Path:
     """Where the latency table of networks like `net` is kept; delete it to have them timed again.
 
@@ -28,14 +34,13 @@ def latency_file(net: Supernet, device: str = "cpu") -> Path:
 
 
 def kept_latency(net: Supernet, device: str = "cpu") -> CostTable:
-    """Milliseconds of the operators of `net` for one example and one thread, timed if no table is kept yet.
+    """`timed_latency` of networks like `net` as this machine keeps it, timed if no table is kept yet.
 
     Several processes wait for the one that measures. DataError if the cache folder cannot be written.
     """
 
     def measure(path: Path) -> None:
-        first, *others = (cost_table(net, "latency_ms", device=device) for _ in range(MEASUREMENTS))
-        path.write_text(first.merged(others).to_json())
+        path.write_text(timed_latency(net, device).to_json())
 
     def valid(path: Path) -> bool:
         try:
