@@ -242,7 +242,7 @@ class NCNPaper(NetworkPaper):
             metric="test_hits20",
             margin=0.20,
             data="digits_500",
-            seeds=30,
+            seeds=120,
             steps=20,
         ),
         Claim(
@@ -264,7 +264,7 @@ class NCNPaper(NetworkPaper):
             metric="test_hits20",
             margin=0.0,
             data="digits_500",
-            seeds=30,
+            seeds=120,
             steps=20,
         ),
         Claim(

@@ -280,7 +280,7 @@ class FinalMLP(NetworkPaper):
             "test_auc",
             margin,
             data="synthetic_multiplicative",
-            seeds=20,
+            seeds=50,
             steps=8,
         )
         for name, statement, treatment, baseline, margin in (

@@ -188,6 +188,7 @@ class InformationPlane(NetworkPaper):
             kind="value",
             metric="compression",
             margin=1.0,
+            seeds=30,
         ),
         Claim(
             name="relevance_grows_while_it_compresses",
@@ -198,6 +199,7 @@ class InformationPlane(NetworkPaper):
             kind="value",
             metric="relevance_gain",
             margin=0.0,
+            seeds=30,
         ),
     )
     objective = "val_accuracy"
