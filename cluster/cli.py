@@ -216,6 +216,8 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
             domain = "|".join(map(number, p.choices))
         else:
             domain = f"{number(p.low)} .. {number(p.high)}"
+            if p.highs:
+                domain += f" ({', '.join(f'{data}: {number(high)}' for data, high in p.highs.items())})"
         scale = "log" if p.log else f"step {p.step}" if p.step else None
         when = ", ".join(f"{k}={'|'.join(map(number, v))}" for k, v in p.when.items()) or None
         own = (
@@ -246,7 +248,9 @@ def _space(args: argparse.Namespace, rest: list[str]) -> int:
     space = paper.space()
     if args.to == "yaml":
         print(space.to_yaml(), end="")
-    elif args.to == "optuna":
+        return 0
+    space = space.for_data(paper.datasets[0])
+    if args.to == "optuna":
         for name, distribution in space.distributions().items():
             print(f"{name}: {distribution}")
     else:

@@ -103,6 +103,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         raise UserError(str(error)) from None
     try:
         space = Space.from_mapping(raw["space"], source=f"trainable={slug}", declared=paper.space())
+        space = space.for_data(raw["data"] or paper.datasets[0])
     except SpaceError as error:
         raise UserError(str(error)) from None
     one_of(raw, "search.name", SEARCHES)

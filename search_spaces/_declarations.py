@@ -172,7 +172,10 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
         if raw.get(key) is None:
             raise SpaceError(f"{name}.{key} is missing: a searched {kind} parameter has a low and a high")
     low = _at(f"{name}.low", raw["low"], lambda v: number(v, kind, text=True))
-    high = _at(f"{name}.high", raw["high"], lambda v: number(v, kind, text=True))
+    by_data = dict(raw["high"]) if isinstance(raw["high"], Mapping) else {"default": raw["high"]}
+    if "default" not in by_data:
+        raise SpaceError(f"{name}.high.default is missing: it serves the data sets that are not named")
+    high = _at(f"{name}.high", by_data.pop("default"), lambda v: number(v, kind, text=True))
     log, step = raw.get("log", False), raw.get("step")
     if not isinstance(log, bool):
         raise SpaceError(f"{name}.log={show(log)}: must be true or false")
@@ -184,8 +187,19 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
         raise SpaceError(f"{name}.high={high}: high - low must be finite")
     if log and low <= 0:
         raise SpaceError(f"{name}.low={low}: a log scale needs low above 0")
+    highs = {}
+    for data, value in by_data.items():
+        if not isinstance(data, str):
+            raise SpaceError(
+                f"{name}.high.{show(data)}={show(value)}: a data set's name must be a string; quote it"
+            )
+        highs[data] = _at(f"{name}.high.{data}", value, lambda v: number(v, kind, text=True))
+        if highs[data] > high:
+            raise SpaceError(f"{name}.high.{data}={value}: must be at most the default, {high}")
     if step is None:
-        return {"low": low, "high": high, "log": log}
+        return {"low": low, "high": high, "highs": highs, "log": log}
+    if highs:
+        raise SpaceError(f"{name}.step={step}: goes with one high, not with one for each data set")
     step = _at(f"{name}.step", step, lambda v: number(v, kind, text=True))
     if log:
         raise SpaceError(f"{name}.step={step}: goes with a linear scale, not with log: true")

@@ -45,6 +45,7 @@ class Parameter:
 
     kind: "float", "int", "categorical" or "boolean".
     low, high: the closed range of a number; both None for a fixed number declared without a range.
+    highs: data set -> its own high, where its size sets one; `Space.for_data` puts it in the place of `high`.
     log: whether the scale is logarithmic. step: values are low, low + step, ..., high.
     choices: the values of a categorical parameter; empty for a fixed string declared without choices.
     value: the fixed value, or SEARCHED. A fixed number may lie outside the range.
@@ -56,6 +57,7 @@ class Parameter:
     kind: str
     low: float | int | None = None
     high: float | int | None = None
+    highs: Mapping[str, float | int] = field(default_factory=dict)
     log: bool = False
     step: float | int | None = None
     choices: tuple[Any, ...] = ()
@@ -244,7 +246,10 @@ class Parameter:
             return self.value
         raw: dict[str, Any] = {"type": self.kind}
         if self.low is not None:
-            raw |= {"low": self.low, "high": self.high}
+            raw |= {
+                "low": self.low,
+                "high": {"default": self.high, **self.highs} if self.highs else self.high,
+            }
         if self.log:
             raw["log"] = True
         if self.step is not None:

@@ -4,6 +4,7 @@ A file maps names to parameters::
 
     K: {type: int, low: 1, high: 64, log: true, paper: {default: 10, pubmed: 20}, help: hops}
     model: {type: categorical, choices: [dagnn, gcn], paper: dagnn, value: dagnn}   # value: fixed
+    n: {type: int, low: 1, high: {default: 9999, digits: 800}, paper: 100}         # as far as the data go
     alpha: {type: float, low: 0.05, high: 0.5, paper: 0.1, when: {model: appnp}}    # exists only then
     momentum: 0.9                                                                  # fixed
     optimizer: {lr: {type: float, low: 1.0e-4, high: 0.1, log: true, paper: 0.01}} # group: optimizer.lr
@@ -134,6 +135,18 @@ class Space:
             p = parameters[name]
             domain = p.choices or p.kind == "boolean" or p.low is not None
             parameters[name] = replace(p, value=SEARCHED if domain else values[name])
+        return Space(self.name, self.source, parameters)
+
+    def for_data(self, data: str) -> Space:
+        """This space on one data set: ranges end where it sets a high of its own. SpaceError if that leaves none."""
+        parameters = {}
+        for name, p in self.parameters.items():
+            high = p.highs.get(data, p.high)
+            if not p.fixed and p.low is not None and high is not None and high <= p.low:
+                raise SpaceError(
+                    f"{self.source}: {name}.low={p.low}: must be below {high}, where data={data} ends"
+                )
+            parameters[name] = replace(p, high=high, highs={})
         return Space(self.name, self.source, parameters)
 
     def fill(

@@ -6,6 +6,7 @@ import pytest
 
 from cluster import config
 from cluster.config import GROUPS, group_options
+from cluster.errors import UserError
 
 
 def test_an_experiments_values_win_over_the_defaults_and_lose_to_the_command_line() -> None:
@@ -21,6 +22,19 @@ def test_the_forecasting_experiment_runs_on_the_authors_split() -> None:
     assert (etth1.data, etth1.seeds, etth1.budget["steps"]) == ("ett_h1", 5, 25)
     assert etth1.space.parameters["split"].value == "authors"
     assert etth1.space.paper_config("ett_h1")["split"] == "authors"
+
+
+def test_a_searched_range_ends_where_the_data_set_does() -> None:
+    def high(*words: str) -> object:
+        found = config.load(["trainable=diffusion_gahb", "space.n_train.value=null", *words])
+        assert config.check(found.tree) == found
+        return found.space.parameters["n_train"].high
+
+    assert high() == high("data=digits") == 800
+    assert high("data=celeba") == 100_000
+    assert high("space.n_train.high=500") == 500
+    with pytest.raises(UserError, match=r"n_train.low=900: must be below 800, where data=digits ends"):
+        high("space.n_train.low=900")
 
 
 @pytest.mark.parametrize("experiment", group_options("experiment"))

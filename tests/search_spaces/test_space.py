@@ -84,6 +84,29 @@ def test_the_papers_configuration(example: Space) -> None:
     assert example.paper_config("cora") == config
 
 
+def test_a_range_ends_where_the_data_set_does() -> None:
+    k = {**I, "high": {"default": 9, "digits": 7, "iris": 3}}
+    space = Space.from_mapping({"k": k, "x": F}, source="paper.yaml")
+    assert space.parameters["k"].high == 9
+    on_digits = space.for_data("digits")
+    assert (on_digits.parameters["k"].high, on_digits.parameters["x"]) == (7, space.parameters["x"])
+    drawn = {on_digits.sample(np.random.default_rng(seed))["k"] for seed in range(100)}
+    assert drawn == set(range(1, 8))
+    assert space.for_data("another").parameters["k"].high == 9
+    assert Space.from_mapping(space.to_mapping(), source="paper.yaml") == space
+
+
+def test_a_users_high_stands_in_the_place_of_that_of_the_data_set() -> None:
+    k = {**I, "high": {"default": 9, "digits": 7}}
+    space = Space.from_mapping({"k": k}, source="paper.yaml")
+    narrowed = Space.from_mapping({"k": {**k, "high": 8}}, source="paper.yaml", declared=space)
+    assert narrowed.for_data("digits").parameters["k"].high == 8
+    late = Space.from_mapping({"k": {**k, "low": 8}}, source="paper.yaml", declared=space)
+    assert late.for_data("another").parameters["k"].low == 8
+    message = refusal(lambda: late.for_data("digits"))
+    assert message == "paper.yaml: k.low=8: must be below 7, where data=digits ends"
+
+
 def test_children_come_after_parents_however_they_are_written() -> None:
     child = {"type": "boolean", "paper": True, "when": {"b": True}}
     grandchild = {"type": "boolean", "paper": True, "when": {"g.c": True}}
@@ -133,6 +156,11 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"x": {**C, "low": 2}}, ["x.low=2", "categorical"]),
     ({"x": {**B, "choices": [1]}}, ["x.choices=[1]", "boolean"]),
     ({"x": {**F, "type": "flaot"}}, ["x.type='flaot'", "float"]),
+    ({"k": {**I, "high": {"digits": 7}}}, ["k.high.default is missing"]),
+    ({"k": {**I, "high": {"default": 9, "digits": 10}}}, ["k.high.digits=10", "at most the default, 9"]),
+    ({"k": {**I, "high": {"default": 9, "digits": "x"}}}, ["k.high.digits='x'", "whole number"]),
+    ({"k": {**I, "high": {"default": 9, 3: 7}}}, ["k.high.3=7", "quote it"]),
+    ({"k": {**I, "high": {"default": 9, "digits": 7}, "step": 2}}, ["k.step=2", "one high"]),
     ({"x": without(F, "type")}, ["x.type=None", "float"]),
     ({"x": {}}, ["x.type=None"]),
     ({"x": without(F, "low")}, ["x.low is missing"]),
@@ -535,6 +563,8 @@ def numbers(draw: st.DrawFn, kind: str) -> tuple[dict[str, Any], list[Any]]:
         low = draw(tail if scale == "log" else st.floats(-1e12, 1e12, allow_subnormal=False))
         high = draw((tail if scale == "log" else st.floats(-1e12, 1e12)).filter(lambda h: h > low))
         inside = [low, high]
+    if draw(st.integers(0, 3)) == 0:
+        high = {"default": high, "digits": draw(st.sampled_from(inside))}
     return {"low": low, "high": high, "log": scale == "log"}, inside
 
 

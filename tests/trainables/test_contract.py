@@ -111,6 +111,27 @@ def test_random_points_of_the_space_train(slug: str) -> None:
             assert all(math.isfinite(v) for v in row.values()), config
 
 
+# What only makes a trial long, here what is trained before its first step: it stays as it is fixed.
+LONG = {"dual_head_kd": {"teacher", "teacher_epochs"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("slug", PAPERS)
+def test_random_points_of_the_whole_space_train(slug: str) -> None:
+    """With what the space fixes, method and structure, free over its domain, as `space.NAME.value=null` makes it."""
+    paper = catalog.get(slug)
+    declared = paper.space()
+    domain = {
+        n for n, p in declared.parameters.items() if p.choices or p.kind == "boolean" or p.low is not None
+    }
+    space = declared.freed(dict.fromkeys(domain - LONG.get(slug, set()))).for_data(paper.tiny.data)
+    for seed in range(20):
+        config = space.validate(space.sample(np.random.default_rng(seed)))
+        made = start(slug, config, seed=seed)
+        for row in train(made, 1):
+            assert all(math.isfinite(v) for v in row.values()), config
+
+
 @pytest.mark.parametrize("slug", PAPERS)
 def test_same_seed_same_numbers_and_other_seed_other_numbers(slug: str) -> None:
     first, again, other = (train(start(slug, seed=s), 2) for s in (3, 3, 4))
