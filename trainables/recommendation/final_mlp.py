@@ -280,16 +280,17 @@ class FinalMLP(NetworkPaper):
             "test_auc",
             margin,
             data="synthetic_multiplicative",
-            seeds=50,
+            seeds=seeds,
             steps=8,
         )
-        for name, statement, treatment, baseline, margin in (
+        for name, statement, treatment, baseline, margin, seeds in (
             (
                 "final_mlp_beats_dual_mlp",
                 "FinalMLP's AUC is at least 0.004 above that of DualMLP",
                 {"model": "final_mlp"},
                 _DUAL,
                 0.004,
+                100,
             ),
             (
                 "bilinear_fusion_helps",
@@ -297,6 +298,7 @@ class FinalMLP(NetworkPaper):
                 {"model": "final_mlp", "use_fs": False},
                 _DUAL,
                 0.0,
+                50,
             ),
             (
                 "feature_selection_helps",
@@ -304,6 +306,7 @@ class FinalMLP(NetworkPaper):
                 {"model": "final_mlp", "fusion": "sum"},
                 _DUAL,
                 0.0,
+                50,
             ),
             (
                 "sum_of_split_streams_is_additive",
@@ -311,6 +314,7 @@ class FinalMLP(NetworkPaper):
                 {"model": "final_mlp", "hard_split": True, "fusion": "bilinear"},
                 {"model": "final_mlp", "hard_split": True, "fusion": "sum"},
                 0.05,
+                50,
             ),
         )
     )
