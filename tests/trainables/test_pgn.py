@@ -144,7 +144,7 @@ def test_parameters_are_those_of_the_layers() -> None:
     """dm=16, 1 + 2 inputs, 7 rows: 304 + 640 + 1808 long, 1168 + 1808 short, 231 head."""
     count = {k: sum(p.numel() for p in model(d_model=d, **o).parameters()) for k, d, o in (
         ("tpgn", 16, {}),
-        ("no_short", 16, {"short_branch": False}),
+        ("no_short", 16, {"branches": "long"}),
         ("lstm", 32, {"model": "lstm"}),
         ("dlinear", 16, {"model": "dlinear"}),
     )}  # fmt: skip
@@ -187,14 +187,14 @@ def test_columns_meet_only_in_the_short_branch(unit: str) -> None:
     changed = x.clone()
     changed[:, 5::24] += 1  # column 5 in every period
     for short in (False, True):
-        made = model(short_branch=short, long_unit=unit, norm=False)
+        made = model(branches="both" if short else "long", long_unit=unit, norm=False)
         moved = (made(changed, marks) - made(x, marks)).abs().amax((0, 2)).view(7, 24).amax(0) > 0
         assert moved.tolist() == [short or column == 5 for column in range(24)]
 
 
 def test_short_branch_alone_gives_every_column_the_same() -> None:
     x, marks = inputs()
-    forecast = model(long_branch=False, norm=False)(x, marks).view(3, 7, 24)
+    forecast = model(branches="short", norm=False)(x, marks).view(3, 7, 24)
     assert torch.equal(forecast, forecast[:, :, :1].expand(-1, -1, 24))
 
 
@@ -240,7 +240,6 @@ def test_window_is_a_share_of_the_earlier_rows(frac: float, window: int) -> None
     "wrong, message",
     [
         ({"seq_len": 24}, "period=24: must be below seq_len=24"),
-        ({"short_branch": False, "long_branch": False}, "long_branch=False, short_branch=False: one of"),
         ({"model": "pgn", "seq_len": 1}, "seq_len=1: must be at least 2"),
         ({"model": "arima"}, "model=arima: known are tpgn, pgn"),
     ],

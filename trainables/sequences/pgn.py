@@ -123,20 +123,18 @@ class TPGN(nn.Module):
             raise ValueError(
                 f"period={self.period}: must be below seq_len={seq_len}, there is no history else"
             )
-        if not (config["long_branch"] or config["short_branch"]):
-            raise ValueError("long_branch=False, short_branch=False: one of the two must be on")
         self.missing = self.rows * self.period - seq_len
         inputs = 1 + time_features
         self.long: nn.Module | None = None
         self.patch: PerVariable | None = None
-        if config["long_branch"]:
+        branches = ("long", "short") if config["branches"] == "both" else (config["branches"],)
+        if "long" in branches:
             self.long = self._unit(config, variables, inputs)
             self.long_aggregate = PerVariable(variables, self.rows * dm, dm)
-        if config["short_branch"]:
+        if "short" in branches:
             self.patch = PerVariable(variables, self.period * inputs, dm)
             self.short_aggregate = PerVariable(variables, self.rows * dm, dm)
-        branches = config["long_branch"] + config["short_branch"]
-        self.head = PerVariable(variables, branches * dm, rows_out)
+        self.head = PerVariable(variables, len(branches) * dm, rows_out)
 
     def _unit(self, config: Mapping[str, Any], variables: int, inputs: int) -> nn.Module:
         kind, dm = config["long_unit"], config["d_model"]
@@ -300,8 +298,8 @@ class Forecaster(NetworkPaper):
         Claim(
             name="short_branch_helps",
             statement="TPGN's test error is lower with the short-term branch than without it",
-            treatment={"short_branch": True},
-            baseline={"short_branch": False},
+            treatment={"branches": "both"},
+            baseline={"branches": "long"},
             metric="test_mse",
             margin=1.0,
             direction="at_most",
