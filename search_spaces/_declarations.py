@@ -172,9 +172,7 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
         if raw.get(key) is None:
             raise SpaceError(f"{name}.{key} is missing: a searched {kind} parameter has a low and a high")
     low = _at(f"{name}.low", raw["low"], lambda v: number(v, kind, text=True))
-    by_data = dict(raw["high"]) if isinstance(raw["high"], Mapping) else {"default": raw["high"]}
-    if "default" not in by_data:
-        raise SpaceError(f"{name}.high.default is missing: it serves the data sets that are not named")
+    by_data = _by_data(f"{name}.high", raw["high"], "it serves the data sets that are not named")
     high = _at(f"{name}.high", by_data.pop("default"), lambda v: number(v, kind, text=True))
     log, step = raw.get("log", False), raw.get("step")
     if not isinstance(log, bool):
@@ -189,10 +187,6 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
         raise SpaceError(f"{name}.low={low}: a log scale needs low above 0")
     highs = {}
     for data, value in by_data.items():
-        if not isinstance(data, str):
-            raise SpaceError(
-                f"{name}.high.{show(data)}={show(value)}: a data set's name must be a string; quote it"
-            )
         highs[data] = _at(f"{name}.high.{data}", value, lambda v: number(v, kind, text=True))
         if highs[data] > high:
             raise SpaceError(f"{name}.high.{data}={value}: must be at most the default, {high}")
@@ -213,6 +207,19 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
     # The last value that steps reach is the honest end of the range; Optuna would lower it with a warning.
     reached = exact_low + (exact_high - exact_low) // exact_step * exact_step
     return {"low": low, "high": int(reached) if kind == "int" else float(reached), "step": step}
+
+
+def _by_data(where: str, raw: Any, why_default: str | None) -> dict[str, Any]:
+    """A value for each data set, or one for all, as a mapping. `why_default`: why "default" may not be missing."""
+    found = dict(raw) if isinstance(raw, Mapping) else {"default": raw}
+    if why_default is not None and "default" not in found:
+        raise SpaceError(f"{where}.default is missing: {why_default}")
+    for data, value in found.items():
+        if not isinstance(data, str):
+            raise SpaceError(
+                f"{where}.{show(data)}={show(value)}: a data set's name must be a string; quote it"
+            )
+    return found
 
 
 def _choices(name: str, raw: Mapping[str, Any], declared: Parameter | None) -> tuple[Any, ...]:
@@ -248,14 +255,9 @@ def _paper(
     name: str, raw: Mapping[str, Any], bare: Parameter, searched: bool, declared: Parameter | None
 ) -> dict[str, Any]:
     paper = raw.get("paper", {})
-    paper = dict(paper) if isinstance(paper, Mapping) else {"default": paper}
-    if (paper or searched) and "default" not in paper:
-        raise SpaceError(f"{name}.paper.default is missing: a searched parameter has the paper's value")
+    needed = "a searched parameter has the paper's value" if paper or searched else None
+    paper = _by_data(f"{name}.paper", paper, needed)
     for data, value in paper.items():
-        if not isinstance(data, str):
-            raise SpaceError(
-                f"{name}.paper.{show(data)}={show(value)}: a data set's name must be a string; quote it"
-            )
         where = f"{name}.paper" if len(paper) == 1 else f"{name}.paper.{data}"
         if declared is not None and data in declared.paper and same(declared.paper[data], value):
             continue  # a user may narrow the range past the paper's own value, which stays what it is

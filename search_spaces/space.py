@@ -139,14 +139,16 @@ class Space:
 
     def for_data(self, data: str) -> Space:
         """This space on one data set: ranges end where it sets a high of its own. SpaceError if that leaves none."""
-        parameters = {}
+        parameters = dict(self.parameters)
         for name, p in self.parameters.items():
-            high = p.highs.get(data, p.high)
-            if not p.fixed and p.low is not None and high is not None and high <= p.low:
-                raise SpaceError(
-                    f"{self.source}: {name}.low={p.low}: must be below {high}, where data={data} ends"
-                )
-            parameters[name] = replace(p, high=high, highs={})
+            if p.highs:
+                assert p.low is not None and p.high is not None
+                high = p.highs.get(data, p.high)
+                if not p.fixed and high <= p.low:
+                    raise SpaceError(
+                        f"{self.source}: {name}.low={p.low}: must be below {high}, where data={data} ends"
+                    )
+                parameters[name] = replace(p, high=high, highs={})
         return Space(self.name, self.source, parameters)
 
     def fill(
