@@ -1,0 +1,127 @@
+"""Papers: list, info, space, new-paper."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def register(add: Any) -> None:
+    """Adds the verbs of this file. add: see `cluster.cli`."""
+    add("list", _list, "the papers that can be tuned")
+    add("info", _info, "a paper: data sets, metrics, space, claims").add_argument("slug")
+    p = add("new-paper", _new_paper, "write the skeleton of a paper into this checkout")
+    p.add_argument("slug")
+    p.add_argument("--room", default="vision", help="folder of trainables/ (vision)")
+    p.add_argument("--title", help="of the paper")
+    p = add("space", _space, "a paper's search space for other tools", json=False)
+    p.add_argument("slug")
+    p.add_argument("--to", choices=["yaml", "optuna", "wandb"], default="yaml")
+
+
+def _list(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from trainables import catalog
+
+    papers = [catalog.get(slug) for slug in catalog.slugs()]
+    rows = [{"slug": p.slug, "task": p.task, "data": p.datasets[0], "title": p.title} for p in papers]
+    if args.json:
+        report.print_json(rows)
+    else:
+        report.show_rows(rows, ["slug", "task", "data", "title"])
+    return 0
+
+
+def _info(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from analysis.report import number
+    from trainables import catalog
+
+    paper = catalog.get(args.slug)
+    space = paper.space()
+    fidelity = paper.fidelity(space.paper_config(paper.datasets[0]))
+    about = {
+        "slug": paper.slug,
+        "title": paper.title,
+        "citation": paper.citation,
+        "task": paper.task,
+        "datasets": list(paper.datasets),
+        "objective": paper.objective,
+        "metrics": [{"name": m.name, "mode": m.mode, "split": m.split} for m in paper.metrics],
+        "fidelity": {"unit": fidelity.unit, "minimum": fidelity.minimum, "maximum": fidelity.maximum},
+        "claims": [c.statement for c in paper.claims],
+        "space": space.to_mapping(),
+    }
+    if args.json:
+        report.print_json(about)
+        return 0
+    print(f"{paper.slug}: {paper.title}\n{paper.citation}\n")
+    print(f"task       {paper.task}\ndata sets  {', '.join(paper.datasets)}   (the first is the default)")
+    print(f"objective  {paper.objective} ({paper.metric(paper.objective).mode})")
+    print(f"metrics    {', '.join(f'{m.name} ({m.split})' for m in paper.metrics)}")
+    print(f"fidelity   {fidelity.minimum} to {fidelity.maximum} x {fidelity.unit}")
+    for claim in paper.claims:
+        print(f"claim      {claim.statement}")
+    rows = []
+    for name, p in space.parameters.items():
+        if p.kind == "boolean":
+            domain = "true|false"
+        elif p.choices:
+            domain = "|".join(map(number, p.choices))
+        else:
+            domain = f"{number(p.low)} .. {number(p.high)}"
+            if p.highs:
+                domain += f" ({', '.join(f'{data}: {number(high)}' for data, high in p.highs.items())})"
+        scale = "log" if p.log else f"step {p.step}" if p.step else None
+        when = ", ".join(f"{k}={'|'.join(map(number, v))}" for k, v in p.when.items()) or None
+        own = (
+            ", ".join(number(v) if k == "default" else f"{k}: {number(v)}" for k, v in p.paper.items())
+            or None
+        )
+        rows.append(
+            {
+                "parameter": name,
+                "kind": p.kind,
+                "range": f"= {number(p.value)}" if p.fixed else domain,
+                "scale": scale,
+                "paper": own,
+                "when": when,
+                "meaning": p.help or None,
+            }
+        )
+    report.show_rows(rows, ["parameter", "kind", "range", "scale", "paper", "when", "meaning"])
+    return 0
+
+
+def _space(args: argparse.Namespace, rest: list[str]) -> int:
+    import yaml
+
+    from trainables import catalog
+
+    paper = catalog.get(args.slug)
+    space = paper.space()
+    if args.to == "yaml":
+        print(space.to_yaml(), end="")
+        return 0
+    space = space.for_data(paper.datasets[0])
+    if args.to == "optuna":
+        for name, distribution in space.distributions().items():
+            print(f"{name}: {distribution}")
+    else:
+        sweep = space.to_wandb(paper.objective, paper.metric(paper.objective).mode, prefix="space.")
+        print(yaml.safe_dump(sweep, sort_keys=False), end="")
+    return 0
+
+
+def _new_paper(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from cluster.new_paper import write
+
+    files = [str(path) for path in write(args.slug, args.room, args.title, Path.cwd())]
+    if args.json:
+        report.print_json({"slug": args.slug, "files": files})
+    else:
+        print("\n".join(files))
+        print(f"test it with  python -m pytest tests/trainables -k {args.slug}")
+    return 0

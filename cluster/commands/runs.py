@@ -1,0 +1,134 @@
+"""What runs on Ray and can be taken up again: run, nas, resume."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from cluster.commands.help import show_help
+from cluster.commands.tables import best_of, print_best, print_trials
+from cluster.errors import UserError
+
+
+def register(add: Any) -> None:
+    """Adds the verbs of this file. add: see `cluster.cli`."""
+    for name, handle, text in (
+        ("run", _run, "run a sweep: fairsweep run trainable=<slug> [key=value ...]"),
+        ("nas", _nas, "search for a network: fairsweep nas algorithm=<name> supernet=<kind> [key=value ...]"),
+    ):
+        p = add(name, handle, text, hydra=True)
+        p.add_argument(
+            "--help", "-h", nargs="?", const="", metavar="GROUP", help="settings, or the options of a group"
+        )
+        p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
+        p.add_argument("--quiet", action="store_true", help="no progress")
+    p = add("resume", _resume, "go on with a sweep that ended in any way, or let it grow", sweep=True)
+    p.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def _run(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster import config
+
+    if args.help is not None:
+        return show_help(args.help, "run")
+    return _composed(args, rest, config.load, lambda: _module("sweep"), _finished)
+
+
+def _nas(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster import nas_config
+
+    if args.help is not None:
+        return show_help(args.help, "nas")
+    return _composed(args, rest, nas_config.load, lambda: _module("nas"), _searched)
+
+
+def _module(name: str) -> Any:
+    """A module of this room that imports Ray, which reads its environment when it is imported."""
+    import importlib
+
+    from cluster.local import prepare_environment
+
+    prepare_environment()
+    return importlib.import_module(f"cluster.{name}")
+
+
+def _composed(args: argparse.Namespace, rest: list[str], load: Any, job: Any, answer: Any) -> int:
+    """Composes `rest`, shows it or runs it. load: its reader; job: gives the module that runs it."""
+    flags = [word for word in rest if word.startswith("-")]
+    if flags:
+        raise UserError(
+            f"{args.command}: does not know {' '.join(flags)}; settings are written key=value, see "
+            f"{args.command} --help"
+        )
+    if args.cfg:
+        print(load(rest).to_yaml(), end="")
+        return 0
+    module = job()
+    from cluster.display import make_display
+
+    return answer(module.run(load(rest), make_display(args.quiet or args.json)), args.json)
+
+
+def _resume(args: argparse.Namespace, rest: list[str]) -> int:
+    from cluster.local import prepare_environment
+
+    prepare_environment()
+    from cluster import nas, sweep
+    from cluster.display import make_display
+
+    changes = [word.removeprefix("storage=") for word in rest if word.startswith("storage=")]
+    storage = changes[-1] if changes else args.storage
+    words = [word for word in rest if not word.startswith("storage=")]
+    display = make_display(args.quiet or args.json)
+    if sweep.open_store(storage).read(args.sweep).sweep["paper"] == nas.SearchJob.slug:
+        return _searched(nas.resume(storage, args.sweep, words, display), args.json)
+    return _finished(sweep.resume(storage, args.sweep, words, display), args.json)
+
+
+def _searched(result: Any, as_json: bool) -> int:
+    """What a search found: the front, the networks that were trained alone, and where they lie."""
+    from analysis import report
+    from analysis.store import Store
+    from cluster import nas_report
+
+    store = Store(result.storage)
+    rows = store.table("architectures", result.sweep).to_pylist()
+    cost = nas_report.cost_of_front(store, result.sweep)
+    front, alone = nas_report.front(rows, cost), nas_report.retrained(rows)
+    if as_json:
+        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
+        report.print_json({**answer, "front": front, "retrained": alone})
+    else:
+        report.show_rows(front, nas_report.SHOWN, title=f"front of {len(rows)} scored: score against {cost}")
+        report.show_rows(alone, nas_report.SHOWN, title="trained alone (95 % CI over seeds)")
+        if alone and alone[0]["folder"]:
+            print(f"best     {alone[0]['architecture']}\nmodel    {alone[0]['folder']}")
+            print(f"drawing  {alone[0]['folder']}/{nas_report.DRAWING}")
+        print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
+    return _ended(result, as_json)
+
+
+def _finished(result: Any, as_json: bool) -> int:
+    from analysis import report
+    from analysis.store import Store
+
+    store = Store(result.storage)
+    if as_json:
+        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
+        report.print_json({**answer, "best": best_of(store, result.sweep)})
+    else:
+        print_trials(store, result.sweep)
+        best = best_of(store, result.sweep)
+        if best is not None:
+            print_best(best)
+        print(f"store    {result.storage}  (tables results, trials and sweeps; sweep {result.sweep})")
+    return _ended(result, as_json)
+
+
+def _ended(result: Any, as_json: bool) -> int:
+    """The exit code of a run, and how to go on with one that was interrupted."""
+    if result.state == "interrupted":
+        if not as_json:
+            print(f"resume   fairsweep resume {result.sweep} --storage {result.storage}")
+        return 130
+    return 1 if result.state == "failed" else 0

@@ -1,0 +1,187 @@
+"""What a store holds: ls, show, best, export."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cluster.commands import DEFAULT_STORAGE
+from cluster.errors import UserError
+
+
+def register(add: Any) -> None:
+    """Adds the verbs of this file. add: see `cluster.cli`."""
+    p = add("ls", _ls, "the sweeps of a store")
+    p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
+    add("show", _show, "a sweep: its trials, one a row", sweep=True)
+    add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
+    p = add("export", _export, "write a table of a sweep to a file", sweep=True)
+    p.add_argument("--format", choices=["parquet", "csv", "arrow"], default="parquet")
+    p.add_argument(
+        "--table", choices=["trials", "results", "sweeps", "claims", "architectures"], default="results"
+    )
+    p.add_argument("--output", "-o", help="file to write; default <sweep>-<table>.<format>")
+
+
+def _ls(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+
+    store = existing(args.storage)
+    names = store.sweeps()
+    table = {row["sweep"]: row for row in store.table("sweeps").to_pylist()} if names else {}
+    rows = [table[name] for name in names if name in table]
+    for row in rows:
+        row["trials"] = store.table("trials", row["sweep"], columns=["trial"]).num_rows
+    columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
+    if args.json:
+        report.print_json([{c: row.get(c) for c in columns} for row in rows])
+    elif not rows:
+        print(f"{store.uri} has no sweeps yet")
+    else:
+        for row in rows:
+            row["created"] = row["created"].strftime("%Y-%m-%d %H:%M") if row["created"] else None
+        report.show_rows(rows, columns)
+    return 0
+
+
+def _show(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+
+    store = existing(args.storage)
+    if args.json:
+        sweep = store.table("sweeps", args.sweep).to_pylist()[0]
+        trials = store.table("trials", args.sweep).sort_by("number").to_pylist()
+        report.print_json({"sweep": sweep, "trials": trials, "notes": store.notes(args.sweep)})
+        return 0
+    sweep = store.table("sweeps", args.sweep).to_pylist()[0]
+    reports = store.table("results", args.sweep, columns=["trial"]).num_rows
+    print(f"{args.sweep}: {sweep['title']} on {sweep['data']}, {sweep['state']}, {reports} reports")
+    print_trials(store, args.sweep)
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def print_trials(store: Any, sweep: str) -> None:
+    from analysis import report
+    from search_spaces.space import Space, SpaceError
+
+    rows = store.table("trials", sweep).sort_by("number").to_pylist()
+    row = store.table("sweeps", sweep).to_pylist()[0]
+    try:
+        import yaml
+
+        space = Space.from_mapping(yaml.safe_load(row["space"]), source=sweep)
+        fixed = [name for name, p in space.parameters.items() if p.fixed]
+    except SpaceError:
+        fixed = []
+    for r in rows:
+        r[row["objective"]] = r["value"]
+        r["configuration"] = report.configuration(json.loads(r["config_json"]), fixed)
+        if r["state"] not in ("failed", "interrupted"):
+            r["reason"] = None
+    metrics = [c for c in (rows[0] if rows else {}) if c.startswith("metric.")]
+    columns = ["trial", "state", row["objective"], *metrics, "steps", "cost_s", "configuration", "reason"]
+    report.show_rows(rows, [c for c in columns if c != f"metric.{row['objective']}"])
+
+
+def _best(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+
+    store = existing(args.storage)
+    best = best_of(store, args.sweep)
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    if best is None:
+        print(f"fairsweep: error: {args.sweep} has no trial with a value yet", file=sys.stderr)
+        return 1
+    if args.json:
+        report.print_json(best)
+    else:
+        print_best(best)
+    return 0
+
+
+def best_of(store: Any, sweep: str) -> dict[str, Any] | None:
+    from analysis import statistics
+
+    row = store.table("sweeps", sweep).to_pylist()[0]
+    trials = store.table("trials", sweep)
+    try:
+        found = statistics.best(trials, row["mode"])
+    except ValueError:
+        return None
+    if found is None:
+        return None
+    rows = [r for r in trials.sort_by("number").to_pylist() if r["config_id"] == found.config_id]
+    return {
+        "sweep": sweep,
+        "config_id": found.config_id,
+        "trials": [r["trial"] for r in rows],
+        "complete": found.complete,
+        "objective": row["objective"],
+        "mode": row["mode"],
+        "value": found.value.mean,
+        "seeds": found.value.n,
+        "ci95": found.value.ci95,
+        "metrics": {
+            name: {"mean": s.mean, "ci95": s.ci95, "n": s.n} for name, s in found.metrics.items() if s.n
+        },
+        "config": json.loads(rows[0]["config_json"]),
+    }
+
+
+def print_best(best: dict[str, Any]) -> None:
+    from analysis.report import number
+
+    def spread(ci: Any) -> str:
+        return f" (95 % CI {number(ci[0])} .. {number(ci[1])})" if ci else ""
+
+    flag = "" if best["complete"] else "  (no configuration is complete; this one was stopped early)"
+    print(
+        f"best     {best['objective']} {number(best['value'])}{spread(best['ci95'])}, {best['seeds']} seed(s){flag}"
+    )
+    for name, s in best["metrics"].items():
+        print(f"         {name} {number(s['mean'])}{spread(s['ci95'])}")
+    print("config   " + " ".join(f"{k}={number(v)}" for k, v in best["config"].items()))
+
+
+def _export(args: argparse.Namespace, rest: list[str]) -> int:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from analysis import report
+
+    store = existing(args.storage)
+    table = store.table(args.table, args.sweep)
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    path = Path(args.output or f"{args.sweep}-{args.table}.{args.format}")
+    if not path.parent.is_dir():
+        raise UserError(f"--output={path}: the folder {path.parent} does not exist")
+    if args.format == "parquet":
+        pa.parquet.write_table(table, path)
+    elif args.format == "csv":
+        pa.csv.write_csv(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    if args.json:
+        report.print_json({"path": str(path), "rows": table.num_rows, "columns": table.column_names})
+    else:
+        print(f"{path}: {table.num_rows} rows, {table.num_columns} columns")
+    return 0
+
+
+def existing(storage: str) -> Any:
+    from cluster.sweep import locate, open_store
+
+    if "://" not in storage and not Path(locate(storage)).is_dir():
+        raise UserError(
+            f"--storage={storage}: no such folder; `fairsweep run` makes one, --storage says where it is"
+        )
+    return open_store(storage)
