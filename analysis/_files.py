@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import json
 import os
+import shutil
 import socket
 import time
 import uuid
@@ -22,7 +25,11 @@ try:
 except ImportError:  # Windows: a store can be read there, not written
     fcntl = None  # type: ignore[assignment]
 
-TEMPORARY = ".tmp"
+# What is being written lies apart from the tables: some readers of a folder pass over no name in it (Polars 2.1 on a
+# folder and DuckDB 2.0 on `folder/*` open every file, also one that begins with a dot).
+TEMPORARIES = "tmp"
+_OLD_TEMPORARY = ".tmp"  # beside the files, where earlier versions wrote
+_EXCHANGE, _HERE = 2, -100  # renameat2(2): RENAME_EXCHANGE, AT_FDCWD
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -92,6 +99,22 @@ def join(uri: str, *parts: str) -> str:
     return urlunsplit(split._replace(path="/".join([split.path.rstrip("/"), *parts])))
 
 
+def write_parquet(table: pa.Table, where: Any) -> None:
+    """Writes `table` into a path or a binary file as the store does: zstd, page checksums, safe statistics.
+
+    Parquet's minimum and maximum leave NaN out (pyarrow 26 writes them so), and DuckDB 2.0 skips row groups by them
+    even where a query looks for NaN or orders by the column; so floating-point columns get none.
+    """
+    pq.write_table(
+        table,
+        where,
+        compression="zstd",
+        compression_level=1,
+        write_page_checksum=True,
+        write_statistics=[f.name for f in table.schema if not pa.types.is_floating(f.type)],
+    )
+
+
 class Folder:
     """A directory tree on one file system, with paths relative to its root."""
 
@@ -145,16 +168,43 @@ class Folder:
     def delete_temporaries(self, folder: str) -> None:
         """Drops what writers that died left half-written; only for who holds the folder's lock."""
         for name in self.names(folder):
-            if name.startswith(".") and name.endswith(TEMPORARY):
+            if name.startswith(".") and name.endswith(_OLD_TEMPORARY):
                 self.delete(f"{folder}/{name}")
+        if self.local:
+            where = self.path(f"{TEMPORARIES}/{folder}")
+            shutil.rmtree(where, ignore_errors=True)
+            for parent in list(Path(where).parents)[: folder.count("/") + 1]:
+                with contextlib.suppress(OSError):  # another sweep's writer is at work in it
+                    parent.rmdir()
+
+    def temporary(self, name: str) -> str:
+        """A fresh name apart from the tables for what will take the place of `name`; its folder is there."""
+        where, _, base = name.rpartition("/")
+        folder = where if where.startswith(f"{TEMPORARIES}/") else f"{TEMPORARIES}/{where}".rstrip("/")
+        if self.local:
+            for _ in range(3):  # who clears up after another sweep may remove the folder above meanwhile
+                with contextlib.suppress(FileNotFoundError):
+                    os.makedirs(self.path(folder), exist_ok=True)
+                    break
+        return f"{folder}/{uuid.uuid4().hex[:8]}-{base}"
+
+    def exchange(self, folder: str, other: str) -> bool:
+        """Makes two folders change places at once, durably; False where the file system cannot."""
+        rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if self.local else None
+        if rename is None:
+            return False
+        if rename(_HERE, os.fsencode(self.path(folder)), _HERE, os.fsencode(self.path(other)), _EXCHANGE):
+            code = ctypes.get_errno()
+            if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM):
+                return False
+            raise OSError(code, os.strerror(code), self.path(folder))
+        self.sync_folder(os.path.dirname(folder))
+        return True
 
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Any]:
         """A binary file that takes the place of `name` when the block ends without an error, durably."""
-        # Readers of a folder (pyarrow, DuckDB, Polars, Spark) pass over names that begin with a dot, so
-        # what a killed writer left half-written does not break them.
-        where, _, base = name.rpartition("/")
-        temporary = f"{where}/.{base}.{uuid.uuid4().hex[:8]}{TEMPORARY}".lstrip("/")
+        temporary = self.temporary(name)
         try:
             if self.local:
                 with open(self.path(temporary), "wb") as out:
@@ -185,16 +235,7 @@ class Folder:
         """Writes `table` with `about` in the file's metadata (keys prefixed `fairsweep.`)."""
         metadata = {f"fairsweep.{k}": json.dumps(v) for k, v in about.items()}
         with self.replacing(name) as out:
-            pq.write_table(
-                table.replace_schema_metadata(metadata),
-                out,
-                compression="zstd",
-                compression_level=1,
-                write_page_checksum=True,
-                # Parquet's minimum and maximum leave NaN out, and DuckDB skips row groups by them even
-                # where a query looks for NaN.
-                write_statistics=[f.name for f in table.schema if not pa.types.is_floating(f.type)],
-            )
+            write_parquet(table.replace_schema_metadata(metadata), out)
 
     def read_parquet(
         self, name: str, columns: Sequence[str] | None = None
@@ -213,8 +254,11 @@ class Folder:
                     for k, v in metadata.items()
                     if k.startswith(b"fairsweep.")
                 }
-                here = set(file.schema_arrow.names)
-                table = file.read(columns=None if columns is None else [c for c in columns if c in here])
+                here = file.schema_arrow.names
+                chosen = None if columns is None else [c for c in here if c in set(columns)]
+                # Never none at all: pyarrow (17 to 26) forgets the number of rows of a table without columns
+                # when its metadata are replaced. Who asked drops what was not asked for.
+                table = file.read(columns=here[:1] if chosen == [] else chosen)
                 return table.replace_schema_metadata(None), about
         except FileNotFoundError:
             raise

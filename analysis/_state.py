@@ -49,6 +49,10 @@ class Paths:
         return f"log/{self.sweep}"
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        return (self.results, f"trials/{self.sweep}", f"sweeps/{self.sweep}", self.log)
+
+    @property
     def lock(self) -> str:
         return f"{self.log}/lock"
 
@@ -88,9 +92,9 @@ def read_log(folder: Folder, paths: Paths) -> Log:
     return Log([scan(folder.path(f"{paths.log}/{n}"), folder.read(f"{paths.log}/{n}")) for n in names])
 
 
-def list_parts(folder: Folder, paths: Paths, table: str) -> list[Part]:
-    """The parts of `results` or `events` that are there, longest first."""
-    where = paths.results if table == "results" else paths.log
+def list_parts(folder: Folder, paths: Paths, table: str, where: str | None = None) -> list[Part]:
+    """The parts of `results` or `events` that are there, or in another folder `where`; longest first."""
+    where = where or (paths.results if table == "results" else paths.log)
     found = [(n, _PART.fullmatch(n)) for n in folder.names(where)]
     parts = [Part(f"{where}/{n}", int(m[1]), int(m[2])) for n, m in found if m]
     return sorted(parts, key=lambda p: (p.first - p.last, p.first))
@@ -131,6 +135,7 @@ class State:
     tables: dict[str, pa.Table] = field(default_factory=dict)
     parts: dict[str, list[Part]] = field(default_factory=dict)
     repairs: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)  # parts of results whose rows are in longer ones too
 
     @property
     def last(self) -> int:
@@ -162,6 +167,7 @@ class _Reading:
     def __init__(self, folder: Folder, paths: Paths, columns: Sequence[str] | None) -> None:
         self.folder, self.paths, self.columns = folder, paths, columns
         self.repairs: list[str] = []
+        self.leftovers: list[str] = []
 
     def state(self, tables: Sequence[str]) -> State | None:
         # Rows move from the log to the parts, never back: parts first, then the log, and none slips through.
@@ -196,7 +202,18 @@ class _Reading:
         schemas = Schemas.of_row(row)
         live = self.folder.local and Lock(self.folder.path(self.paths.lock)).held()
         state = State(
-            self.folder, self.paths, row, schemas, sealed, self.log, live, closed, {}, parts, self.repairs
+            self.folder,
+            self.paths,
+            row,
+            schemas,
+            sealed,
+            self.log,
+            live,
+            closed,
+            {},
+            parts,
+            self.repairs,
+            self.leftovers,
         )
         for table, found in parts.items():
             layout = schemas.table(table)
@@ -257,6 +274,8 @@ class _Reading:
         kept: list[Part] = []
         for part in parts:
             if any(p.rows is not None and p.first <= part.first and part.last <= p.last for p in kept):
+                if table == "results":
+                    self.leftovers.append(part.name)
                 continue  # merged into a longer one; its writer died before it could delete it
             try:
                 part.rows, about = self.folder.read_parquet(part.name, columns)

@@ -8,8 +8,14 @@
     log/<sweep>/<number>.log                       every append since the sweep was last closed
     log/<sweep>/events-<first>-<last>.parquet      decisions, for the driver's replay
 
+    tmp/...                                        what is being written
+
 An append returns when its rows are on disk in the log. Every few seconds the writer seals: it writes what
 is new as Parquet, for readers that know nothing of the log. Closing leaves one Parquet file a table.
+
+A row of `results` is identified by its sweep and `seq`. On a local file system that can exchange two folders (Linux:
+ext4, XFS, Btrfs, tmpfs) other programs see each row once at any moment. Elsewhere they may see rows twice while parts
+are merged; `Store` never does, and a writer that died then leaves a sweep that is not closed, with a note.
 """
 
 from __future__ import annotations
@@ -43,13 +49,16 @@ from analysis._files import (
     StoreError,
     SweepLocked,
     UnknownSweep,
+    Unreadable,
     filesystem,
     join,
+    write_parquet,
 )
 from analysis._state import Paths, State, by_number, list_parts, merge_row, read_log
 from analysis.schema import SCHEMA_VERSION, TABLES, Encoder, Schemas
 
 __all__ = [
+    "DamagedSweepWarning",
     "Recovery",
     "Store",
     "StoreDamaged",
@@ -59,6 +68,7 @@ __all__ = [
     "SweepWriter",
     "UnknownSweep",
     "filesystem",
+    "write_parquet",
 ]
 
 SEAL_EVERY_S = 3.0
@@ -66,6 +76,10 @@ SEAL_EVERY_ROWS = 5_000
 MAX_PARTS = 16
 _EPOCH_STRIDE = 10_000_000  # log objects of one remote writer; the next writer begins at the next multiple
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
+
+
+class DamagedSweepWarning(UserWarning):
+    """A table of several sweeps lacks one, since its files are damaged; names it and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -140,28 +154,42 @@ class Store:
     def table(self, name: str, sweep: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """A table (`sweeps`, `trials`, `results`, `events`, `claims`, `architectures`), of all sweeps if None is given.
 
-        Sweeps are put together by column name; a column that a sweep lacks is null there. Results and
-        events are in the order of `seq`, trials in that of `number`. StoreError for an unknown table or
-        column, UnknownSweep, StoreDamaged if rows are lost.
+        Sweeps are put together by column name; a column that a sweep lacks is null there, and a damaged sweep is left
+        out with a `DamagedSweepWarning`. Results and events are in the order of `seq`, trials in that of `number`.
+        StoreError for an unknown table or column, UnknownSweep, StoreDamaged if rows of `sweep` are lost.
         """
         tables = (*TABLES, *schema.DERIVED)
         if name not in tables:
             raise StoreError(f"table={name}: must be one of {', '.join(tables)}")
         if name in schema.DERIVED:
-            found = self.derived(name)
+            table = known = self.derived(name)
             if sweep is not None:
                 column = "sweep" if name == "claims" else "run"
-                found = found.filter(pc.equal(found.column(column), sweep))
-            return found if columns is None else found.select(list(columns))
-        found = [self._table(name, s, columns) for s in ([sweep] if sweep is not None else self.sweeps())]
-        table = schema.unify(found) if found else Schemas.of([], []).table(name).empty_table()
+                table = table.filter(pc.equal(table.column(column), sweep))
+        elif sweep is not None:
+            table = known = self._table(name, sweep, columns)
+        else:
+            found = []
+            for each in self.sweeps():
+                try:
+                    found.append(self._table(name, each, columns))
+                except UnknownSweep:  # removed since it was listed
+                    continue
+                except StoreError as error:
+                    warnings.warn(f"sweep {each} is left out: {error}", DamagedSweepWarning, stacklevel=2)
+            table = known = schema.unify(found) if found else Schemas.of([], []).table(name).empty_table()
         if columns is None:
             return table
         unknown = [c for c in columns if c not in table.column_names]
         if unknown:
-            known = self._table(name, sweep, None).column_names if sweep is not None else table.column_names
-            close = get_close_matches(unknown[0], known, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"columns are {', '.join(known)}"
+            if name in TABLES and sweep is not None:
+                known = self._table(name, sweep, None)
+            close = get_close_matches(unknown[0], known.column_names, n=3)
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"columns are {', '.join(known.column_names)}"
+            )
             raise StoreError(f"table {name} has no column {unknown[0]!r}; {hint}")
         return table.select(list(columns))
 
@@ -172,12 +200,19 @@ class Store:
         return state.tables[name]
 
     def derived(self, table: str, run: str | None = None) -> pa.Table:
-        """The rows of `claims` or `architectures` of a run, or of all runs."""
+        """The rows of `claims` or `architectures` of a run, or of all runs but damaged ones, of which it warns."""
         runs = self._folder.names(table) if run is None else [run]
         found = []
         for name in runs:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 found.append(self._folder.read_parquet(f"{table}/{name}/{table}.parquet")[0])
+            except FileNotFoundError:
+                continue
+            except Unreadable as error:
+                problem = f"{error.path}: cannot be read ({error.reason}); delete it, and it is made again from {name}"
+                if run is not None:
+                    raise StoreDamaged(problem) from None
+                warnings.warn(f"{table} of {name} are left out: {problem}", DamagedSweepWarning, stacklevel=2)
         return schema.unify([schema.DERIVED[table].empty_table(), *found])
 
     def write_derived(self, table: str, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -292,6 +327,13 @@ def _notes(state: State) -> list[str]:
     notes = [f"{problem}; its rows are read from the log" for problem in state.repairs]
     if state.live:
         return notes
+    if state.leftovers:
+        many = len(state.leftovers)
+        notes.append(
+            f"{state.folder.path(state.leftovers[0])}{f' and {many - 1} more' if many > 1 else ''}: "
+            f"left over by a writer that died; other programs than fairsweep see these rows of sweep {name} twice "
+            "until it is opened again"
+        )
     torn = state.log.torn_bytes
     ignored = f"{torn} byte{'s' if torn != 1 else ''} of an incomplete record at the end of its log ignored"
     if state.closed:
@@ -361,9 +403,8 @@ class SweepWriter:
 
     @classmethod
     def _lock(cls, folder: Folder, paths: Paths) -> Lock | None:
-        folders = (paths.results, f"trials/{paths.sweep}", f"sweeps/{paths.sweep}", paths.log)
         try:
-            for where in folders:
+            for where in paths.folders:
                 folder.make(where)
         except OSError as error:
             raise StoreError(
@@ -373,7 +414,7 @@ class SweepWriter:
             return None
         lock = Lock(folder.path(paths.lock))
         lock.acquire(f"sweep {paths.sweep}")
-        for where in folders:
+        for where in paths.folders:
             folder.delete_temporaries(where)
         return lock
 
@@ -445,9 +486,8 @@ class SweepWriter:
         if state.repairs:
             self._compact(state, closed=False)
         else:
-            kept = {p.name for found in state.parts.values() for p in found}
-            self._delete_parts_but(kept)
             for table in self._pending:
+                self._delete_parts_but(table, {p.name for p in state.parts[table]})
                 self._ends[table] = max((p.last for p in state.parts[table]), default=0)
                 self._pending[table] = log.rows(table, max(self._ends[table], self._sealed) + 1)
         if state.closed:  # its closing died before it could delete them
@@ -602,7 +642,8 @@ class SweepWriter:
                 found = schema.to_arrow(
                     rows, self._schemas.table(table), self.name, [seq for seq, _ in pending]
                 )
-                self._write_part(table, self._ends[table] + 1, self._seq, found)
+                first = self._ends[table] + 1
+                self._write_part(table, first, self._seq, found, self._paths.part(table, first, self._seq))
                 self._ends[table] = self._seq
                 self._pending[table] = []
         if self._trials_changed:
@@ -612,11 +653,9 @@ class SweepWriter:
             if len(list_parts(self._folder, self._paths, table)) > MAX_PARTS:
                 self._merge(table)
 
-    def _write_part(self, table: str, first: int, last: int, rows: pa.Table) -> str:
-        name = self._paths.part(table, first, last)
+    def _write_part(self, table: str, first: int, last: int, rows: pa.Table, name: str) -> None:
         about = {"schema_version": SCHEMA_VERSION, "first": first, "last": last}
         self._folder.write_parquet(name, rows, about)
-        return name
 
     def _write_trials(self) -> None:
         rows = schema.to_arrow(by_number(self._trials.values()), self._schemas.trials, self.name)
@@ -643,14 +682,33 @@ class SweepWriter:
     def _merge(self, table: str) -> None:
         state = State.read(self._folder, self.name, [table])
         assert state is not None
-        last = self._ends[table]
-        whole = self._write_part(table, 1, last, state.tables[table])
-        for part in list_parts(self._folder, self._paths, table):
-            if part.name != whole:
-                self._folder.delete(part.name)
+        self._write_whole(table, self._ends[table], state.tables[table])
         if not self._folder.local:
             # Every read lists and fetches each object of the log; what is sealed needs no second copy there.
             self._trim_log()
+
+    def _write_whole(self, table: str, last: int, rows: pa.Table) -> None:
+        """One part with all rows in the place of the parts that are there; what is read back is counted."""
+        name = self._paths.part(table, 1, last)
+        folder, _, base = name.rpartition("/")
+        if table == "results" and self._folder.local:
+            # Two files cannot change places with one. Two folders can, so that no reader sees a row twice, or none.
+            aside = self._folder.temporary(f"{folder}/parts")
+            self._folder.make(aside)
+            self._write_part(table, 1, last, rows, f"{aside}/{base}")
+            self._verify(f"{aside}/{base}", rows.num_rows)
+            if self._folder.exchange(folder, aside):
+                parts = {Path(p.name).name for p in list_parts(self._folder, self._paths, table, aside)}
+                for other in set(self._folder.names(aside)) - parts:  # somebody else's files
+                    self._folder.fs.move(
+                        self._folder.path(f"{aside}/{other}"), self._folder.path(f"{folder}/{other}")
+                    )
+                self._folder.delete_temporaries(folder)
+                return
+            self._folder.delete_temporaries(folder)
+        self._write_part(table, 1, last, rows, name)
+        self._verify(name, rows.num_rows)
+        self._delete_parts_but(table, {name})
 
     def _trim_log(self) -> None:
         log = read_log(self._folder, self._paths)
@@ -674,11 +732,15 @@ class SweepWriter:
             assert found is not None
             self._compact(found, closed=True)
             self._delete_segments()
+            for where in self._paths.folders:
+                self._folder.delete_temporaries(where)
             self._release()
 
     def _compact(self, state: State, closed: bool) -> None:
-        """Writes every table as one file up to the last row, checks them, and drops the parts."""
-        kept = set()
+        """Writes every table as one file up to the last row, checks them, and drops the parts.
+
+        The parts go before the row says that the sweep is closed: what is closed has no row twice for anybody.
+        """
         for table in ("results", "events"):
             rows = state.tables[table]
             if rows.num_rows != self._counts[table] or not _ascending(rows.column("seq")):
@@ -686,16 +748,13 @@ class SweepWriter:
                     f"sweep {self.name}: {self._counts[table]} {table} were appended, {rows.num_rows} are "
                     f"read back from {self._folder.path(self._paths.log)}; the log is kept"
                 )
-            name = self._write_part(table, 1, self._seq, rows)
-            self._verify(name, rows.num_rows)
+            self._write_whole(table, self._seq, rows)
             self._ends[table] = self._seq
             self._pending[table] = []
-            kept.add(name)
         self._write_trials()
         self._verify(self._paths.trials, len(self._trials))
         self._write_row(closed)
         self._verify(self._paths.row, 1)
-        self._delete_parts_but(kept)
 
     def _verify(self, name: str, rows: int) -> None:
         found, _ = self._folder.read_parquet(name)
@@ -704,11 +763,10 @@ class SweepWriter:
                 f"{self._folder.path(name)}: {rows} rows were written, {found.num_rows} are read back"
             )
 
-    def _delete_parts_but(self, kept: set[str]) -> None:
-        for table in ("results", "events"):
-            for part in list_parts(self._folder, self._paths, table):
-                if part.name not in kept:
-                    self._folder.delete(part.name)
+    def _delete_parts_but(self, table: str, kept: set[str]) -> None:
+        for part in list_parts(self._folder, self._paths, table):
+            if part.name not in kept:
+                self._folder.delete(part.name)
 
     def _delete_segments(self) -> None:
         if self._appender is not None:

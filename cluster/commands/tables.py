@@ -30,21 +30,32 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
     from analysis import report
 
     store = existing(args.storage)
-    names = store.sweeps()
-    table = {row["sweep"]: row for row in store.table("sweeps").to_pylist()} if names else {}
-    rows = [table[name] for name in names if name in table]
-    for row in rows:
-        row["trials"] = store.table("trials", row["sweep"], columns=["trial"]).num_rows
+    rows = [_listed(store, name) for name in store.sweeps()]
     columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
     if args.json:
-        report.print_json([{c: row.get(c) for c in columns} for row in rows])
+        report.print_json([{c: row.get(c) for c in [*columns, "damage"]} for row in rows])
     elif not rows:
         print(f"{store.uri} has no sweeps yet")
     else:
         for row in rows:
-            row["created"] = row["created"].strftime("%Y-%m-%d %H:%M") if row["created"] else None
+            if row.get("created"):
+                row["created"] = row["created"].strftime("%Y-%m-%d %H:%M")
         report.show_rows(rows, columns)
+    for row in rows:
+        if row.get("damage"):
+            print(f"note: {row['sweep']}: {row['damage']}", file=sys.stderr)
     return 0
+
+
+def _listed(store: Any, name: str) -> dict[str, Any]:
+    from analysis.store import StoreError
+
+    try:
+        trials = store.table("trials", name, columns=["trial"]).num_rows
+        store.table("results", name, columns=["seq"])  # whether they can be read
+        return {**store.table("sweeps", name).to_pylist()[0], "trials": trials}
+    except StoreError as error:
+        return {"sweep": name, "state": "damaged", "damage": str(error)}
 
 
 def _show(args: argparse.Namespace, rest: list[str]) -> int:
@@ -152,9 +163,9 @@ def print_best(best: dict[str, Any]) -> None:
 def _export(args: argparse.Namespace, rest: list[str]) -> int:
     import pyarrow as pa
     import pyarrow.csv
-    import pyarrow.parquet
 
     from analysis import report
+    from analysis.store import write_parquet
 
     store = existing(args.storage)
     table = store.table(args.table, args.sweep)
@@ -164,7 +175,7 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
     if not path.parent.is_dir():
         raise UserError(f"--output={path}: the folder {path.parent} does not exist")
     if args.format == "parquet":
-        pa.parquet.write_table(table, path)
+        write_parquet(table, path)
     elif args.format == "csv":
         pa.csv.write_csv(table, path)
     else:

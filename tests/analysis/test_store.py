@@ -523,7 +523,7 @@ def test_other_readers_see_the_same_rows_while_it_runs(tmp_path: Path) -> None:
 
     query = f"select count(*) from '{tmp_path}/results/s/*.parquet' where isnan(\"metric.loss\")"
     assert duckdb.sql(query).fetchall() == [(1,)], "NaN must not hide behind column statistics"
-    assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob("*.log"))
+    assert not (tmp_path / "tmp").exists() and not list(tmp_path.rglob("*.log"))
     assert not list(tmp_path.rglob("lock"))
 
 
@@ -577,9 +577,17 @@ def test_a_merge_that_died_halfway_shows_no_row_twice(
         w.seal()
     w.results([report(store.MAX_PARTS)])
     monkeypatch.setattr(type(w._folder), "delete", lambda self, name: None)
+    monkeypatch.setattr(
+        type(w._folder), "exchange", lambda self, a, b: False
+    )  # as on a file system without it
     w.seal()
     leave(w)
     monkeypatch.undo()
+    (note,) = [n for n in Store(tmp_path).notes("s") if "left over" in n]
+    assert (
+        "part-000000000001-000000000002.parquet and 16 more" in note
+        and "see these rows of sweep s twice" in note
+    )
     assert len(list((tmp_path / "results/s").iterdir())) == store.MAX_PARTS + 2
     assert steps(tmp_path) == list(range(store.MAX_PARTS + 1))
     with Store(tmp_path).open("s"):
@@ -980,12 +988,14 @@ def test_a_half_written_file_breaks_no_reader_and_is_cleared_away(tmp_path: Path
         timeout=60,
     )
     assert done.returncode == -signal.SIGKILL
-    assert list(tmp_path.rglob("*.tmp")), "the writer was to die while it wrote a file"
+    assert list(tmp_path.glob("tmp/results/s/*")), "the writer was to die while it wrote a file"
+    assert not list(tmp_path.glob("results/s/.*")), "it is seen by readers that pass over no name in a folder"
     assert pyarrow.dataset.dataset(f"{tmp_path}/results/s", format="parquet").count_rows() == 0
     assert steps(tmp_path) == list(range(5))
     with Store(tmp_path).open("s") as w:
-        assert not list(tmp_path.rglob("*.tmp"))
+        assert not list(tmp_path.glob("tmp/results/s/*"))
         w.close(state="finished")
+    assert not (tmp_path / "tmp").exists()
     assert raw(tmp_path)["arrow"] == steps(tmp_path) == list(range(5))
 
 
