@@ -438,7 +438,7 @@ def written(folder: Path, **files: str) -> Path:
 def test_csv_of_numbers_and_categories(tmp_path: Path) -> None:
     data = ctr.load("csv", written(tmp_path, data=CSV))
     assert data.fields == ("price", "user_id", "ad") and data.sizes == (1, 2, 3)
-    assert data.numbers.tolist() == [[1.5], [0.0], [2.5]]
+    np.testing.assert_array_equal(data.numbers, [[1.5], [np.nan], [2.5]])
     assert data.ids.tolist() == [[0, 0, 0], [0, 1, 1], [0, 0, 2]] and data.labels.tolist() == [1, 0, 1]
     assert data.contexts == {"user": (1,), "item": (2,)} and data.split is None
 
@@ -463,9 +463,9 @@ def test_csv_in_three_parts_shares_its_categories(tmp_path: Path) -> None:
             "data.csv needs a column 'label' and two others, found rating, user_id",
         ),
         ("label,a\n1,2\n", "data.csv needs a column 'label' and two others, found label, a"),
-        (CSV.replace("\n0,", "\n2,"), "column 'label' must hold 0 or 1 in every row"),
-        (CSV.replace("\n0,", "\n,"), "column 'label' must hold 0 or 1 in every row"),
-        (CSV.replace("\n0,", "\nno,"), "column 'label' must hold 0 or 1 in every row"),
+        (CSV.replace("\n0,", "\n2,"), "data.csv, line 3: column 'label' has '2', must be 0 or 1"),
+        (CSV.replace("\n0,", "\n,"), "data.csv, line 3: column 'label' has no value, must be 0 or 1"),
+        (CSV.replace("\n0,", "\nno,"), "data.csv, line 3: column 'label' has 'no', must be 0 or 1"),
         (CSV.replace("price", "ad"), "data.csv has the columns label, user_id, ad, ad; needs distinct ones"),
         (CSV + "1\n", "data.csv is not a CSV file"),
         ("", "data.csv is not a CSV file"),

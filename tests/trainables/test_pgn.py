@@ -383,11 +383,14 @@ def test_csv_target_comes_last() -> None:
     [
         (CSV.replace("OT", "oil"), "needs one column 'OT', found date, oil, load"),
         (CSV.replace("date", "when"), "needs one column 'date', found when, OT, load"),
-        (CSV.replace("2.5", "hot"), "column 'OT' must hold numbers"),
-        (CSV.replace("2.5", ""), "column 'OT' has no number in line 3"),
-        (CSV.replace("2016-07-01 0", "1.7.2016 0"), "column 'date' must hold times such as"),
-        (CSV + "1\n", "not a CSV file"),
-        ("", "not a CSV file"),
+        (CSV.replace("2.5", "hot"), "the file, line 3: column 'OT' has 'hot', must be a finite number"),
+        (CSV.replace("2.5", ""), "the file, line 3: column 'OT' has no value, must be a finite number"),
+        (
+            CSV.replace("2016-07-01 0", "1.7.2016 0"),
+            "the file, line 2: column 'date' has '1.7.2016 00:00:00', must be",
+        ),
+        (CSV + "1\n", "the file is not a CSV file"),
+        ("", "the file is not a CSV file"),
     ],
 )
 def test_bad_csv_is_refused_in_one_line(text: str, message: str) -> None:

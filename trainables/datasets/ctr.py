@@ -6,16 +6,22 @@ business (`trainables.tasks.ctr`).
 
 from __future__ import annotations
 
+import json
 import lzma
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from trainables.base import DataError
+from trainables.datasets import delimited
 from trainables.datasets.cache import cached_arrays
+from trainables.datasets.delimited import Delimited, shown
 from trainables.datasets.fetch import wheel_member
 from trainables.datasets.frames import read_frame
 
@@ -24,10 +30,10 @@ from trainables.datasets.frames import read_frame
 class Table:
     """n examples of F fields, the first m of which are numbers and the others categories.
 
-    ids: int32 (n, F), the category in 0..sizes[field]-1; 0 in fields of numbers. numbers: float32 (n, m).
-    labels: float32 (n,), 0 or 1. contexts: the fields that say who ("user") and what ("item"), by position.
-    split: rows of the public "train", "validation" and "test" part, which follow one another; None where
-    there are none.
+    ids: int32 (n, F), the category in 0..sizes[field]-1; 0 in fields of numbers. numbers: float64 (n, m), NaN where
+    one is missing: a time stamp in seconds loses minutes in float32, and 1e39 becomes infinite. labels: float32 (n,),
+    0 or 1. contexts: the fields that say who ("user") and what ("item"), by position. split: rows of the public
+    "train", "validation" and "test" part, which follow one another; None where there are none.
     """
 
     name: str
@@ -50,7 +56,7 @@ def _categories(
         fields,
         np.stack(list(columns.values()), 1).astype(np.int32),
         tuple(int(column.max()) + 1 for column in columns.values()),
-        np.zeros((len(labels), 0), np.float32),
+        np.zeros((len(labels), 0)),
         labels.astype(np.float32),
         {"user": (fields.index(user),), "item": (fields.index(item),)},
     )
@@ -137,80 +143,128 @@ PUBLIC = {
 }
 
 
+TYPES = "columns.json"
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What `columns.json` beside the files says of their columns: "numbers", "categories" and "missing" words."""
+
+    numbers: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+def _declared(name: str, folder: Path) -> Declared:
+    path = folder / TYPES
+    if not path.is_file():
+        return Declared()
+    wanted = '{"numbers": [..], "categories": [..], "missing": [..]} with lists of texts'
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"data={name}: {TYPES} is not JSON ({error}); must be {wanted}") from None
+    known = {field.name for field in dataclass_fields(Declared)}
+    lists = isinstance(found, dict) and all(isinstance(value, list) for value in found.values())
+    if not lists or set(found) - known or not all(isinstance(w, str) for v in found.values() for w in v):
+        raise DataError(f"data={name}: {TYPES} must be {wanted}")
+    return Declared(**{key: tuple(value) for key, value in found.items()})
+
+
+def _number_columns(name: str, file: Delimited, label: str, declared: Declared) -> list[str]:
+    """The columns that are numbers: declared so, or mostly numbers with at least one decimal point.
+
+    DataError where a column is mostly such numbers and has other cells that nobody declared.
+    """
+    for column in (*declared.numbers, *declared.categories):
+        if column not in file.columns or column == label:
+            raise DataError(
+                f"data={name}: {TYPES} names the column {column!r}; the files have"
+                f" {', '.join(c for c in file.columns if c != label)}"
+            )
+    both = sorted(set(declared.numbers) & set(declared.categories))
+    if both:
+        raise DataError(f"data={name}: {TYPES} has {both[0]!r} among the numbers and the categories")
+    missing = ("", *declared.missing)
+    found = []
+    for column, cells in file.columns.items():
+        if column == label or column in declared.categories:
+            continue
+        good, absent = file.numeric(column, missing)
+        rows = np.bincount(cells.codes, minlength=len(cells.texts))
+        numbers, others = rows[good & ~absent].sum(), rows[~good & ~absent].sum()
+        decimal = (cells.matching(r"[.eE]") & good & ~absent).any()
+        if column in declared.numbers or (decimal and numbers > others):
+            found.append(column)
+    return found
+
+
 def read_csv(
     name: str, paths: Sequence[Path], numbers: Sequence[str] | None = None
 ) -> tuple[Table, list[int]]:
     """One table of the CSV files `paths`, which have the same header, and the rows of each.
 
     A column `label` (or `click`) of 0 and 1 is needed. `numbers` are the columns read as numbers, empty cells
-    as 0; None: those that hold nothing but numbers, at least one of them with a decimal point. All other
-    columns are categories, an empty cell being one of them.
+    as 0. None: those that `columns.json` in the folder of the files calls numbers, and those with a decimal point
+    in which numbers are in the majority. Every other cell of theirs must be empty or one of the "missing" words of
+    `columns.json`, and is NaN in the table. All other columns are categories, missing being one of them.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.csv
-
-    tables = []
-    for path in paths:
-        try:
-            with pyarrow.csv.open_csv(path) as reader:
-                header = reader.schema.names
-            # As strings: types guessed from the first rows would not hold for the later ones.
-            strings = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string()))
-            tables.append(pyarrow.csv.read_csv(path, convert_options=strings))
-        except pa.ArrowException as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"data={name}: {path.name} is not a CSV file ({reason})") from None
-        if header != tables[0].column_names or len(set(header)) != len(header):
-            raise DataError(
-                f"data={name}: {path.name} has the columns {', '.join(header[:10])}; needs distinct ones, the"
-                f" same in every file"
-            )
-    table = pa.concat_tables(tables)
-    label = next((c for c in ("label", "click") if c in table.column_names), None)
-    if label is None or table.num_columns < 3:
+    file = delimited.read(name, delimited.from_files(paths))
+    label = next((c for c in ("label", "click") if c in file.columns), None)
+    if label is None or len(file.columns) < 3:
         raise DataError(
             f"data={name}: {paths[0].name} needs a column 'label' and two others, found"
-            f" {', '.join(table.column_names[:10])}"
+            f" {', '.join([*file.columns][:10])}"
         )
-
-    def parsed(column: str) -> np.ndarray | None:
-        filled = pc.if_else(pc.equal(table[column], ""), "0", table[column])
-        try:
-            found = filled.cast(pa.float64()).to_numpy()
-        except pa.ArrowException:
-            return None
-        return found if np.isfinite(found).all() else None
-
-    clicks = parsed(label)
-    if clicks is None or not np.isin(clicks, (0, 1)).all() or pc.any(pc.equal(table[label], "")).as_py():
-        raise DataError(f"data={name}: column {label!r} must hold 0 or 1 in every row")
-    found: dict[str, np.ndarray] = {}
-    for column in table.column_names if numbers is None else numbers:
-        if column == label or (
-            numbers is None and not pc.any(pc.match_substring(table[column], ".")).as_py()
-        ):
-            continue
-        values = parsed(column) if column in table.column_names else None
-        if values is not None:
-            found[column] = values.astype(np.float32)
-        elif numbers is not None:
-            raise DataError(f"data={name}: needs a column {column!r} of numbers")
-    categories = [c for c in table.column_names if c != label and c not in found]
-    ids = np.zeros((table.num_rows, len(found) + len(categories)), np.int32)
+    empty = [source.file for source, count in zip(file.sources, file.rows, strict=True) if not count]
+    if empty:
+        raise DataError(f"data={name}: {empty[0]} has no rows below its header")
+    clicks = _clicks(name, file, label)
+    declared = _declared(name, paths[0].parent) if numbers is None else Declared()
+    missing = ("", *declared.missing)
+    if numbers is None:
+        chosen = _number_columns(name, file, label, declared)
+    else:
+        chosen = list(numbers)
+        absent = [column for column in numbers if column not in file.columns]
+        if absent:
+            raise DataError(f"data={name}: needs a column {absent[0]!r} of numbers")
+    advice = (
+        f'; or say in {TYPES} beside it which cells are missing, {{"missing": ["NULL"]}}, or that these are'
+        ' categories, {"categories": ["name"]}'
+    )
+    found = {c: file.numbers(c, missing, advice if numbers is None else "") for c in chosen}
+    if numbers is not None:
+        found = {column: np.nan_to_num(values, nan=0.0) for column, values in found.items()}
+    categories = [c for c in file.columns if c != label and c not in found]
+    ids = np.zeros((sum(file.rows), len(found) + len(categories)), np.int32)
     sizes = [1] * len(found)
     for i, column in enumerate(categories, len(found)):
-        encoded = table[column].dictionary_encode().combine_chunks()
-        ids[:, i] = encoded.indices.to_numpy()
-        sizes.append(len(encoded.dictionary))
+        cells = file.columns[column]
+        texts = pc.if_else(pa.array(cells.among(missing)), "", cells.texts).dictionary_encode()
+        ids[:, i] = texts.indices.to_numpy(zero_copy_only=False)[cells.codes]
+        sizes.append(len(texts.dictionary))
     fields = (*found, *categories)
     contexts = {}
     for fallback, (who, prefixes) in enumerate({"user": ("user",), "item": ("item", "ad")}.items()):
         named = tuple(i for i, field in enumerate(fields) if field.lower().startswith(prefixes))
         contexts[who] = named[:1] or (min(len(found) + fallback, len(fields) - 1),)
-    values = np.stack(list(found.values()), 1) if found else np.zeros((len(ids), 0), np.float32)
-    rows = [t.num_rows for t in tables]
-    return Table(name, fields, ids, tuple(sizes), values, clicks.astype(np.float32), contexts), rows
+    values = np.stack(list(found.values()), 1) if found else np.zeros((len(ids), 0))
+    return Table(name, fields, ids, tuple(sizes), values, clicks, contexts), list(file.rows)
+
+
+def _clicks(name: str, file: Delimited, label: str) -> np.ndarray:
+    """The column `label` as float32 (n,). DataError unless every cell is 0 or 1."""
+    cells = file.columns[label]
+    good, _ = file.numeric(label)
+    found = np.full(len(good), np.nan)
+    found[good] = cells.texts.filter(pa.array(good)).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    bad = ~np.isin(found, (0, 1))
+    if bad.any():
+        row = cells.first(bad)
+        text = shown(cells.texts[int(cells.codes[row])].as_py())
+        raise DataError(f"data={name}: {file.where(row)}: column {label!r} has {text}, must be 0 or 1")
+    return found.astype(np.float32)[cells.codes]
 
 
 def _with_split(table: Table, rows: Sequence[int], contexts: Mapping[str, tuple[int, ...]]) -> Table:
@@ -258,8 +312,9 @@ def _public(name: str, data_dir: Path | None) -> Table:
 def own_csv(data_dir: Path | None = None) -> Table:
     """Any CSV: `train.csv`, `valid.csv` and `test.csv` in `data_dir`, or `data.csv`, which is split at random.
 
-    Columns as in `read_csv`. The user is the first column whose name begins with user, the item that whose
-    name begins with item or ad; where there is none, the first and the second column of categories.
+    Columns as in `read_csv`, with `columns.json` where types are to be declared. The user is the first column whose
+    name begins with user, the item that whose name begins with item or ad; where there is none, the first and the
+    second column of categories.
     """
     if data_dir is None:
         raise DataError(

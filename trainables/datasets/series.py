@@ -6,7 +6,6 @@ Every loader returns the whole series in order of time; parts and standardisatio
 
 from __future__ import annotations
 
-import io
 import lzma
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from typing import Literal
 import numpy as np
 
 from trainables.base import DataError
+from trainables.datasets import delimited
 from trainables.datasets.cache import cached_arrays
+from trainables.datasets.delimited import Delimited, shown
 from trainables.datasets.fetch import sha256, wheel_member
 from trainables.datasets.frames import read_frame
 
@@ -146,39 +147,64 @@ _FILES: dict[str, tuple[str, tuple[str, ...], tuple[int, int], tuple[int, int, i
 }
 
 
-def read_csv(name: str, content: bytes) -> dict[str, np.ndarray]:
-    """Dates, values and column names of a CSV file with columns `date` and `OT`; `OT` is moved to the end."""
-    import pyarrow as pa
-    import pyarrow.csv
+# Where the published files themselves are uneven: the dates that follow at another distance than the others.
+_UNEVEN = {"weather": ("2020-05-12T06:00:00", "2020-05-29T11:10:00")}
 
-    try:
-        # The public weather file is not UTF-8.
-        options = pyarrow.csv.ReadOptions(encoding="latin1")
-        table = pyarrow.csv.read_csv(io.BytesIO(content), read_options=options)
-    except pa.ArrowException as error:
-        raise DataError(f"data={name}: not a CSV file ({' '.join(str(error).split())})") from None
-    for column in ("date", "OT"):
-        if table.column_names.count(column) != 1:
-            raise DataError(
-                f"data={name}: needs one column {column!r}, found {', '.join(table.column_names[:10])}"
-            )
-    columns = [c for c in table.column_names if c not in ("date", "OT")] + ["OT"]
-    try:
-        dates = table["date"].cast(pa.timestamp("s")).to_numpy()
-    except pa.ArrowException:
-        raise DataError(f"data={name}: column 'date' must hold times such as 2016-07-01 00:00:00") from None
-    values = []
-    for column in columns:
+
+def _dates(name: str, file: Delimited) -> np.ndarray:
+    """The column `date` as datetime64[s]. DataError unless each follows the one before at the same distance."""
+    cells = file.columns["date"]
+
+    def refuse(row: int, reason: str) -> DataError:
+        return DataError(f"data={name}: {file.where(row)}: {reason}")
+
+    def text(row: int) -> str:
+        return shown(cells.texts[int(cells.codes[row])].as_py())
+
+    bad = ~cells.matching(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?$")
+    wanted = "must be a time such as 2016-07-01 00:00:00"
+    if bad.any():
+        row = cells.first(bad)
+        raise refuse(row, f"column 'date' has {text(row)}, {wanted}")
+    for at, date in enumerate(cells.texts.to_pylist()):
         try:
-            values.append(table[column].cast(pa.float64()).to_numpy())
-        except pa.ArrowException:
-            raise DataError(f"data={name}: column {column!r} must hold numbers") from None
-        if not np.isfinite(values[-1]).all():
-            row = int(np.flatnonzero(~np.isfinite(values[-1]))[0]) + 2
-            raise DataError(f"data={name}: column {column!r} has no number in line {row}")
+            np.datetime64(date)
+        except ValueError:
+            row = cells.first(np.arange(len(cells.texts)) == at)
+            raise refuse(row, f"column 'date' has {text(row)}, which is no date; {wanted}") from None
+    dates = np.array(cells.texts.to_pylist(), "datetime64[s]")[cells.codes]
+    steps = np.diff(dates)
+    forward = steps[steps > np.timedelta64(0)].astype(np.int64)
+    step = np.timedelta64(int(np.median(forward)) if len(forward) else 0, "s")
+    known = np.isin(dates[1:], np.array(_UNEVEN.get(name, ()), "datetime64[s]")) & (
+        steps >= np.timedelta64(0)
+    )
+    uneven = ((steps != step) | (steps <= np.timedelta64(0))) & ~known
+    for row in np.flatnonzero(uneven)[:1] + 1:
+        kinds = {-1: "lies before the one above it", 0: "is the one above it again"}
+        kind = kinds.get(int(np.sign(steps[row - 1].astype(np.int64))))
+        reason = kind or f"follows after {steps[row - 1].item()}, most dates after {step.item()}"
+        raise refuse(row, f"the date {text(row)} {reason}; rows must follow one another at one distance")
+    return dates
+
+
+def read_csv(name: str, content: bytes, file: str = "the file") -> dict[str, np.ndarray]:
+    """Dates, values and column names of a CSV file with columns `date` and `OT`; `OT` is moved to the end.
+
+    DataError, with the line, unless every cell is a finite number and the dates are evenly spaced.
+    """
+    # The public weather file is not UTF-8.
+    table = delimited.read(name, [delimited.Source(file, content)], encoding="latin1")
+    for column in ("date", "OT"):
+        if column not in table.columns:
+            raise DataError(
+                f"data={name}: needs one column {column!r}, found {', '.join([*table.columns][:10])}"
+            )
+    dates = _dates(name, table)
+    columns = [c for c in table.columns if c not in ("date", "OT")] + ["OT"]
     return {
-        "dates": dates.astype("datetime64[s]"),
-        "values": np.stack(values, 1),
+        "dates": dates,
+        "values": np.stack([table.numbers(column) for column in columns], 1),
         "columns": np.array(columns),
     }
 
@@ -188,7 +214,8 @@ def _from_file(name: str, data_dir: Path | None) -> Series:
 
     Sources: github.com/zhouhaoyi/ETDataset (CC BY-ND 4.0) for ETTh1 and ETTh2 (oil temperature of two
     transformers, hourly, 2016-2018); the archive of Autoformer (Wu et al. 2021) for electricity (UCI, CC BY
-    4.0), traffic (PeMS, California) and weather (Max Planck Institute for Biogeochemistry, every 10 minutes).
+    4.0), traffic (PeMS, California) and weather (Max Planck Institute for Biogeochemistry, every 10 minutes, but
+    for one repeated date and one gap of 100 minutes in the published file, which are let through).
     """
     file, folders, shape, months = _FILES[name]
     if data_dir is None:
@@ -200,7 +227,7 @@ def _from_file(name: str, data_dir: Path | None) -> Series:
             " get the file of the public benchmark"
         )
     content = found[0].read_bytes()
-    table = cached_arrays(f"{name}-v1-{sha256(content)[:16]}", lambda: read_csv(name, content))
+    table = cached_arrays(f"{name}-v2-{sha256(content)[:16]}", lambda: read_csv(name, content, found[0].name))
     if table["values"].shape != shape:
         rows, columns = table["values"].shape
         raise DataError(

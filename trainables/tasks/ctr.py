@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,12 +34,43 @@ def random_split(rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=2)
-def _on_device(name: str, data_dir: Path | None, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def _on_device(name: str, data_dir: Path | None, device: str) -> tuple[Tensor, Tensor]:
     table = ctr.load(name, data_dir)
     # A column number of its own for every category of every field.
     firsts = np.cumsum([0, *table.sizes[:-1]]).astype(np.int32)
-    ids = torch.tensor(table.ids + firsts, device=device)
-    return ids, torch.tensor(table.numbers, device=device), torch.tensor(table.labels, device=device)
+    return torch.tensor(table.ids + firsts, device=device), torch.tensor(table.labels, device=device)
+
+
+def standardise(table: ctr.Table, train: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The numbers of `table`, standardised with mean and deviation of the rows `train`: float32 (n, m), missing ones 0.
+
+    In double precision until then. A column that is constant in training is not scaled. DataError if a column has
+    no number in training, or one elsewhere that is infinite on this scale.
+    """
+    scaled = np.zeros(table.numbers.shape, np.float32)
+    for i, column in enumerate(table.numbers.T):
+        known = column[np.asarray(train)]
+        known = known[~np.isnan(known)]
+        if not len(known):
+            raise DataError(
+                f"data={table.name}: column {table.fields[i]!r} is missing in every row of the training part;"
+                " leave it out"
+            )
+        # By its size first: the square of 1e200 is no double.
+        size = np.abs(known).max() or 1.0
+        mean, deviation = (
+            (known / size).mean(),
+            (known / size).std() if known.min() < known.max() else 1 / size,
+        )
+        with np.errstate(over="ignore"):
+            found = ((column / size - mean) / deviation).astype(np.float32)
+        if np.isinf(found).any():
+            raise DataError(
+                f"data={table.name}: column {table.fields[i]!r} has {column[np.isinf(found)][0]:g} outside the training"
+                f" part, where numbers are at most {size:g}; rescale it or leave it out"
+            )
+        scaled[:, i] = np.where(np.isnan(column), 0, found)
+    return scaled
 
 
 class CTRTask:
@@ -47,7 +78,8 @@ class CTRTask:
 
     sizes: ids of each field; the last of them stands for every value that the training part does not have.
     contexts: the fields of "user" and "item", and of "none". Numbers are standardised with mean and deviation
-    of the training part. Batches are drawn from `generator` (CPU), or from PyTorch's global one.
+    of the training part, a missing one is the mean. Batches are drawn from `generator` (CPU), or from PyTorch's
+    global one.
     """
 
     def __init__(
@@ -60,7 +92,7 @@ class CTRTask:
     ) -> None:
         table = ctr.load(name, data_dir)
         folder = None if data_dir is None else Path(data_dir)
-        self._ids, self._numbers, self.labels = _on_device(name, folder, device)
+        self._ids, self.labels = _on_device(name, folder, device)
         self.fields, self.generator = table.fields, generator
         self.sizes = tuple(size + 1 for size in table.sizes)
         self.contexts = {"none": (), **table.contexts}
@@ -77,10 +109,7 @@ class CTRTask:
         local = torch.cat([torch.arange(size, device=device) for size in table.sizes])
         unseen = torch.cat([torch.full((size,), size, device=device) for size in table.sizes])
         self._local = torch.where(seen, local, unseen)
-        numbers = self._numbers[self.parts["train"]]
-        self._mean = numbers.mean(0)
-        deviation = (numbers - self._mean).square().mean(0).sqrt()
-        self._deviation = torch.where(deviation > 0, deviation, 1.0)
+        self._numbers = torch.tensor(standardise(table, split["train"]), device=device)
 
     def features(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Ids (b, F) and weights (b, F) of `rows`: a number weighs its field's one id, a category weighs 1.
@@ -92,7 +121,7 @@ class CTRTask:
         if not count:
             return ids, None
         weights = torch.ones(ids.shape, device=ids.device)
-        weights[:, :count] = (self._numbers[rows] - self._mean) / self._deviation
+        weights[:, :count] = self._numbers[rows]
         return ids, weights
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor | None, Tensor]]:
