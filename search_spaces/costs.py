@@ -1,12 +1,10 @@
 """What a network costs: parameters, FLOPs and latency, counted on modules and kept in tables that add up to a path.
 
-FLOPs are multiply-accumulates, as the tables of the field mean them: of convolutions, linear layers and matrix
-products, for one example. Biases, normalisation, pooling, activations and additions are not counted.
+FLOPs are multiply-accumulates, as the tables of the field mean them, for one example: see `flops`.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import platform
 import re
@@ -24,12 +22,17 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.architectures.base import Architecture, ArchitectureError, Choice
+from search_spaces.flops import UncountedError, count_flops, evaluated
 
 if TYPE_CHECKING:
     from search_spaces.supernets.base import Supernet
+
+__all__ = [
+    "KINDS", "CostError", "CostTable", "Entry", "LatencyCheck", "Operator", "UncountedError", "check_latency",
+    "cost_table", "count_flops", "count_parameters", "hardware", "identity", "measure_latency", "software",
+]  # fmt: skip
 
 KINDS = ("params", "flops", "latency_ms")
 WARM_UP = 5  # calls before the first that is timed
@@ -49,17 +52,6 @@ def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def count_flops(module: nn.Module, input_shape: Sequence[int]) -> int:
-    """Multiply-accumulates for one example of `input_shape` (without the batch), counted in a forward pass."""
-    module = copy.deepcopy(module).eval()
-    device = next((p.device for p in module.parameters()), None)
-    # Two examples, because statistics of a batch of one are refused where a side is 1.
-    x = torch.zeros(2, *input_shape, device=device)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(x)
-    return counter.get_total_flops() // (2 * 2)  # two operations a multiply-accumulate
-
-
 def measure_latency(
     module: nn.Module,
     input_shape: Sequence[int],
@@ -75,15 +67,13 @@ def measure_latency(
     for name, value in (("batch", batch), ("threads", threads), ("repeats", repeats)):
         if value < 1:
             raise CostError(f"{name}={value}: must be at least 1")
-    modes = [(m, m.training) for m in module.modules()]
     threads_before = torch.get_num_threads()
-    module.eval()
     torch.set_num_threads(threads)
     x = torch.randn(batch, *input_shape, device=device)
     times = []
     started, used = time.perf_counter(), time.process_time()
     try:
-        with torch.inference_mode():
+        with evaluated(module), torch.inference_mode():
             for k in range(WARM_UP + repeats):
                 start = time.perf_counter_ns()
                 module(x)
@@ -93,8 +83,6 @@ def measure_latency(
                     times.append(time.perf_counter_ns() - start)
     finally:
         torch.set_num_threads(threads_before)
-        for m, training in modes:
-            m.training = training
     started, used = time.perf_counter() - started, time.process_time() - used
     if x.device.type == "cpu" and used < (1 - BUSY) * started:
         warnings.warn("latency was measured on a busy processor; measure again on an idle one", stacklevel=2)
