@@ -6,10 +6,12 @@ rename, so that nobody reads half a file and nobody fetches what a neighbour is 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
+import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from filelock import FileLock, Timeout
 from trainables.base import DataError
 
 LOCK_TIMEOUT_S = 1200.0
+SETTLED_S = 2.0  # a file may change twice within one tick of the file system's clock
 
 
 def cache_dir() -> Path:
@@ -87,3 +90,40 @@ def cached_arrays(name: str, convert: Callable[[], Mapping[str, np.ndarray]]) ->
     path = made_once(cache_dir() / f"{name}.npz", write, _is_npz)
     with np.load(path, allow_pickle=False) as stored:
         return {key: stored[key] for key in stored.files}
+
+
+def content_digest(root: Path, paths: Sequence[Path]) -> str:
+    """SHA-256, in hexadecimal, of what the files `paths` under `root` hold and of their names below it.
+
+    Names and sizes alone are the same for other pictures of the same format. Reading some gigabytes takes minutes, so
+    the digest of files that have not changed since (path, inode, size, times of modification and of change) is kept in
+    the cache folder; nothing is kept of files that changed within the last seconds.
+    """
+
+    def digest() -> str:
+        whole = hashlib.sha256()
+        for path in paths:
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
+            whole.update(
+                f"{path.relative_to(root).as_posix()}\0{content}\n".encode("utf8", "surrogateescape")
+            )
+        return whole.hexdigest()
+
+    listing, newest = hashlib.sha256(), 0.0
+    for path in paths:
+        stat = path.stat()
+        seen = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        listing.update(f"{path.absolute()}\0{seen}\n".encode("utf8", "surrogateescape"))
+        newest = max(newest, stat.st_mtime, stat.st_ctime)
+    if abs(time.time() - newest) < SETTLED_S:
+        return digest()
+    kept = made_once(
+        cache_dir() / "digests" / listing.hexdigest(),
+        lambda path: _write_text(path, digest()),
+        lambda path: len(path.read_bytes()) == 64,
+    )
+    return kept.read_text()
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from trainables.base import DataError
-from trainables.datasets.cache import cached_arrays
+from trainables.datasets.cache import cached_arrays, content_digest
 
 # Last number of the training and of the validation files, as in the published list_eval_partition.txt.
 _TRAIN_END, _VALIDATION_END = 162770, 182637
@@ -67,7 +66,6 @@ def celeba(data_dir: Path | None = None) -> Faces:
             f"data=celeba: data_dir={data_dir} holds {counts} training, validation and test files"
             " (numbers up to 162770, 182637, 202599); each part needs at least one"
         )
-    listing = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-    digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    pixels = cached_arrays(f"celeba80-v1-{digest}", lambda: {"x": np.stack([_grey(f) for f in files])})["x"]
+    digest = content_digest(files[0].parent, files)
+    pixels = cached_arrays(f"celeba80-v2-{digest}", lambda: {"x": np.stack([_grey(f) for f in files])})["x"]
     return Faces(*(pixels[part == i][:, None] for i in range(3)))

