@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,13 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from trainables.base import DataError
 from trainables.datasets.cache import cached_arrays
+from trainables.datasets.cifar_jpeg import read_jpegs
 from trainables.datasets.fetch import wheel_member
 
 Augmentation = Literal["none", "crop", "crop_flip"]
@@ -142,6 +142,8 @@ def read_idx(content: bytes, name: str = "idx") -> np.ndarray:
             f"data={name}: not an IDX file of unsigned bytes, it begins with {content[:4].hex()!r}"
         )
     ndim = content[3]
+    if len(content) < 4 + 4 * ndim:
+        raise DataError(f"data={name}: the IDX header ends before its {ndim} sizes; fetch the file again")
     shape = tuple(int(n) for n in np.frombuffer(content, ">i4", ndim, offset=4))
     found = len(content) - 4 - 4 * ndim
     if found != int(np.prod(shape)):
@@ -159,7 +161,10 @@ def _idx_images(
         if not found:
             raise DataError(f"data={name}: no {file}[.gz] in {advice}")
         content = found[0].read_bytes()
-        content = gzip.decompress(content) if found[0].suffix == ".gz" else content
+        try:
+            content = gzip.decompress(content) if found[0].suffix == ".gz" else content
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"data={name}: {found[0]} cannot be unpacked ({error}); fetch it again") from None
         _verify(name, content, sha256, file)
         arrays.append(read_idx(content, name))
     train_x, train_y, test_x, test_y = arrays
@@ -212,6 +217,7 @@ def mnist(data_dir: Path | None = None) -> Images:
     return _idx_images("mnist", _MNIST, folders, advice, "none")
 
 
+CIFAR_VALIDATION = 5000
 # The MD5 sums of the six files, as published with the archive (and checked by torchvision).
 _CIFAR10 = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -266,45 +272,12 @@ def _cifar_batch(
     return pixels.reshape(-1, 3, 32, 32), labels
 
 
-def _cifar_jpeg(path: Path) -> dict[str, np.ndarray]:
-    content = path.read_bytes()
-
-    def convert() -> dict[str, np.ndarray]:
-        try:
-            from PIL import Image
-        except ImportError as error:
-            raise DataError(
-                f"data=cifar10: {path.name} needs Pillow to decode JPEG; pip install pillow, or give"
-                " cifar-10-batches-py in data_dir"
-            ) from error
-
-        def decode(jpeg: bytes) -> np.ndarray:
-            return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).transpose(2, 0, 1)
-
-        try:
-            table = pq.read_table(io.BytesIO(content), columns=["split", "label", "jpeg"])
-            pixels = np.stack([decode(jpeg) for jpeg in table["jpeg"].to_pylist()])
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"data=cifar10: {path.name} cannot be read ({reason})") from error
-        labels = np.asarray(table["label"].to_pylist(), dtype=np.int64)
-        train = np.asarray(table["split"].to_pylist()) == "train"
-        return {
-            "train_x": pixels[train],
-            "train_y": labels[train],
-            "test_x": pixels[~train],
-            "test_y": labels[~train],
-        }
-
-    return cached_arrays(f"cifar10_jpeg-{hashlib.sha256(content).hexdigest()[:16]}", convert)
-
-
 def cifar10(data_dir: Path | None = None) -> Images:
     """CIFAR-10, 3 x 32 x 32: 45 000 training, 5000 validation, 10 000 test images.
 
     Source: Krizhevsky 2009, free for research. `data_dir` holds the folder `cifar-10-batches-py` of the
-    published archive (or is it), or `cifar10_jpeg.parquet` with the columns split ("train", "test"), label
-    and jpeg (bytes): JPEG copies, whose pixels differ slightly.
+    published archive (or is it), or `cifar10_jpeg.parquet` with the columns split ("train", "test"), label (0 to
+    9) and jpeg (bytes, 32 x 32): JPEG copies, whose pixels differ slightly.
     """
     if data_dir is None:
         raise DataError(
@@ -316,14 +289,14 @@ def cifar10(data_dir: Path | None = None) -> Images:
         train_x, train_y = (np.concatenate([part[i] for part in parts[:-1]]) for i in (0, 1))
         test_x, test_y = parts[-1]
     elif (parquet := data_dir / "cifar10_jpeg.parquet").is_file():
-        arrays = _cifar_jpeg(parquet)
+        arrays = read_jpegs(parquet, CIFAR_VALIDATION)
         train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
     else:
         raise DataError(
             f"data=cifar10: neither cifar-10-batches-py nor cifar10_jpeg.parquet in data_dir={data_dir}"
         )
     return Images(
-        "cifar10", train_x, train_y, test_x, test_y, 10, 255, validation=5000, augmentation="crop_flip"
+        "cifar10", train_x, train_y, test_x, test_y, 10, 255, CIFAR_VALIDATION, augmentation="crop_flip"
     )
 
 
@@ -341,7 +314,7 @@ def cifar100(data_dir: Path | None = None) -> Images:
     train, test = (
         _cifar_batch(folders[0] / file, md5, "cifar100", b"fine_labels") for file, md5 in _CIFAR100.items()
     )
-    return Images("cifar100", *train, *test, 100, 255, validation=5000, augmentation="crop_flip")
+    return Images("cifar100", *train, *test, 100, 255, CIFAR_VALIDATION, augmentation="crop_flip")
 
 
 LOADERS: dict[str, Callable[[Path | None], Images]] = {
