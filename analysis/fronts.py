@@ -6,7 +6,8 @@ IEEE Transactions on Evolutionary Computation 1999).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,21 @@ def pareto(values: Sequence[Sequence[float]], modes: Sequence[str]) -> list[bool
         others = losses[known]
         on[i] = not np.any((others <= losses[i]).all(1) & (others < losses[i]).any(1))
     return [bool(x) for x in on]
+
+
+def keeps(row: Mapping[str, Any], limits: Mapping[str, float]) -> bool:
+    """Whether the costs in `row` are within the upper `limits`; one that is not known (None) is not."""
+    return all(row[cost] is not None and row[cost] <= limit for cost, limit in limits.items())
+
+
+def front_within(rows: Sequence[Mapping[str, Any]], cost: str, limits: Mapping[str, float]) -> list[bool]:
+    """Which rows are on the front of `score` (more is better) against `cost`, among those that keep the limits.
+
+    What breaks a limit is out before anything is compared: it may not hide what keeps it.
+    """
+    values = [(row["score"], row[cost]) if keeps(row, limits) else (None, None) for row in rows]
+    known = [tuple(np.nan if value is None else float(value) for value in pair) for pair in values]
+    return pareto(known, ("max", "min"))
 
 
 def hypervolume(

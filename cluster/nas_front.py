@@ -6,11 +6,13 @@ Every network is counted and timed as it is found: what a run has cut is measure
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.fronts import pareto
+from analysis.fronts import front_within, keeps
 from analysis.store import Store, SweepRecord
 from cluster import nas_report
 from cluster.conductor import Conductor, trial_id
@@ -22,12 +24,12 @@ from search_spaces.algorithms.base import Job
 from search_spaces.algorithms.front_search import FrontSearch
 from search_spaces.architectures import create_space
 from search_spaces.architectures.jobs import FRONT
-from search_spaces.costs import count_flops, count_parameters, measure_latency
+from search_spaces.costs import UncountedError, count_flops, count_parameters, measure_latency
 from trainables import catalog
 from trainables.base import DataError, Found, Metric, Setting
 from trainables.nas._job import OF_PRUNED, SearchJob
 from trainables.nas._pruned import Pruned
-from trainables.tasks.subjects import ModelSubject, is_paper
+from trainables.tasks.subjects import ModelSubject, Subject, is_paper
 
 
 class FrontRun(Run):
@@ -35,7 +37,8 @@ class FrontRun(Run):
 
     def __init__(self, settings: NASSettings, store: Store) -> None:
         self.settings = settings
-        self._texts: dict[str, str | None] = {}
+        self._texts: dict[str, str | None] = {}  # by trial: what it has found, if that may be trained alone
+        self._costs: dict[str, dict[str, float | None]] = {}  # by trial: of what it has found
 
     @property
     def title(self) -> str:
@@ -56,11 +59,29 @@ class FrontRun(Run):
     def check(self) -> None:
         with data_at_hand():
             try:
-                self._paper(self.settings.algorithm["values"][0], 0)
+                paper = self._paper(self.settings.algorithm["values"][0], 0)
             except DataError:
                 raise
             except ValueError as error:
                 raise UserError(str(error)) from None
+        if self.settings.pruned is not None:
+            self._check_flops(paper.subject)
+
+    def _check_flops(self, subject: Subject) -> None:
+        """UserError if FLOPs decide and cannot be counted of the network that is to become smaller; said if not."""
+        settings = self.settings
+        try:
+            count_flops(subject.deployed(subject.net), subject.shape)
+        except UncountedError as error:
+            if settings.front == "flops" or "flops" in settings.limits:
+                field = "front=flops" if settings.front == "flops" else "constraint.flops"
+                raise UserError(
+                    f"{field}: trainable={settings.pruned}: {error}, or take params or latency_ms instead"
+                ) from None
+            print(
+                f"fairsweep: warning: trainable={settings.pruned}: {error}; the table has none",
+                file=sys.stderr,
+            )
 
     def algorithm(self, record: SweepRecord | None = None) -> FrontSearch:
         chosen, again = self.settings.algorithm, self.settings.retrain
@@ -94,12 +115,25 @@ class FrontRun(Run):
     # -- what runs have found -------------------------------------------------------------------------
 
     def architecture(self, job: Job) -> str | None:
-        """The text of what a completed job has found; None if its checkpoint is gone."""
+        """The text of what a completed job has found; None if that breaks a limit, or its checkpoint is gone."""
         trial = trial_id(job.number, self.settings.seed)
         if trial not in self._texts:
             found = self.found(trial, job.config["value"], job.config["repeat"])
-            self._texts[trial] = None if found is None else found.text
+            kept = found is not None and keeps(self.costs(trial, found), self.settings.limits)
+            self._texts[trial] = found.text if found is not None and kept else None
         return self._texts[trial]
+
+    def costs(self, trial: str, found: Found) -> dict[str, float | None]:
+        """What the network costs that a trial has found, measured once; None is what is not asked for or cannot be
+        counted."""
+        if trial not in self._costs:
+            timed = found.full is not None or "latency_ms" in self.settings.costs
+            self._costs[trial] = {
+                "params": count_parameters(found.module),
+                "flops": _flops(found.module, found.input_shape),
+                "latency_ms": measure_latency(found.module, found.input_shape) if timed else None,
+            }
+        return self._costs[trial]
 
     def found(self, trial: str, value: float, repeat: int) -> Found | None:
         """What a completed trial has found, from its last checkpoint; None if that is gone."""
@@ -130,14 +164,9 @@ class FrontRun(Run):
                 if row is not None:
                     again = alone.get(row["architecture"])
                     rows.append({**row, **(nas_report.alone_columns(again) if again else {})})
-        limits = self.settings.limits
-        kept = [
-            all(row[cost] is not None and row[cost] <= limit for cost, limit in limits.items())
-            for row in rows
-        ]
-        front = pareto([(r["score"], float(r[self.settings.front] or "nan")) for r in rows], ("max", "min"))
-        for row, on, keeps in zip(rows, front, kept, strict=True):
-            row["on_front"] = on and keeps
+        front = front_within(rows, self.settings.front, self.settings.limits)
+        for row, on in zip(rows, front, strict=True):
+            row["on_front"] = on
         store.write_derived("architectures", name, rows)
 
     @property
@@ -153,13 +182,12 @@ class FrontRun(Run):
         found = self.found(trial["trial"], value, repeat)
         if found is None:
             return None
-        timed = found.full is not None or "latency_ms" in settings.costs
-        latency = measure_latency(found.module, found.input_shape) if timed else None
+        costs = self.costs(trial["trial"], found)
         whole: dict[str, Any] = {}
         if found.full is not None:
             whole = {
                 "full_params": count_parameters(found.full),
-                "full_flops": count_flops(found.full, found.input_shape),
+                "full_flops": _flops(found.full, found.input_shape),
                 "full_latency_ms": measure_latency(found.full, found.input_shape),
             }
         return {
@@ -172,10 +200,8 @@ class FrontRun(Run):
             "score": trial["value"],
             "scored_by": self._scored_by,
             "test": trial[f"metric.{self.objective.name.replace('val_', 'test_', 1)}"],
-            "params": count_parameters(found.module),
-            "flops": count_flops(found.module, found.input_shape),
-            "latency_ms": latency,
-            "latency_measured_ms": latency,
+            **costs,
+            "latency_measured_ms": costs["latency_ms"],
             **whole,
             "folder": self._export(store, name, trial["trial"], found),
             "trial": trial["trial"],
@@ -198,6 +224,14 @@ class FrontRun(Run):
                     nas_report.drawing(space, space.parse(found.text))
                 )
             return nas_report.put(store, name, trial, folder)
+
+
+def _flops(module: Any, input_shape: Sequence[int]) -> int | None:
+    """FLOPs of one example; None if an operator has no formula, which `FrontRun.check` has said."""
+    try:
+        return count_flops(module, input_shape)
+    except UncountedError:
+        return None
 
 
 def _program(found: Found) -> Any:

@@ -13,7 +13,7 @@ import yaml
 
 from analysis import statistics
 from analysis.drawing import draw_svg
-from analysis.fronts import pareto
+from analysis.fronts import front_within
 from analysis.store import Store, filesystem
 from cluster.conductor import Conductor, trial_id
 from search_spaces.algorithms.phases import PhasedSearch
@@ -40,7 +40,7 @@ def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) ->
         row.update(phase=RETRAIN, test=test, **alone_columns(trials))
         best = max(trials, key=lambda t: (t["value"], -t["number"]))
         row["folder"] = export(search, store, name, search.path(search.space.parse(text)), best["trial"])
-    front = pareto([(row["score"], row[search.settings.front]) for row in rows], ("max", "min"))
+    front = front_within(rows, search.settings.front, search.settings.limits)
     for row, on in zip(rows, front, strict=True):
         row["on_front"] = on
     store.write_derived("architectures", name, rows)

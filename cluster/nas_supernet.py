@@ -83,7 +83,8 @@ class SupernetRun(Run):
             )  # fmt: skip
         except (TypeError, ValueError) as error:
             raise UserError(f"algorithm.options: {error}") from None
-        return PhasedSearch(self.space, inner, self.settings.plan(train), "max", self.dress)
+        plan = self.settings.plan(train)
+        return PhasedSearch(self.space, inner, plan, "max", self.dress, inner.budget.keeps)
 
     def check(self) -> None:
         count = self.settings.search["recalibrate"]

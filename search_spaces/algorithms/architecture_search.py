@@ -91,10 +91,15 @@ class ArchitectureSearch(ABC):
             self.numbers[self.identity(self.architectures[number])] = number
 
     def tell(self, job: Job, outcome: Outcome) -> None:
-        """Only the value of a complete job counts, and once complete, only another complete outcome changes it."""
+        """Only the value of a complete job counts, and once complete, only another complete outcome changes it.
+
+        What breaks the limits, as a job that was adopted may, is never the best, a parent or a lesson.
+        """
         if job.number not in self.jobs:
             raise KeyError(f"job {job.number} was neither asked nor adopted")
-        if outcome.reason == "complete" and outcome.value is not None and isfinite(outcome.value):
+        known = outcome.reason == "complete" and outcome.value is not None and isfinite(outcome.value)
+        if known and self.budget.keeps(self.architectures[job.number]):
+            assert outcome.value is not None
             self.gains[job.number] = outcome.value if self.mode == "max" else -outcome.value
         if outcome.reason != "paused":
             self.ended.add(job.number)

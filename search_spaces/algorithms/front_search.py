@@ -6,6 +6,7 @@ then be trained stand-alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,8 +18,8 @@ class FrontSearch:
     """Jobs of phase `front` at each of `values`, each with `repeats` seeds; then jobs of phase `retrain`.
 
     dress: makes the whole configuration of a job out of what is said here. found: the architecture that a completed
-    front job has found, as text, or None; the same for the same job whenever it is asked. alone: how often each of
-    the different architectures found is trained stand-alone.
+    front job has found, as text, or None if it is not to be trained; the same for the same job whenever it is asked.
+    alone: how often each of the different architectures found is trained stand-alone.
     """
 
     def __init__(
@@ -95,7 +96,8 @@ class FrontSearch:
     def finished(self) -> bool:
         if len(self.of(FRONT)) < len(self.values) * self.repeats or not self._done(FRONT):
             return False
-        return len(self.of(RETRAIN)) >= len(self.architectures) * self.alone
+        made = Counter(job.config["architecture"] for job in self.of(RETRAIN))
+        return all(made[text] >= self.alone for text in self.architectures)
 
     @property
     def expected(self) -> int:

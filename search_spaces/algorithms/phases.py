@@ -41,7 +41,8 @@ class PhasedSearch:
     """`inner` proposes architectures of `space`; see the module's description.
 
     mode: that of the objective. dress: makes the whole configuration of a job out of what is said here (phase,
-    architecture, paths, repeat): with what it is trained or scored.
+    architecture, paths, repeat): with what it is trained or scored. keeps: which of the scored architectures may be
+    trained stand-alone; all, by default.
     """
 
     wants_reports = True
@@ -53,10 +54,12 @@ class PhasedSearch:
         plan: Plan,
         mode: str = "max",
         dress: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+        keeps: Callable[[Architecture], bool] = lambda architecture: True,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode!r}: must be min or max")
-        self.space, self.inner, self.plan, self.mode, self.dress = space, inner, plan, mode, dress
+        self.space, self.inner, self.plan, self.mode = space, inner, plan, mode
+        self.dress, self.keeps = dress, keeps
         self.jobs: dict[int, Job] = {}
         self.outcomes: dict[int, Outcome] = {}
         self.scores: dict[Architecture, float] = {}
@@ -179,7 +182,7 @@ class PhasedSearch:
             return False
         if not self._done(SCORE, CHILD):
             return False
-        wanted = min(self.plan.top, len(self.scores)) * self.plan.repeats
+        wanted = len(self.ranking()[: self.plan.top]) * self.plan.repeats
         return len(self._of(RETRAIN)) >= wanted
 
     @property
@@ -198,6 +201,6 @@ class PhasedSearch:
         return RETRAIN
 
     def ranking(self) -> list[Architecture]:
-        """Scored architectures, the best first; ties in the order of their encodings."""
+        """Scored architectures that may be trained, the best first; ties in the order of their encodings."""
         sign = 1.0 if self.mode == "min" else -1.0
-        return sorted(self.scores, key=lambda a: (sign * self.scores[a], a.indices))
+        return sorted(filter(self.keeps, self.scores), key=lambda a: (sign * self.scores[a], a.indices))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.fronts import hypervolume, pareto
+from analysis.fronts import front_within, hypervolume, pareto
 
 
 def test_a_front_by_hand() -> None:
@@ -19,6 +19,25 @@ def test_a_front_by_hand() -> None:
 def test_what_is_not_known_is_not_on_the_front_and_puts_nothing_off_it() -> None:
     assert pareto([(math.nan, 0.0), (0.5, 3.0)], ("max", "min")) == [False, True]
     assert pareto([], ("max",)) == []
+
+
+def test_what_breaks_a_limit_hides_nothing_that_keeps_it() -> None:
+    rows = [
+        {"score": 0.95, "flops": 100, "params": 5000},
+        {"score": 0.90, "flops": 200, "params": 800},
+        {"score": 0.80, "flops": 150, "params": 700},
+        {"score": 0.70, "flops": 400, "params": 10},
+    ]
+    assert front_within(rows, "flops", {"params": 1000}) == [False, True, True, False]
+    assert front_within(rows, "flops", {}) == [True, False, False, False]
+    assert front_within(rows, "params", {"flops": 160}) == [True, False, True, False]
+
+
+def test_a_cost_of_nothing_is_known_and_one_that_is_not_known_keeps_no_limit() -> None:
+    rows = [{"score": 0.5, "flops": 0, "params": 3}, {"score": 0.9, "flops": None, "params": 2}]
+    assert front_within(rows, "flops", {}) == [True, False]
+    assert front_within(rows, "params", {"flops": 10}) == [True, False]
+    assert front_within(rows, "params", {}) == [False, True]
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=12))

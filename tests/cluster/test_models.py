@@ -15,6 +15,31 @@ def small() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3), nn.Sigmoid())
 
 
+def raises() -> nn.Module:
+    return {}["width"]
+
+
+def leaves() -> nn.Module:
+    raise SystemExit("usage: ...")
+
+
+def asks(depth: int) -> nn.Module:
+    return nn.Linear(depth, depth)
+
+
+def imports() -> nn.Module:
+    import nothing_of_this_name  # noqa: F401
+
+    return nn.Identity()
+
+
+def nothing() -> None:
+    """Builds, and forgets to return."""
+
+
+made = nn.Linear(2, 2)
+
+
 def test_a_paper_gives_its_network_and_images_of_its_size() -> None:
     net, inputs = load_model("oto_v2", None)
     assert inputs.shape == (2, 1, 8, 8) and net(inputs).shape == (2, 10)
@@ -38,6 +63,33 @@ def test_groups_are_explained_in_a_table(capsys: pytest.CaptureFixture[str]) -> 
         (["dagnn"], "no network of images"),
         (["nowhere_at_all:net", "--input-shape", "3,8,8"], "cannot be imported"),
         (["tests.cluster.test_models:big", "--input-shape", "3,8,8"], "has no big"),
+        (["tests.cluster.test_models:", "--input-shape", "3,8,8"], "has no name after the colon"),
+        ([":small", "--input-shape", "3,8,8"], ":small: cannot be imported"),
+        (
+            ["tests.cluster.test_models:raises", "--input-shape", "3,8,8"],
+            "raises() failed; KeyError: 'width' (",
+        ),
+        (
+            ["tests.cluster.test_models:leaves", "--input-shape", "3,8,8"],
+            "leaves() failed; SystemExit: usage: ...",
+        ),
+        (["tests.cluster.test_models:asks", "--input-shape", "3,8,8"], "asks() failed; TypeError: "),
+        (
+            ["tests.cluster.test_models:imports", "--input-shape", "3,8,8"],
+            "ModuleNotFoundError: No module named",
+        ),
+        (
+            ["tests.cluster.test_models:nothing", "--input-shape", "3,8,8"],
+            "nothing() returns NoneType; must return a torch.nn.Module",
+        ),
+        (
+            ["tests.cluster.test_models:made", "--input-shape", "3,8,8"],
+            "is a Linear; must be a function that makes",
+        ),
+        (
+            ["tests.cluster.test_models:torch", "--input-shape", "3,8,8"],
+            "is a module; must be a function that makes",
+        ),
         (["tests.cluster.test_models:small"], "--input-shape is missing"),
         (["tests.cluster.test_models:small", "--input-shape", "3,x"], "--input-shape=3,x"),
     ],

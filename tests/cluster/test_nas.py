@@ -18,7 +18,7 @@ from cluster.conductor import Conductor
 from cluster.errors import UserError
 from cluster.weights import Shelf
 from cluster.worker import LegRunner
-from trainables.base import Metric
+from trainables.base import Found, Metric
 from trainables.tasks import shared_weights
 
 SMALL = (
@@ -271,6 +271,18 @@ def test_a_front_over_lambda_finds_networks_measures_them_and_trains_them_alone(
         program = torch.export.load(folder / "network.pt2").module()
         assert program(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
     assert any(row["on_front"] for row in rows)
+
+
+def test_what_a_front_finds_beyond_a_limit_is_not_trained_alone(tmp_path: Path) -> None:
+    from torch import nn
+
+    engine = Engine(tmp_path, *FRONT, "constraint.params=100")
+    sizes = {0.1: 50, 30.0: 3}
+    engine.search.found = lambda trial, value, repeat: Found(
+        str(value), nn.Linear(sizes[value], 2), (sizes[value],)
+    )
+    jobs = engine.search.algorithm().ask(2)
+    assert [engine.search.architecture(job) for job in jobs] == [None, "30.0"]
 
 
 def test_a_front_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from cluster import nas_config
 from cluster.cli import run_cli
 from cluster.errors import UserError
 from search_spaces.pruning import apply_recipe
 from tests.cluster.test_nas import Crash, Engine
+from trainables.base import Found
 from trainables.vision import biper
 
 torch.set_num_threads(1)
@@ -146,3 +148,36 @@ def test_bad_input_is_one_line_and_leaves_the_store_alone(
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1
     assert not (tmp_path / "store").exists()
+
+
+class Spectral(nn.Module):
+    """Has a singular value decomposition in the middle, whose arithmetic nobody has agreed on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu().mean((2, 3))) * torch.linalg.svdvals(x[:, 0])[:, :1]
+
+
+@pytest.mark.parametrize("word", ["front=flops", "constraint.flops=1000"])
+def test_flops_that_nobody_can_count_are_refused_where_they_decide(
+    word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["algorithm=oto_v2", "trainable=tests.cluster.test_nas_pruning:Spectral", "front=params", word]
+    assert run_cli(["nas", *words, f"storage={tmp_path / 'store'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{word.partition('=')[0]}" in error and "no formula for aten._linalg_svd" in error
+    assert len(error.strip().splitlines()) == 1 and not (tmp_path / "store").exists()
+
+
+def test_flops_that_nobody_can_count_are_said_and_left_out_elsewhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "trainable=tests.cluster.test_nas_pruning:Spectral"
+    engine = Engine(tmp_path, "algorithm=oto_v2", name, "front=params")
+    engine.search.check()
+    warning = capsys.readouterr().err
+    assert "no formula for aten._linalg_svd" in warning and warning.count("\n") == 1
+    assert engine.search.costs("t", Found("", Spectral(), (1, 8, 8)))["flops"] is None

@@ -53,6 +53,21 @@ def test_nothing_is_retrained_before_all_runs_have_ended_nor_of_runs_that_failed
     assert job.config["architecture"] == "big"
 
 
+def test_what_is_not_to_be_trained_is_not_even_if_a_run_before_had_begun_to() -> None:
+    def kept(job: Job) -> str | None:
+        return None if found(job) == "big" else found(job)
+
+    done = run(FrontSearch([0.0, 1.0], repeats=2, alone=2, found=kept), [])
+    assert [j.config["architecture"] for j in done[4:]] == ["small", "small", "smaller", "smaller"]
+    other = FrontSearch([0.0, 1.0], repeats=2, alone=2, found=kept)
+    before = run(FrontSearch([0.0, 1.0], repeats=2, alone=2, found=found), [])
+    for job in before[:6]:  # two trainings of what is no longer to be trained
+        other.adopt(job)
+        other.tell(job, Outcome(0.5, 1, "complete"))
+    more = run(other, [])
+    assert [j.config["architecture"] for j in more] == ["small", "small", "smaller", "smaller"]
+
+
 def test_without_retraining_nobody_asks_what_was_found() -> None:
     def never(job: Job) -> str | None:
         raise AssertionError

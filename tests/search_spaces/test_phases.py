@@ -47,6 +47,18 @@ def test_phases_follow_each_other() -> None:
     assert [job.number for job in jobs] == list(range(len(jobs)))
 
 
+def test_what_may_not_be_trained_is_scored_but_not_retrained() -> None:
+    algorithm = search(Plan(evaluations=10, batch=4, top=2, repeats=2))
+    algorithm.keeps = lambda a: SPACE.format(a)[0] == "0"
+    jobs = run(algorithm)
+    scored = {t for job in jobs if job.config["phase"] == "score" for t in members(job.config)}
+    kept = sorted((t for t in scored if t[0] == "0"), key=value, reverse=True)[:2]
+    assert kept and len(kept) < len(scored)
+    assert [job.config["architecture"] for job in jobs if job.config["phase"] == "retrain"] == [
+        text for text in kept for _ in range(2)
+    ]
+
+
 def test_nothing_is_scored_before_the_supernet_is_there_and_nothing_retrained_before_all_scores_are() -> None:
     algorithm = search(Plan(evaluations=4, batch=2, top=1, repeats=1))
     (train,) = algorithm.ask(5)

@@ -388,3 +388,22 @@ def test_a_job_that_is_adopted_late_takes_its_place_in_the_study() -> None:
         assert len(search.study.trials) == known
     search.tell(late, Outcome(1.0, 1, "complete"))
     assert [t.value for t in search.study.trials] == [None, None, 1.0]
+
+
+@EVERY
+def test_what_breaks_a_limit_is_never_the_best_nor_a_parent(name: str, options: dict[str, Any]) -> None:
+    """It was adopted, from a run without the limit."""
+    limit = {"params": 350}
+    algorithm = search(name, options, constraints=limit)
+    greedy = CHAIN.architecture([len(choice.options) - 1 for choice in CHAIN.choices])
+    assert costs(greedy)["params"] > limit["params"]
+    other = Job(0, CHAIN.options(greedy))
+    algorithm.adopt(other)
+    algorithm.tell(other, Outcome(10.0, 1, "complete"))
+    assert algorithm.best is None
+    for _ in range(12):
+        (job,) = algorithm.ask(1)
+        architecture = CHAIN.from_options(job.config)
+        algorithm.tell(job, Outcome(value(architecture), 1, "complete"))
+        assert job.attrs.get("parent") != 0 and 0 not in job.attrs.get("parents", [])
+    assert algorithm.best is not None and costs(algorithm.best[0])["params"] <= limit["params"]
