@@ -15,27 +15,12 @@ import numpy as np
 from torch import fx
 
 from search_spaces.pruning.channels import Axis, Channels
+from search_spaces.pruning.effects import draws
 from search_spaces.pruning.trace import Graph, kind, scope, shapes
 
 Layout = tuple[Axis, ...]  # the axes of one tensor
 Rule = Callable[["Analysis", fx.Node], "Layout | list[Layout] | None"]
 RULES: dict[str, Rule] = {}
-ZERO_PRESERVING_IN_PLACE = {
-    "relu",
-    "relu6",
-    "silu",
-    "gelu",
-    "hardtanh",
-    "hardswish",
-    "leaky_relu",
-    "elu",
-    "dropout",
-}
-VIEWS = {
-    "view", "reshape", "flatten", "unflatten", "transpose", "permute", "slice", "select", "narrow", "squeeze",
-    "unsqueeze", "expand", "expand_as", "view_as", "chunk", "split", "split_with_sizes", "unbind", "getitem",
-    "detach", "alias", "contiguous", "movedim", "t", "T", "mT", "to", "lift_fresh_copy",
-}  # fmt: skip
 
 
 def rule(*kinds: str) -> Callable[[Rule], Rule]:
@@ -97,9 +82,12 @@ class Analysis:
                 self._place(node)
             elif node.op == "call_function":
                 self._call(node)
-        for node in self.graph.results:
-            for axis in self.layout(node):
-                self.channels.block(axis, "it is the network's output")
+        for nodes, reason in (
+            (self.graph.results, "it is the network's output"),
+            (self.graph.states, "it is kept in a buffer"),
+        ):
+            for node in nodes:
+                self.stay(node, reason)
 
     def _place(self, node: fx.Node) -> None:
         name = self.graph.tensors.get(node.name)
@@ -122,45 +110,26 @@ class Analysis:
 
     def _call(self, node: fx.Node) -> None:
         name = kind(node)
-        in_place = name.endswith("_") and not name.startswith("_")
-        name = name.rstrip("_") if in_place else name
         sources = [n for n in node.all_input_nodes if n.name in self.layouts]
-        result = RULES[name](self, node) if name in RULES else None
+        random = draws(node)
+        result = RULES[name](self, node) if name in RULES and not random else None
         found = [tuple(s) for s in shapes(node)]
         if not found:  # an assertion, or a size
             return
         if result is None or not self._fits(result, found):
-            reason = f"{kind(node)} in {scope(node) or 'the network'} is not known to keep channels apart"
+            what = "draws random numbers" if random else "is not known to keep channels apart"
             for source in sources:
-                self.stay(source, reason)
+                self.stay(source, f"{name} in {scope(node) or 'the network'} {what}")
             whole = [tuple(Axis(n) for n in s) for s in found]
             result = whole if isinstance(node.meta.get("val"), list | tuple) else (whole or [()])[0]
         self.layouts[node.name] = result
         pure = [self.parameters.get(s.name) for s in sources]
         if pure and all(p is not None for p in pure):
             self.parameters[node.name] = frozenset().union(*(p for p in pure if p is not None))
-        if in_place and isinstance(node.args[0], fx.Node):
-            self._overwrite(node, node.args[0], name)
 
     def _fits(self, result: Layout | list[Layout], found: list[tuple[int, ...]]) -> bool:
         made = result if isinstance(result, list) else [result]
         return [tuple(a.size for a in layout) for layout in made] == found
-
-    def _overwrite(self, node: fx.Node, target: fx.Node, name: str) -> None:
-        """After an operator in place its first argument is the result; through a view, nothing is known."""
-        self.layouts[target.name] = self.layouts[node.name]
-        views = [n for n in target.users if kind(n) in VIEWS and n is not node]
-        if name in ZERO_PRESERVING_IN_PLACE or not (kind(target) in VIEWS or views):
-            return
-        chain, reason = target, f"{kind(node)} writes into a part of it"
-        while True:
-            for other in (chain, *chain.users):
-                self.stay(other, reason)
-            if kind(chain) not in VIEWS or not isinstance(chain.args[0], fx.Node):
-                break
-            chain = chain.args[0]
-        for source in node.all_input_nodes:
-            self.stay(source, reason)
 
     def stay(self, node: fx.Node, reason: str) -> None:
         """No axis of what the node makes can be cut."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from search_spaces.pruning.components import partition
+from search_spaces.pruning.effects import draws, pure
 from search_spaces.pruning.groups import Component, Member, Partition
 from search_spaces.pruning.rebuild import rebuild
 from search_spaces.pruning.trace import Graph, kind, shapes
@@ -67,6 +68,7 @@ class ErasingGraph:
         self.trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self._nodes = {n.name: n for n in self.graph.aten.nodes}
         self._data = self._flowing()
+        self._impure = [n for n in self._data if not pure(n)]
         contracted = _contract(self._data, self._feeds, set(self.graph.results))
         self._segments = self._named(contracted)
         self._owner = {op: s.name for s in self._segments.values() for op in s.operators}
@@ -136,7 +138,8 @@ class ErasingGraph:
                 zero.add(s.name)
             else:
                 wrong.add(s.name)
-        ends = {self._owner.get(n.name, "input") for n in self.graph.results}
+        # What is written into a buffer, and what draws random numbers, is needed like a result.
+        ends = {self._owner.get(n.name, "input") for n in (*self.graph.results, *self._impure)}
         needed = set(ends)
         for s in reversed(self.segments):
             if s.name in needed and s.name not in zero:
@@ -148,7 +151,7 @@ class ErasingGraph:
         if segment.kind == "chain":
             return emits_zero(self._of(segment), lambda n: False, input_zero=True)
         name = kind(self._nodes[segment.operators[0]])
-        return name in ("mul", "mul_") or (all_dead and name in ("add", "sub", "cat", "stack"))
+        return name == "mul" or (all_dead and name in ("add", "sub", "cat", "stack"))
 
     # -- the network without ----------------------------------------------------------------------------
 
@@ -170,13 +173,9 @@ class ErasingGraph:
                 if len(alive) == 1:
                     node = copies[s.operators[0]]
                     operand = node.args[[f.name for f in self._operands(s)].index(alive[0].name)]
-                    if any(_in_place(user) for user in node.users):
-                        # Such an operator may change the sum; the operand may have other readers.
-                        with whole.graph.inserting_before(node):
-                            operand = whole.graph.call_function(torch.ops.aten.clone.default, (operand,))
                     node.replace_all_uses_with(operand)
         for node in reversed(list(whole.graph.nodes)):
-            if not node.users and node.op not in ("output", "placeholder"):
+            if not node.users and pure(node):
                 whole.graph.erase_node(node)
         whole.graph.lint()
         return fx.GraphModule(whole, whole.graph, type(module).__name__)
@@ -272,8 +271,8 @@ class ErasingGraph:
         successor = self._segments.get(next(iter(owners)))
         if successor is None or successor.kind != "add":
             return "its result does not go into an addition"
-        if _in_place(nodes[0]):
-            return "it changes its input in place"
+        if random := next((n for n in nodes if draws(n)), None):
+            return f"{kind(random)} draws random numbers"
         own = set(segment.parameters)
         if not emits_zero(nodes, lambda n: self.graph.tensors.get(n.name) in own):
             return "it is not zero when its variables are"
@@ -295,10 +294,6 @@ def _common_path(parameters: Sequence[str]) -> str:
             break
         common.append(parts[0])
     return ".".join(common)
-
-
-def _in_place(node: fx.Node) -> bool:
-    return node.op == "call_function" and kind(node).endswith("_")
 
 
 def _contract(
@@ -331,9 +326,9 @@ def _contract(
 
 def _is_addition(node: fx.Node, sources: list[fx.Node]) -> bool:
     """Whether dropping one operand leaves the other: both of the result's shape, weights 1, nothing else changed."""
-    if kind(node) not in ("add", "add_") or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
+    if kind(node) != "add" or node.kwargs.get("alpha", 1) != 1 or len(node.args) != 2:
         return False
-    if kind(node) == "add_" and len(sources[0].users) > 1:
-        return False
-    shape = next(iter(shapes(node)))
-    return len(sources) == 2 and all(list(shapes(s)) == [shape] for s in sources)
+    made = node.meta["val"]
+    return len(sources) == 2 and all(
+        list(shapes(s)) == [tuple(made.shape)] and s.meta["val"].dtype == made.dtype for s in sources
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from search_spaces.pruning.arguments import take_arguments
 from search_spaces.pruning.channels import Axis
 from search_spaces.pruning.dependencies import Analysis, argument
 from search_spaces.pruning.groups import Partition
@@ -72,6 +73,7 @@ class _Rebuild:
                     next((t.dtype for t in tensors.values() if t.is_floating_point()), value.dtype)
                 )
             _put(root, attribute(name), sliced(value, name, self.keep), name in persistent)
+        self._take_inputs()
         for node in self.analysis.graph.aten.nodes:
             if node.op == "placeholder":
                 self._place(node)
@@ -85,12 +87,17 @@ class _Rebuild:
 
     # -- nodes -----------------------------------------------------------------------------------------
 
+    def _take_inputs(self) -> None:
+        names = self.analysis.graph.inputs
+        nodes = {n.name: n for n in self.analysis.graph.aten.nodes}
+        found = take_arguments(self.graph, self.analysis.graph.given, iter(names))
+        self.made |= {nodes[name]: made for name, made in zip(names, found, strict=True)}
+
     def _place(self, node: fx.Node) -> None:
         name = self.analysis.graph.tensors.get(node.name)
         if name is not None:
             self.made[node] = self.graph.get_attr(attribute(name))
             return
-        self.made[node] = self.graph.placeholder(node.name)
         layout = self.analysis.layout(node)
         if self.size is None and layout and layout[0].batch:
             self.input = self.made[node]
@@ -100,13 +107,13 @@ class _Rebuild:
         self.graph.output(self.analysis.graph.assemble(results))
 
     def _call(self, node: fx.Node) -> fx.Node:
-        name = kind(node).rstrip("_")
+        name = kind(node)
         target = node.target
         args: list[Any] = list(fx.map_arg(node.args, self.made.__getitem__))
         kwargs: dict[str, Any] = dict(fx.map_arg(node.kwargs, self.made.__getitem__))
         layout = self.analysis.layouts.get(node.name, ())
         out = layout if isinstance(layout, tuple) else ()
-        if name in ("view", "reshape", "unsafe_view", "view_as", "reshape_as"):
+        if name in ("view", "reshape", "_unsafe_view", "view_as", "reshape_as"):
             target, args = torch.ops.aten.reshape.default, [args[0], self._shape(out)]
         elif name in ("expand", "expand_as", "broadcast_to"):
             target, args, kwargs = torch.ops.aten.expand.default, [args[0], self._expanded(node, out)], {}
@@ -123,6 +130,8 @@ class _Rebuild:
             self._slice(node, args, kwargs, out)
             if name == "narrow" and self._altered(node, argument(node, 1, "dim", 0)):
                 target = torch.ops.aten.slice.Tensor
+        elif name == "slice_scatter":
+            self._scatter(node, args, kwargs)
         elif name in ("pad", "constant_pad_nd"):
             args[1] = self._widths(node, out)
         for given, position in (("groups", None), ("num_groups", 1)):
@@ -180,6 +189,16 @@ class _Rebuild:
         start = start if start >= 0 else start + axis.size
         first = self._count(axis.take(np.arange(min(start, axis.size))))
         args[:] = [args[0], dim, first, first + self._count(out[dim])]
+        kwargs.clear()
+
+    def _scatter(self, node: fx.Node, args: list[Any], kwargs: dict[str, Any]) -> None:
+        dim = argument(node, 2, "dim", 0)
+        if not self._altered(node, dim):
+            return
+        axis = self.analysis.layout(node.args[0])[dim]
+        index = np.arange(axis.size)[argument(node, 3, "start") : argument(node, 4, "end")]
+        first = self._count(axis.take(np.arange(index[0])))
+        args[2:] = [dim, first, first + self._count(axis.take(index))]
         kwargs.clear()
 
     def _widths(self, node: fx.Node, out: tuple[Axis, ...]) -> list[int]:

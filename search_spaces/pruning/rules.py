@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import fx
 
 from search_spaces.pruning.channels import Axis
 from search_spaces.pruning.dependencies import Analysis, Layout, argument, rule
-from search_spaces.pruning.trace import scope
+from search_spaces.pruning.trace import kind, scope
 
 # ---- elementwise ----
 
@@ -19,7 +20,7 @@ from search_spaces.pruning.trace import scope
     "abs", "neg", "sign", "sqrt", "square", "sin", "tan", "asin", "atan", "sinh", "erf", "expm1", "log1p", "floor",
     "ceil", "round", "trunc", "dropout", "alpha_dropout", "feature_dropout", "contiguous", "clone", "detach", "alias",
     "to", "_to_copy", "type_as", "float", "lift_fresh_copy", "hardshrink", "softshrink", "tanhshrink", "softsign",
-    "nan_to_num", "positive", "triu", "tril",
+    "nan_to_num", "positive",
 )  # fmt: skip
 def keeps_zero(analysis: Analysis, node: fx.Node) -> Layout:
     """f(0) = 0. `hardtanh` and the like are checked by `clamp`."""
@@ -31,7 +32,7 @@ def keeps_zero(analysis: Analysis, node: fx.Node) -> Layout:
 
 @rule(
     "sigmoid", "hardsigmoid", "exp", "cos", "cosh", "acos", "softplus", "log_sigmoid", "logical_not", "isnan",
-    "isinf", "ones_like", "full_like", "rand_like", "randn_like", "bernoulli",
+    "isinf", "ones_like", "full_like", "fill",
 )  # fmt: skip
 def moves_zero(analysis: Analysis, node: fx.Node) -> Layout:
     """f(0) != 0: channels stay apart, but nothing is zero any more."""
@@ -48,11 +49,20 @@ def has_pole(analysis: Analysis, node: fx.Node) -> Layout:
 def _no_pole(analysis: Analysis, node: fx.Node, layout: Layout) -> None:
     for axis in layout:
         if axis.atoms is not None and axis.zero is not None:
-            why = f"{node.name} in {scope(node) or 'the network'} is not finite at zero"
+            why = f"{kind(node)} in {scope(node) or 'the network'} is not finite at zero"
             analysis.channels.block(axis, why, axis.zero)
 
 
-@rule("zeros_like")
+@rule("triu", "tril")
+def triangle(analysis: Analysis, node: fx.Node) -> Layout:
+    """What is kept of the last two axes depends on positions along both."""
+    x = analysis.layout(node.args[0])
+    for axis in x[-2:]:
+        analysis.channels.block(axis, f"{kind(node)} in {scope(node) or 'the network'} goes by its positions")
+    return x
+
+
+@rule("zeros_like", "zero")
 def zeros_like(analysis: Analysis, node: fx.Node) -> Layout:
     return tuple(
         a if a.atoms is None else a.with_zero(np.ones(a.size, bool)) for a in analysis.layout(node.args[0])
@@ -91,7 +101,8 @@ def add(analysis: Analysis, node: fx.Node) -> Layout | None:
 @rule("mul", "__mul__", "logical_and")
 def mul(analysis: Analysis, node: fx.Node) -> Layout | None:
     other = argument(node, 1, "other")
-    return analysis.broadcast(node, (node.args[0], other), "any")
+    finite = isinstance(other, fx.Node) or isfinite(other)
+    return analysis.broadcast(node, (node.args[0], other), "any" if finite else "none")
 
 
 @rule("div", "true_divide", "floor_divide")
@@ -103,8 +114,22 @@ def div(analysis: Analysis, node: fx.Node) -> Layout | None:
 @rule("pow")
 def power(analysis: Analysis, node: fx.Node) -> Layout | None:
     exponent = argument(node, 1, "exponent")
+    if isinstance(exponent, fx.Node) or exponent < 0:
+        _no_pole(analysis, node, analysis.layout(node.args[0]))
     kept = isinstance(exponent, int | float) and exponent > 0
     return analysis.broadcast(node, (node.args[0], exponent), "any" if kept else "none")
+
+
+@rule("glu")
+def gated(analysis: Analysis, node: fx.Node) -> Layout:
+    """a sigmoid(b) of the two halves of an axis: they go together."""
+    x = list(analysis.layout(node.args[0]))
+    dim = argument(node, 1, "dim", -1) % len(x)
+    half = x[dim].size // 2
+    value, gate = (x[dim].take(np.arange(start, start + half)) for start in (0, half))
+    analysis.channels.tie(value, gate)
+    x[dim] = value
+    return tuple(x)
 
 
 @rule("maximum", "minimum")
@@ -189,16 +214,33 @@ def _affine(analysis: Analysis, node: fx.Node, axis: Axis, tensors: tuple[Any, .
 @rule("batch_norm")
 def batch_norm(analysis: Analysis, node: fx.Node) -> Layout | None:
     x = analysis.layout(node.args[0])
-    if len(x) < 2 or x[1].size == 1:
-        return x
-    own = bool(
-        argument(node, 5, "training")
-    )  # as in supernets, or weights standardised by their own statistics
+    return _batch_norm(analysis, node, x, tuple(node.args[1:5]), bool(argument(node, 5, "training")))
+
+
+@rule("_native_batch_norm_legit_no_training", "_native_batch_norm_legit")
+def native_batch_norm(analysis: Analysis, node: fx.Node) -> list[Layout] | None:
+    """The same as an operator of three results, as `torch.export` writes it where it makes writes explicit."""
+    x = analysis.layout(node.args[0])
+    running = str(node.target).endswith("no_training.default")
+    tensors = tuple(n for n in node.args[1 : 5 if running else 3])
+    found = _batch_norm(analysis, node, x, tensors, not running)
+    rest = [tuple(Axis(n) for n in s) for s in _shapes(node)[1:]]
+    return None if found is None else [found, *rest]
+
+
+def _batch_norm(
+    analysis: Analysis, node: fx.Node, x: Layout, tensors: tuple[Any, ...], own: bool
+) -> Layout | None:
+    """own: by statistics of its own, as in supernets, or of weights that are standardised."""
+    if len(x) < 2:
+        return None
+    if x[1].size == 1:
+        return tuple(a.nonzero() for a in x)
     if own:
         for axis in (x[0], *x[2:]):
             analysis.channels.block(axis, f"{scope(node) or 'a batch norm'} normalises over it")
     # By statistics of its own a channel of zeros stays one.
-    channel = _affine(analysis, node, x[1], tuple(node.args[1:5]), x[1] if own else x[1].nonzero())
+    channel = _affine(analysis, node, x[1], tensors, x[1] if own else x[1].nonzero())
     return (x[0].nonzero(), channel, *(a.nonzero() for a in x[2:]))
 
 
@@ -209,7 +251,7 @@ def instance_norm(analysis: Analysis, node: fx.Node) -> Layout | None:
     channel = _affine(analysis, node, x[1], tuple(node.args[1:5]), x[1].nonzero() if running else x[1])
     for axis in x[2:]:
         analysis.channels.block(axis, f"{scope(node)} normalises over it")
-    return (x[0], channel, *(a.nonzero() for a in x[2:]))
+    return (x[0].nonzero(), channel, *(a.nonzero() for a in x[2:]))
 
 
 @rule("layer_norm", "rms_norm")
@@ -237,7 +279,7 @@ def group_norm(analysis: Analysis, node: fx.Node) -> Layout | None:
     channel = _affine(analysis, node, x[1], (scale, shift), x[1])
     for axis in x[2:]:
         analysis.channels.block(axis, f"{scope(node)} normalises over it")
-    return (x[0], channel, *(a.nonzero() for a in x[2:]))
+    return (x[0].nonzero(), channel, *(a.nonzero() for a in x[2:]))
 
 
 # ---- pooling and resizing: per channel, over space ----
@@ -256,7 +298,12 @@ def spatial(analysis: Analysis, node: fx.Node) -> Layout | list[Layout] | None:
     for axis in x[-over:]:
         analysis.channels.block(axis, f"{text} mixes its positions")
     made = [(*x[:-over], *(Axis(n) for n in s[-over:])) for s in _shapes(node)]
-    return made if isinstance(node.meta.get("val"), list | tuple) else made[0]
+    return _with_indices(made) if isinstance(node.meta.get("val"), list | tuple) else made[0]
+
+
+def _with_indices(made: list[Layout]) -> list[Layout]:
+    """Values, and where they are, which says nothing of zero."""
+    return [made[0], *(tuple(a.nonzero() for a in layout) for layout in made[1:])]
 
 
 def _shapes(node: fx.Node) -> list[tuple[int, ...]]:
@@ -316,7 +363,8 @@ def reduce(analysis: Analysis, node: fx.Node) -> Layout | list[Layout] | None:
         if keep:
             result.append(Axis(1))
     made = tuple(result)
-    return [made] * len(_shapes(node)) if isinstance(node.meta.get("val"), list | tuple) else made
+    several = isinstance(node.meta.get("val"), list | tuple)
+    return _with_indices([made] * len(_shapes(node))) if several else made
 
 
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax")

@@ -227,7 +227,11 @@ def roll(analysis: Analysis, node: fx.Node) -> Layout:
 
 @rule("cat", "concat", "concatenate")
 def concatenate(analysis: Analysis, node: fx.Node) -> Layout | None:
-    tensors = [t for t in node.args[0] if analysis.layout(t)]  # type: ignore[union-attr]  # a list of nodes
+    # One of shape (0,) may be joined to anything, and adds nothing.
+    given: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]  # a list of nodes
+    tensors = [t for t in given if analysis.shape(t) != (0,)]
+    if not tensors:
+        return None
     layouts = [analysis.layout(t) for t in tensors]
     dim = argument(node, 1, "dim", 0) % len(layouts[0])
     _register(analysis, tensors)
@@ -305,6 +309,60 @@ def pad(analysis: Analysis, node: fx.Node) -> Layout | None:
         if value != 0:
             x = [a if i == d else a.nonzero() for i, a in enumerate(x)]
     return tuple(x)
+
+
+# ---- writing a part ----
+
+
+@rule("copy")
+def overwrite(analysis: Analysis, node: fx.Node) -> Layout | None:
+    """The second tensor in the shape of the first."""
+    made = analysis.broadcast(node, node.args[:2], "none")
+    lead = len(made or ()) - len(analysis.layout(node.args[1]))
+    source = [None] * lead + list(analysis.layout(node.args[1]))
+    return made and tuple(
+        a if s is None or s.zero is None or a.atoms is None or s.size != a.size else a.with_zero(s.zero)
+        for a, s in zip(made, source, strict=True)
+    )
+
+
+@rule("copy_")
+def keep(analysis: Analysis, node: fx.Node) -> Layout:
+    """Into a buffer: what is kept there stays, as `Analysis.run` says."""
+    return analysis.layout(node.args[0])
+
+
+@rule("slice_scatter")
+def put_slice(analysis: Analysis, node: fx.Node) -> Layout | None:
+    """A tensor with the positions start:stop:step of an axis from another one."""
+    x, source = analysis.layout(node.args[0]), analysis.layout(node.args[1])
+    dim = argument(node, 2, "dim", 0) % len(x)
+    start, stop, step = argument(node, 3, "start"), argument(node, 4, "end"), argument(node, 5, "step", 1)
+    index = np.arange(x[dim].size)[start:stop:step]
+    if step != 1 or len(index) not in (source[dim].size, x[dim].size):
+        return None
+    made = [
+        _common(analysis, node, [a, b], a.size) if d != dim else a
+        for d, (a, b) in enumerate(zip(x, source, strict=True))
+    ]
+    before, after = x[dim].take(np.arange(index[0])), x[dim].take(np.arange(index[-1] + 1, x[dim].size))
+    why = f"{scope(node) or 'the network'} writes into a part of it"
+    analysis.channels.tie(x[dim].take(index), source[dim], why)
+    made[dim] = _joined(analysis, [before, source[dim], after])
+    return tuple(made)
+
+
+@rule("select_scatter")
+def put_position(analysis: Analysis, node: fx.Node) -> Layout | None:
+    """A tensor with one position of an axis from another one."""
+    x, source = analysis.layout(node.args[0]), analysis.layout(node.args[1])
+    dim = argument(node, 2, "dim") % len(x)
+    analysis.channels.block(x[dim], f"{scope(node) or 'the network'} writes into one of its positions")
+    rest = [
+        _common(analysis, node, [a, b], a.size)
+        for a, b in zip((*x[:dim], *x[dim + 1 :]), source, strict=True)
+    ]
+    return (*rest[:dim], Axis(x[dim].size, batch=x[dim].batch), *rest[dim:])
 
 
 # ---- between channels and space ----

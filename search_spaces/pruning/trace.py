@@ -7,13 +7,19 @@ Traced by `torch.export` in eval mode, at the level of ATen operators, where `co
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import ExportGraphSignature, InputKind, OutputKind
 from torch.fx import config as fx_config
+from torch.utils._pytree import tree_map_only
+
+from search_spaces.pruning.effects import name_of, unwrap, write_anew
 
 STACK_TRACES = "do_not_emit_stack_traces"
 
@@ -45,8 +51,11 @@ class Graph:
     """What a module does with its example inputs.
 
     aten: the traced graph. tensors: placeholder -> name of the parameter, buffer or constant in it. inputs: those
-    of the module itself. results: nodes that it returns. constants: tensors that are written into its forward
-    pass. assemble: puts the results into the structure that the module returns.
+    of the module itself, in the order of the leaves of `given`, the structure of its arguments. results: nodes that
+    it returns. states: nodes whose values it keeps in buffers for its next call. constants: tensors that are written
+    into its forward pass. assemble: puts the results into the structure that the module returns.
+
+    No operator writes in place, but for the `copy_` into a buffer at the end.
     """
 
     aten: fx.Graph
@@ -55,6 +64,8 @@ class Graph:
     results: tuple[fx.Node, ...]
     constants: Mapping[str, Any] = field(repr=False)
     assemble: Callable[[list[Any]], Any] = field(repr=False)
+    given: Any = field(default=None, repr=False)
+    states: tuple[fx.Node, ...] = ()
 
     @property
     def operators(self) -> tuple[Operator, ...]:
@@ -87,8 +98,7 @@ class Graph:
 
 def kind(node: fx.Node) -> str:
     """The ATen operator's name without its overload: `conv2d`."""
-    text = str(node.target)
-    return text.split(".")[1] if text.startswith("aten.") else getattr(node.target, "__name__", text)
+    return name_of(node)
 
 
 def scope(node: fx.Node) -> str:
@@ -133,21 +143,16 @@ def _without_stack_traces() -> Iterator[None]:
 
 def trace(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Graph:
     """The graph of `module` in eval mode for inputs like `example_inputs`. TraceError if it cannot be traced."""
-    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        # Without gradients attention layers take a fused path of their own.
-        with torch.enable_grad(), _without_stack_traces():
-            program = torch.export.export(module, inputs, strict=False)
-    except Exception as error:
-        first = str(error).strip().splitlines()
-        raise TraceError(
-            f"{type(module).__name__}: torch.export cannot trace it: {first[0] if first else error!r}"
-        ) from error
-    finally:
-        for m, training in modes.items():
-            m.training = training
+    program = _export(module, example_inputs)
+    regions = any(isinstance(n.target, torch._ops.HigherOrderOperator) for n in program.graph.nodes)
+    if found := unwrap(program.graph):
+        raise TraceError(f"{type(module).__name__}: torch.{found} chooses what is run; it cannot be followed")
+    signature = program.graph_signature
+    held = [s.arg.name for s in signature.input_specs if s.kind is not InputKind.USER_INPUT]
+    given = [s.arg.name for s in signature.input_specs if s.kind is InputKind.USER_INPUT]
+    if not write_anew(program.graph, {*held, *given}):
+        program = _functional(module, _export(module, example_inputs) if regions else program)
+        signature = program.graph_signature
     # A tensor that is used under two names is one tensor: the first name stands for it.
     first_name: dict[int, str] = {}
     alias: dict[str, str] = {}
@@ -156,7 +161,6 @@ def trace(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Graph:
         *module.named_buffers(remove_duplicate=False),
     ]:
         alias[name] = first_name.setdefault(id(tensor), name)
-    signature = program.graph_signature
     tensors = {
         placeholder: alias.get(name, name)
         for table in (
@@ -166,13 +170,78 @@ def trace(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Graph:
         )
         for placeholder, name in table.items()
     }
-    nodes = {n.name: n for n in program.graph.nodes}
-    output = next(n for n in program.graph.nodes if n.op == "output")
+    results, states = _outputs(program.graph, signature)
+    unflatten = program.call_spec.out_spec.unflatten
+
+    def assemble(values: list[Any]) -> Any:
+        found = iter(values)
+        return unflatten([next(found) if isinstance(r, fx.Node) else r for r in results])
+
     return Graph(
         program.graph,
         tensors,
-        tuple(name for name in signature.user_inputs if isinstance(name, str) and name in nodes),
-        tuple(n for n in output.args[0] if isinstance(n, fx.Node)),  # type: ignore[union-attr]  # a flat list
+        tuple(given),
+        tuple(n for n in results if isinstance(n, fx.Node)),
         dict(program.constants),
-        program.call_spec.out_spec.unflatten,
+        assemble,
+        program.call_spec.in_spec,
+        tuple(states),
     )
+
+
+def _export(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> ExportedProgram:
+    """What `torch.export` makes of `module` in eval mode."""
+    inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    # Names of their own: a tensor that is given twice would be traced as one input.
+    inputs = tree_map_only(Tensor, lambda t: t.detach().view_as(t), inputs)
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        # Without gradients attention layers take a fused path of their own.
+        with torch.enable_grad(), _without_stack_traces(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(?s).*assigned during export")  # they are put back
+            return torch.export.export(module, inputs, strict=False)
+    except Exception as error:
+        first = str(error).strip().splitlines()
+        raise TraceError(
+            f"{type(module).__name__}: torch.export cannot trace it: {first[0] if first else error!r}"
+        ) from error
+    finally:
+        for m, training in modes.items():
+            m.training = training
+
+
+def _functional(module: nn.Module, program: ExportedProgram) -> ExportedProgram:
+    """The same with every write through a view as an operator that makes a new tensor of the old one."""
+    try:
+        with _without_stack_traces(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)  # of a library for itself
+            return program.run_decompositions({})
+    except Exception as error:
+        first = str(error).strip().splitlines()
+        raise TraceError(
+            f"{type(module).__name__}: it writes in place in a way that cannot be followed: "
+            f"{first[0] if first else error!r}"
+        ) from error
+
+
+def _outputs(graph: fx.Graph, signature: ExportGraphSignature) -> tuple[list[Any], list[fx.Node]]:
+    """(what the module returns, a flat list of nodes and plain values; what it keeps in buffers).
+
+    That becomes a `copy_` at the end of the graph.
+    """
+    output = next(n for n in graph.nodes if n.op == "output")
+    flat = list(output.args[0])  # type: ignore[arg-type]  # a flat list
+    holders = {name: placeholder for placeholder, name in signature.inputs_to_buffers.items()}
+    nodes = {n.name: n for n in graph.nodes}
+    results, states = [], []
+    for value, spec in zip(flat, signature.output_specs, strict=True):
+        if spec.kind is OutputKind.USER_OUTPUT:
+            results.append(value)
+        elif spec.kind is OutputKind.BUFFER_MUTATION:
+            buffer = nodes[holders[str(spec.target)]]
+            with graph.inserting_before(output):
+                written = graph.call_function(torch.ops.aten.copy_.default, (buffer, value))
+            written.meta["val"] = value.meta["val"]
+            states.append(value)
+    return results, states

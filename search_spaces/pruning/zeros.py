@@ -6,11 +6,13 @@ Only what is listed is taken to be so; any other operator ends the proof.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from math import isfinite
 from typing import Any
 
 from torch import fx
 
 from search_spaces.pruning.dependencies import argument
+from search_spaces.pruning.effects import draws
 from search_spaces.pruning.trace import kind
 
 # f(0) = 0, for tensors of zeros; of one tensor and plain arguments.
@@ -32,7 +34,12 @@ PRODUCTS = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (1, 2)),
 }
 # (position of the weight, of the bias): w normalised(x) + b, which is not zero where x is.
-NORMS = {"batch_norm": (1, 2), "instance_norm": (1, 2), "layer_norm": (2, 3), "group_norm": (2, 3)}
+NORMS = {
+    **dict.fromkeys(("batch_norm", "_native_batch_norm_legit_no_training", "_native_batch_norm_legit"), (1, 2)),
+    "instance_norm": (1, 2), "layer_norm": (2, 3), "group_norm": (2, 3),
+}  # fmt: skip
+OWN_STATISTICS = {"layer_norm", "group_norm", "_native_batch_norm_legit"}
+TRAINED = {"batch_norm", "instance_norm"}
 
 
 def emits_zero(
@@ -53,7 +60,8 @@ def _after(node: fx.Node, zero: bool, is_zero: Callable[[fx.Node], bool]) -> boo
         return isinstance(value, fx.Node) and is_zero(value)
 
     name = kind(node)
-    name = name.rstrip("_") if not name.startswith("_") else name
+    if draws(node):
+        return False
     if name in PRODUCTS:
         weight, bias = (
             argument(node, place, label) for place, label in zip(PRODUCTS[name], "wb", strict=True)
@@ -61,9 +69,11 @@ def _after(node: fx.Node, zero: bool, is_zero: Callable[[fx.Node], bool]) -> boo
         return (zero or gone(weight)) and (bias is None or gone(bias))
     if name in NORMS:
         weight, bias = (argument(node, place, label) for place, label in zip(NORMS[name], "wb", strict=True))
-        # By statistics of its own, which these two always have, a channel of zeros stays one.
-        own = name in ("layer_norm", "group_norm") or bool(argument(node, 5, "training", False))
+        # By statistics of its own, which these always have, a channel of zeros stays one.
+        own = name in OWN_STATISTICS or (name in TRAINED and bool(argument(node, 5, "training", False)))
         return (gone(weight) or (own and zero)) and (bias is None or gone(bias))
+    if name == "mul" and any(isinstance(a, int | float) and not isfinite(a) for a in node.args):
+        return False
     if name == "mul":
         return zero or any(gone(a) for a in node.args)
     if name in ("add", "sub"):

@@ -16,6 +16,7 @@ from cluster.errors import UserError
 from search_spaces.pruning import apply_recipe
 from tests.cluster.test_nas import Crash, Engine
 from trainables.base import Found
+from trainables.tasks import compression
 from trainables.vision import biper
 
 torch.set_num_threads(1)
@@ -87,6 +88,31 @@ def test_a_network_of_ones_own_and_its_own_front(tmp_path: Path) -> None:
         assert all(row["full_params"] == 19_130 > row["params"] for row in rows)
         assert all((Path(row["folder"]) / "recipe.json").is_file() for row in rows)
     assert own.trials()[0]["metric.test_group_sparsity"] >= 0.5
+
+
+@pytest.mark.parametrize("algorithm", ["oto_v2", "oto_v3"])
+def test_a_smaller_network_that_computes_something_else_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """Whatever the proof let through: it is told by its outputs on real inputs, and never on the front."""
+    cut = compression.slice_module
+
+    def wrong(module: Any, *rest: Any) -> Any:
+        small = cut(module, *rest)
+        with torch.no_grad():
+            next(small.parameters()).mul_(1.5)
+        return small
+
+    monkeypatch.setattr(compression, "slice_module", wrong)
+    engine = Engine(
+        tmp_path, f"algorithm={algorithm}", "target=0.5", "algorithm.seeds=1", "algorithm.steps=2", "data=digits300",
+        "trainable=trainables.vision._residual:small_residual",
+        *(["algorithm.config.mode=prune"] if algorithm == "oto_v3" else []),
+    )  # fmt: skip
+    engine.run()
+    (trial,) = engine.trials()
+    assert trial["state"] == "failed" and "the smaller network does not compute what" in trial["reason"]
+    assert not engine.architectures()
 
 
 def test_settings_reach_the_paper_and_the_method() -> None:

@@ -14,6 +14,7 @@ from search_spaces.pruning.dhspg import DHSPG
 from search_spaces.pruning.h2spg import H2SPG
 from tests.trainables.configurations import paper_config
 from trainables.base import Setting
+from trainables.tasks.compression import Different, difference
 from trainables.vision.oto_v3 import OTOv3, ParallelChains, erasing_graph
 
 torch.set_num_threads(1)
@@ -168,6 +169,32 @@ def test_chains_are_erased_and_then_the_channels_of_the_rest_pruned() -> None:
     again = apply_recipe(ParallelChains(1, 10), json.loads(json.dumps(found.recipe)))
     again.load_state_dict(found.module.state_dict())
     assert torch.equal(again.eval()(x), found.module(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda y: y + 0.01, "test_difference=0.01"),
+        (lambda y: y * float("nan"), "not finite elsewhere"),
+        (lambda y: y[:1], "other shapes"),
+    ],
+)
+def test_a_network_that_computes_something_else_is_told(change: Any, said: str) -> None:
+    net, x = torch.nn.Linear(4, 3), torch.randn(6, 4)
+    with pytest.raises(Different, match=said):
+        difference(net, torch.nn.Sequential(net, Changed(change)), [x])
+    assert difference(net, torch.nn.Sequential(net, Changed(lambda y: y * (1 + 1e-6))), [x]) < 1e-5
+    masked = Changed(lambda y: y.masked_fill(y < 0, -torch.inf))
+    assert difference(torch.nn.Sequential(net, masked), torch.nn.Sequential(net, masked), [x]) == 0
+
+
+class Changed(torch.nn.Module):
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.change = change
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.change(x)
 
 
 @pytest.mark.parametrize("cut", [2, 5])

@@ -18,7 +18,7 @@ from search_spaces.pruning.erasing import ErasingGraph
 from trainables import catalog
 from trainables.base import Fidelity, Found, Metric, Tiny
 from trainables.catalog import register
-from trainables.tasks.compression import ChannelPruning, Compression, OperatorErasing
+from trainables.tasks.compression import ChannelPruning, Compression, OperatorErasing, difference
 from trainables.tasks.subjects import (
     ModelSubject,
     PaperSubject,
@@ -136,10 +136,10 @@ class Pruned(NetworkPaper):
     # -- the smaller network ---------------------------------------------------------------------------------
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
-        """What the smaller network of the best weights is and does, and how far it is from the full one."""
+        """What the smaller network of the best weights is and does, and how far it is from the full one; `Different`
+        if that is too far."""
         full = self.subject.deployed(net)
         small = full if self.compression is None else self.compression.cut(net).module
-        difference = max((full(x) - small(x)).abs().max().item() for x in self.subject.examples())
         try:
             flops = {"test_flops": float(count_flops(small, self.subject.shape))}
         except UncountedError:  # as a search says before it trains
@@ -149,7 +149,7 @@ class Pruned(NetworkPaper):
             "test_group_sparsity": 0.0 if self.compression is None else self.compression.sparsity(net),
             "test_parameters": float(count_parameters(small)),
             **flops,
-            "test_difference": difference,
+            "test_difference": difference(full, small, self.subject.examples()),
         }
 
     def found(self) -> Found:

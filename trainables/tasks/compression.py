@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from search_spaces.pruning import (
     Partition,
@@ -29,6 +30,7 @@ from search_spaces.pruning.group_sparse import GroupSparse
 from search_spaces.pruning.h2spg import H2SPG
 from search_spaces.pruning.rebuild import attribute
 
+SAME = 1e-3  # of the largest output, in single precision: what two networks that are one may differ by
 MODES = ("erase", "prune", "erase+prune")
 Deploy = Callable[
     [nn.Module], nn.Module
@@ -85,6 +87,45 @@ class Cut:
     module: nn.Module
     text: str
     recipe: Mapping[str, Any]
+
+
+class Different(ArithmeticError):
+    """A smaller network that does not compute what the full one does."""
+
+
+@torch.no_grad()
+def difference(full: nn.Module, small: nn.Module, inputs: Iterable[Tensor]) -> float:
+    """The largest difference of what two networks give for `inputs`, in eval mode.
+
+    `Different` if it is more than rounding makes it, or if other entries are not finite.
+    """
+    largest, scale = 0.0, 0.0
+    full, small = full.eval(), small.eval()
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        for x in inputs:
+            for a, b in zip(_outputs(full, x), _outputs(small, x), strict=True):
+                if a.shape != b.shape or not torch.equal(a.isfinite(), b.isfinite()):
+                    raise Different(
+                        "the smaller network's outputs have other shapes, or are not finite elsewhere"
+                    )
+                a, b = a[a.isfinite()], b[b.isfinite()]
+                if a.numel():
+                    largest = max(largest, (a - b).abs().max().item())
+                    scale = max(scale, a.abs().max().item())
+    if largest > SAME * max(scale, SAME):
+        raise Different(
+            f"test_difference={largest:.3g}: the smaller network does not compute what the full one does, of which"
+            f" outputs reach {scale:.3g}; at most {SAME:g} of that is rounding"
+        )
+    return largest
+
+
+def _outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """The tensors that `net` returns, in double precision; by the same random numbers at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        found = net(x.clone())  # it may write into what it is given
+    return [t.double() for t in tree_leaves(found) if isinstance(t, Tensor)]
 
 
 class Compression(ABC):

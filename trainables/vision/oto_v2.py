@@ -22,7 +22,13 @@ from search_spaces.pruning.dhspg import prune_smallest
 from search_spaces.pruning.group_sparse import GroupSparse
 from trainables.base import Claim, Found, Metric, Tiny
 from trainables.catalog import register
-from trainables.tasks.compression import base_optimiser, components_text, share_cut, sparse_optimiser
+from trainables.tasks.compression import (
+    base_optimiser,
+    components_text,
+    difference,
+    share_cut,
+    sparse_optimiser,
+)
 from trainables.tasks.image_classification import METRICS
 from trainables.tasks.small_images import SmallImageTask
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
@@ -179,13 +185,10 @@ class OTOv2(NetworkPaper):
         return share_cut(self.groups, self.kept or kept_groups(net, self.groups))
 
     def compare(self, net: nn.Module, sliced: nn.Module) -> float:
-        """Largest difference between the logits of `net` and of `sliced` on the test images."""
-        largest = 0.0
-        with torch.no_grad():
-            for pixels in self.data.parts["test"][0].split(1000):
-                x = self.data.standardise(pixels)
-                largest = max(largest, (net.eval()(x) - sliced.eval()(x)).abs().max().item())
-        return largest
+        """Largest difference between the logits of `net` and of `sliced` on the test images; `Different` if they are
+        not the same."""
+        images = self.data.parts["test"][0].split(1000)
+        return difference(net, sliced, (self.data.standardise(pixels) for pixels in images))
 
     def _cut(self, kept: dict[str, list[int]]) -> None:
         """Goes on with the sliced network, and with the base optimiser started anew."""
@@ -237,15 +240,15 @@ class OTOv2(NetworkPaper):
         """What the sliced network of the best weights is and does, and how far it is from the full one."""
         if self.kept is None:
             sliced = slice_module(net, self.groups)
-            difference = self.compare(net, sliced)
+            apart = self.compare(net, sliced)
         else:
-            sliced, difference = net, self.difference
+            sliced, apart = net, self.difference
         return {
             "test_accuracy": self.data.evaluate(sliced, "test")[1],
             "test_group_sparsity": self.sparsity(net),
             "test_parameters": float(count_parameters(sliced)),
             "test_flops": float(count_flops(sliced, self.data.shape)),
-            "test_difference": difference,
+            "test_difference": apart,
         }
 
     def found(self) -> Found:

@@ -19,7 +19,7 @@ from search_spaces.costs import count_flops, count_parameters
 from search_spaces.pruning.erasing import ErasingGraph
 from trainables.base import Claim, Found, Metric, Tiny
 from trainables.catalog import register
-from trainables.tasks.compression import OperatorErasing, base_optimiser
+from trainables.tasks.compression import OperatorErasing, base_optimiser, difference
 from trainables.tasks.image_classification import METRICS, ImageTask
 from trainables.tasks.training import Mean, NetworkPaper
 from trainables.vision._residual import conv_norm
@@ -202,14 +202,12 @@ class OTOv3(NetworkPaper):
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """What the network without its zeros is and does, and how far its logits are from the full one's.
 
-        Where it is not connected there is no such network: the full one with its zeros is measured.
+        Where it is not connected there is no such network: the full one with its zeros is measured. `Different` if
+        the two do not compute the same.
         """
         compression = self.compression
         small = net if compression is None else compression.cut(net).module
-        difference = 0.0
-        for pixels in self.data.parts["test"][0].split(1000):
-            x = self.data.standardise(pixels)
-            difference = max(difference, (net(x) - small(x)).abs().max().item())
+        inputs = (self.data.standardise(pixels) for pixels in self.data.parts["test"][0].split(1000))
         return {
             "test_accuracy": self.data.evaluate(small, "test")[1],
             "test_valid": float(compression is None or compression.valid(net)),
@@ -217,5 +215,5 @@ class OTOv3(NetworkPaper):
             "test_channel_sparsity": 0.0 if compression is None else compression.channel_sparsity(net),
             "test_parameters": float(count_parameters(small)),
             "test_flops": float(count_flops(small, self.data.shape)),
-            "test_difference": difference,
+            "test_difference": difference(net, small, inputs),
         }

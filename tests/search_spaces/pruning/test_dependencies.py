@@ -55,17 +55,40 @@ STAYS = {
     "local response norm": (lambda n, y: n.part(y), "", nn.LocalResponseNorm(3)),
     "one channel picked": (lambda n, y: y * y[:, 0].unsqueeze(1), "picks"),
     "every second channel": (lambda n, y: torch.cat([y[:, ::2], y[:, 1::2]], 1), "every 2th"),
+    "lower triangle": (lambda n, y: y.transpose(1, 2).tril().transpose(1, 2), "goes by its positions"),
+    "upper triangle": (lambda n, y: y.permute(0, 2, 3, 1).triu(1).permute(0, 3, 1, 2), "goes by its positions"),
+    "clamped above zero through a view": (
+        lambda n, y: _clamped(y), "where it is not zero"),
+    "a negative power": (lambda n, y: F.relu(y).pow(-0.5) * y, "not finite at zero"),
+    "a power that is data": (lambda n, y: F.relu(y).pow(y[:, :1].mean()), "not finite at zero"),
+    "times infinity": (lambda n, y: (y * float("inf")).clamp(-1, 1), "where it is not zero"),
+    "noise": (lambda n, y: y + torch.randn_like(y), "draws random numbers"),
+    "dropout that is left on": (lambda n, y: F.dropout(y), "draws random numbers"),
+    "where the maximum is": (lambda n, y: y.max(2, keepdim=True)[1] * 1.0 + 0 * y, "where it is not zero"),
+    "kept in a buffer": (lambda n, y: _kept(n.part, y), "kept in a buffer", nn.BatchNorm2d(8)),
     "flipped": (lambda n, y: y.flip(1), "moves its positions"),
     "unknown": (lambda n, y: torch.fft.fft2(y).real, "not known to keep channels apart"),
     "sorted": (lambda n, y: y.sort(1)[0], "not known to keep channels apart"),
     "cumulated": (lambda n, y: y.cumsum(1), "summed up along it"),
     "padded with ones": (lambda n, y: F.pad(y, (1, 1), value=1.0), "not zero"),
     "looked up": (lambda n, y: y[:, torch.tensor([7, 6, 5, 4, 3, 2, 1, 0])], "looks up"),
-    "written into": (lambda n, y: _written(y), "writes into"),
+    "written into": (lambda n, y: _written(y), "where it is not zero"),
     "a constant": (lambda n, y: y + torch.arange(8.0).view(8, 1, 1), "cannot be cut"),
     "recurrent": (lambda n, y: n.part(y.flatten(2).transpose(1, 2))[0].transpose(1, 2).unflatten(2, (6, 6)),
                   "not known", nn.GRU(8, 8, batch_first=True)),
 }  # fmt: skip
+
+
+def _clamped(y: Tensor) -> Tensor:
+    y = y * 1.0
+    F.hardtanh_(y.view(2, 8, 36), 0.2, 1.0)
+    return y
+
+
+def _kept(norm: nn.BatchNorm2d, y: Tensor) -> Tensor:
+    assert norm.running_mean is not None
+    norm.running_mean.copy_(y.detach().mean((0, 2, 3)))
+    return norm(y)
 
 
 def _written(y: Tensor) -> Tensor:
