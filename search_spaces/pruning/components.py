@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +75,7 @@ def from_analysis(analysis: Analysis, module: nn.Module, inputs: tuple[Any, ...]
     component_of = np.full(number, -1)
     component_of[touched] = component
     built = _build(table, component_of, len(names), touched)
+    _keep_apart(built, table, dict(module.named_parameters()))
     components = _distinct([_label(found, table) for found in built])
     named = {m.parameter for c in components if c.prunable for m in c.members}
     untouched = {
@@ -152,6 +153,30 @@ def _build(table: _Table, component_of: np.ndarray, count: int, touched: np.ndar
             member = Member(place[0], place[1], torch.from_numpy(index))
             (found[k].members if place in table.made else found[k].followers).append(member)
     return list(found.values())
+
+
+def _keep_apart(built: list[_Found], table: _Table, values: Mapping[str, Tensor]) -> None:
+    """Gives a reason to stay to components whose groups share entries with those of others, or with each other.
+
+    That is so where a weight is used twice, once turned over: what is a row for one is a column for the other. Groups
+    are disjoint sets of variables, so of two such components the one with more variables can be pruned.
+    """
+
+    def size(found: _Found) -> int:
+        return sum(m.index.numel() * (values[m.parameter].numel() // values[m.parameter].shape[m.dim])
+                   for m in found.members)  # fmt: skip
+
+    dims: dict[str, int] = {}  # parameter -> the dimension along which it is in groups
+    for found in sorted(built, key=size, reverse=True):
+        if len(found.classes) == 1 or any(c in table.reasons for c in found.classes.tolist()):
+            continue  # it stays in any case
+        own = dict(dims)
+        twice = [m.parameter for m in found.members if own.setdefault(m.parameter, m.dim) != m.dim]
+        if twice:
+            reason = f"{twice[0]} is used twice, and its entries are in groups along its other dimension"
+            table.reasons.update(dict.fromkeys(found.classes.tolist(), reason))
+        else:
+            dims = own
 
 
 def _label(found: _Found, table: _Table) -> Component:
