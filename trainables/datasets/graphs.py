@@ -9,7 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ class Graph:
     labels: (n,) int64 in 0..classes-1; -1 for a node that belongs to the graph but to no class.
     split: the public split, node indices under "train", "validation" and "test"; None where there is none,
     and `per_class` says how many labelled nodes of each class are then drawn for training and validation.
+    dropped: what the files hold and the graph does not, such as self loops, and how often.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Graph:
     classes: int
     split: Mapping[str, np.ndarray] | None = None
     per_class: tuple[int, int] = (20, 30)
+    dropped: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nodes(self) -> int:
@@ -58,6 +60,16 @@ def undirected(nodes: int, sources: np.ndarray, targets: np.ndarray) -> sp.csr_m
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
     return matrix
+
+
+def surplus(sources: np.ndarray, targets: np.ndarray) -> dict[str, int]:
+    """What `undirected` leaves out of the given entries: nodes linked to themselves, and entries said again."""
+    size = int(max(sources.max(initial=0), targets.max(initial=0))) + 1
+    keys = np.unique(sources.astype(np.int64) * size + targets)
+    return {
+        "self loops": int((keys // size == keys % size).sum()),
+        "repeated entries": len(sources) - len(keys),
+    }
 
 
 def row_normalised(features: sp.csr_matrix) -> sp.csr_matrix:
@@ -224,7 +236,13 @@ def lastfm(data_dir: Path | None = None) -> Graph:
     weights = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
     adjacency = undirected(len(a["labels"]), a["edges"][:, 0], a["edges"][:, 1])
     return Graph(
-        "lastfm", row_normalised(weights), adjacency, a["labels"], _LASTFM_CLASSES, per_class=(10, 10)
+        "lastfm",
+        row_normalised(weights),
+        adjacency,
+        a["labels"],
+        _LASTFM_CLASSES,
+        per_class=(10, 10),
+        dropped=surplus(a["edges"][:, 0], a["edges"][:, 1]),
     )
 
 
@@ -232,33 +250,38 @@ def largest_component(graph: Graph) -> Graph:
     """The subgraph of the largest connected component, nodes in their old order."""
     _, component = connected_components(graph.adjacency, directed=False)
     keep = np.flatnonzero(component == np.bincount(component).argmax())
-    return Graph(
-        graph.name,
-        graph.features[keep],
-        graph.adjacency[keep][:, keep],
-        graph.labels[keep],
-        graph.classes,
-        per_class=graph.per_class,
+    return replace(
+        graph,
+        features=graph.features[keep],
+        adjacency=graph.adjacency[keep][:, keep],
+        labels=graph.labels[keep],
+        dropped={**graph.dropped, "nodes outside the largest component": graph.nodes - len(keep)},
     )
+
+
+def _sparse(file: Mapping[str, np.ndarray], part: str) -> sp.csr_matrix:
+    """The CSR matrix of `<part>_data`, `_indices`, `_indptr`, `_shape`. ValueError unless its entries lie in it."""
+    matrix = sp.csr_matrix(
+        (file[f"{part}_data"], file[f"{part}_indices"], file[f"{part}_indptr"]),
+        shape=tuple(file[f"{part}_shape"]),
+    )
+    matrix.check_format(full_check=True)
+    if matrix.dtype.kind not in "biuf" or not np.isfinite(matrix.data).all():
+        raise ValueError(f"{part}_data must be finite numbers")
+    return matrix
 
 
 def read_npz(name: str, path: Path) -> Graph:
     """A graph in the layout of Shchur et al. (2018): CSR arrays adj_* and attr_*, and labels, in one .npz.
 
-    Edges are taken as undirected, features as present or not, in shares of the row. 20 labels a class for
-    training and 30 for validation. DataError if the file is not of this layout.
+    Edges are taken as undirected, and stored zeros as no edges; features as present or not, in shares of the row. 20
+    labels a class for training and 30 for validation. DataError if the file is not of this layout.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            adjacency, features = (
-                sp.csr_matrix(
-                    (file[f"{part}_data"], file[f"{part}_indices"], file[f"{part}_indptr"]),
-                    shape=tuple(file[f"{part}_shape"]),
-                )
-                for part in ("adj", "attr")
-            )
-            labels = file["labels"].astype(np.int64)
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            adjacency, features = _sparse(file, "adj"), _sparse(file, "attr")
+            labels = file["labels"]
+    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).strip("'\"").split())
         raise DataError(
             f"data={name}: {path} is not a graph in npz layout ({reason}); expected adj_data, adj_indices,"
@@ -269,14 +292,24 @@ def read_npz(name: str, path: Path) -> Graph:
             f"data={name}: {path} has adjacency {adjacency.shape}, features {features.shape} and"
             f" {len(labels)} labels; their numbers of nodes must agree"
         )
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0 or not len(labels):
+        lowest = labels.min() if labels.dtype.kind in "iuf" and labels.size else "none"
+        raise DataError(
+            f"data={name}: {path}: labels are {labels.dtype} of shape {labels.shape}, the least {lowest}; must be one"
+            " whole number from 0 for each node"
+        )
     edges = adjacency.tocoo()
+    zero = edges.data == 0
+    rows, columns = edges.row[~zero], edges.col[~zero]
     present = sp.csr_matrix(features > 0, dtype=np.float32)
+    present.eliminate_zeros()
     return Graph(
         name,
         row_normalised(present),
-        undirected(len(labels), edges.row, edges.col),
-        labels,
+        undirected(len(labels), rows, columns),
+        labels.astype(np.int64),
         int(labels.max()) + 1,
+        dropped={"stored zeros among the links": int(zero.sum()), **surplus(rows, columns)},
     )
 
 

@@ -1,0 +1,50 @@
+"""How a set of graphs is kept: all nodes and all edges behind each other.
+
+Every edge is undirected and stored once, with its features, so that a learned decision about an edge always holds
+for both of its directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class GraphSet:
+    """g graphs behind each other: N nodes and M edges in all, those of a graph contiguous.
+
+    nodes, edges: (g,) int64, how many each graph has. x: (N, p) float32. ends: (2, M) int64, the two nodes of an
+    edge, numbered within its graph. e: (M, q) float32. labels: (g,) int64 in 0..classes-1.
+    types: (M,) int64 in 0..edge_classes-1, what the reconstruction of edges predicts; None where edges have none.
+    marked: (M,) bool, the edges that a generator made informative; None where nobody knows.
+    held_out: graphs for validation and for test; with `test`, the indices of the public test part, only the first
+    counts. passes: how often an epoch goes over the training graphs. dropped: what the files hold and the graphs do
+    not, such as self loops, and how often.
+    """
+
+    name: str
+    nodes: np.ndarray
+    edges: np.ndarray
+    x: np.ndarray
+    ends: np.ndarray
+    e: np.ndarray
+    labels: np.ndarray
+    classes: int
+    held_out: tuple[int, int]
+    types: np.ndarray | None = None
+    edge_classes: int = 0
+    marked: np.ndarray | None = None
+    test: np.ndarray | None = None
+    passes: int = 1
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+
+def one_hot(values: np.ndarray, count: int) -> np.ndarray:
+    """(n, count) float32 with a one in column `values`."""
+    return np.eye(count, dtype=np.float32)[values]
