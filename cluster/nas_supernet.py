@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from analysis.store import Store, SweepRecord
@@ -12,7 +13,7 @@ from cluster.config import data_at_hand
 from cluster.errors import UserError
 from cluster.nas_config import SUPERNET_KIND, TABLE, NASSettings
 from cluster.nas_run import Run, phases
-from cluster.tables import UNTABULATED, TableScores, open_named
+from cluster.tables import UNTABULATED, TableScores, alike, open_named
 from cluster.weights import Shelf, key_of
 from search_spaces.algorithms import ConstraintError, create_architecture_search
 from search_spaces.algorithms.phases import PhasedSearch
@@ -91,6 +92,13 @@ class SupernetRun(Run):
         if count is not None and count > self.images:
             raise UserError(
                 f"search.recalibrate={count}: must be at most {self.images}, the training images that are there"
+            )
+        data = self.table.table.data if self.table is not None else None
+        if not alike(self.settings.data_name, data):
+            print(
+                f"fairsweep: warning: table={self.settings.table}: its scores are of {data}, costs and trainings of"
+                f" {self.settings.data_name} (data=...)",
+                file=sys.stderr,
             )
         try:
             self._phases(train=False).inner.ask(1)

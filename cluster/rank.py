@@ -17,7 +17,7 @@ from analysis.ranking import Estimate
 from cluster import sweep
 from cluster.config import data_at_hand
 from cluster.errors import UserError
-from cluster.tables import open_named
+from cluster.tables import alike, open_named
 from cluster.weights import Shelf
 from search_spaces.architectures.tables import TableError
 from trainables.tasks import shared_weights
@@ -47,21 +47,29 @@ def rank(
     limit: int | None = None,
     draws: int = 1000,
     recalibrate: int | None = None,
+    other_data: bool = False,
 ) -> dict[str, Any]:
     """Scores the table's architectures with the weights of `supernet` and compares the rankings.
 
     storage: of the store in which the supernet lies. table: see `open_table`. limit: score so many architectures,
     drawn once, in place of all. draws: of the bootstrap over architectures. recalibrate: training images from which
-    each path takes its statistics, in place of the batch that is scored.
+    each path takes its statistics, in place of the batch that is scored. other_data: compare although the table is of
+    another data set than the supernet; without, UserError names both.
     """
     store = sweep.open_store(storage)
     shelf = Shelf(store.uri)
     key = find(shelf, supernet)
     recipe = shelf.recipe(key)
+    truth = open_named(table, data_dir)
+    if not (other_data or alike(recipe["data"], truth.data)):
+        raise UserError(
+            f"table={table}: is of {truth.data}, the supernet {key} of {recipe['data']}; must be of the same data set,"
+            " or asked for with --other-data"
+        )
     shared_weights.provide({key: shelf.load(key)}.get)
     net = supernet_with(key, recipe["kind"], json.dumps(recipe["sizes"]), DEVICE)
     try:
-        truth = open_named(table, data_dir).over(net.space).drawn(limit)
+        truth = truth.over(net.space).drawn(limit)
     except TableError as error:
         raise UserError(str(error)) from None
     config = recipe["config"]
@@ -89,6 +97,7 @@ def rank(
         "supernet": key,
         "recipe": recipe,
         "table": table,
+        "data": {"supernet": recipe["data"], "table": truth.data},
         "space": net.space.id,
         "metric": truth.metric,
         "architectures": len(truth),

@@ -10,6 +10,7 @@ from cluster.errors import UserError
 from search_spaces.architectures.base import LISTED, Architecture, ArchitectureSpace
 from search_spaces.architectures.files import open_table
 from search_spaces.architectures.tables import Table, TableError
+from trainables.tasks.small_images import whole_set
 
 MACRO_FILE = "nas_bench_macro/nas-bench-macro_cifar10.json"  # in the folder of data sets
 UNTABULATED = "untabulated"  # a cost: 1 for what the table lacks
@@ -27,6 +28,11 @@ def open_named(name: str, data_dir: str | None) -> Table:
         return open_table(name, Path(data_dir, MACRO_FILE) if data_dir else None)
     except TableError as error:
         raise UserError(str(error)) from None
+
+
+def alike(data: str, other: str | None) -> bool:
+    """Whether two names of data sets are of one set, reduced or not; what does not say its own (None) may be."""
+    return other is None or whole_set(data) == whole_set(other)
 
 
 class TableScores:

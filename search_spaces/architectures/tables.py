@@ -34,7 +34,8 @@ class Metric:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a table comes from. protocol: how its networks were trained, as JSON; empty if others trained them."""
+    """Where a table comes from. protocol: how its networks were trained, as JSON; of those that others trained only
+    the `data`."""
 
     title: str
     licence: str
@@ -86,6 +87,11 @@ class Table:
     @cached_property
     def _means(self) -> dict[str, np.ndarray]:
         return {name: np.nanmean(array, axis=1) for name, array in self.values.items()}
+
+    @property
+    def data(self) -> str | None:
+        """The data set that the networks were trained on; None if the table does not say."""
+        return self.source.protocol.get("data")
 
     @property
     def metric(self) -> str:

