@@ -2,9 +2,10 @@
 
 The rule, fixed before any run: the effect is the mean over seeds of treatment - baseline, or for a claim
 about a ratio the geometric mean of treatment / baseline, or for a claim about a value the mean of that of the
-treatment. With its two-sided 95 % interval (Student's t over the seeds, of logarithms for a ratio) a claim
-*holds* if the whole interval is on the claimed side of the margin, *fails* if the whole interval is on the
-other side, and is *inconclusive* otherwise.
+treatment. With its two-sided 95 % interval (Student's t over the seeds, of logarithms for a ratio) something
+*holds* if the whole interval is on the claimed side of a bound, *fails* if the whole interval is on the
+other side, and is *inconclusive* otherwise. That is asked twice: of the *direction*, where the bound is no effect
+(0, or 1 for a ratio), and of the *size*, where it is the claim's margin.
 
 How far a verdict can be trusted is its `replication`: the probability that a run on as many fresh seeds ends
 with the same one. A verdict near its margin is a toss of a coin, however it fell; more seeds tell.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,25 +31,37 @@ DRAWS = 20_000  # of a replication: its probability to within a hundredth
 
 @dataclass(frozen=True)
 class Verdict:
-    """`effect` and `ci95` in the claim's unit (None where there are too few pairs); `reason` says why so.
+    """On which side of `bound` an effect is. replication: see `replication`; None where there is no interval."""
 
-    replication: see `replication`; None where there is no interval.
-    """
-
+    bound: float
     verdict: str
-    effect: float | None
-    ci95: tuple[float, float] | None
-    pairs: int
     reason: str
     replication: float | None = None
 
 
+@dataclass(frozen=True)
+class Judged:
+    """`effect` and `ci95` in the claim's unit (None where there are too few pairs), and the two verdicts on them."""
+
+    effect: float | None
+    ci95: tuple[float, float] | None
+    pairs: int
+    direction: Verdict
+    size: Verdict
+
+
 def judge(
-    treatment: Sequence[float], baseline: Sequence[float], kind: str, direction: str, margin: float
-) -> Verdict:
+    treatment: Sequence[float],
+    baseline: Sequence[float],
+    kind: str,
+    direction: str,
+    margin: float,
+    null: float | None = None,
+) -> Judged:
     """Judges pairs of values, the i-th of both under the same seed, by the rule above; of a value, without `baseline`.
 
-    ValueError for another `kind` or `direction` than the known ones, and for unequal lengths.
+    null: the effect that is none, if it is not 1 for a ratio and 0 otherwise. ValueError for another `kind` or
+    `direction` than the known ones, and for unequal lengths.
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: must be {' or '.join(KINDS)}")
@@ -58,30 +71,34 @@ def judge(
         raise ValueError(f"direction={direction!r}: must be {' or '.join(DIRECTIONS)}")
     if len(treatment) != len(baseline):
         raise ValueError(f"judge: {len(treatment)} values against {len(baseline)}; each needs its pair")
-    n = len(treatment)
-    if kind == "ratio" and any(v <= 0 for v in (*treatment, *baseline)):
-        return Verdict("inconclusive", None, None, n, "a ratio needs positive values")
+    n, bounds = len(treatment), ((1.0 if kind == "ratio" else 0.0) if null is None else null, margin)
+
+    def open_with(effect: float | None, reason: str) -> Judged:
+        return Judged(effect, None, n, *(Verdict(bound, "inconclusive", reason) for bound in bounds))
+
     if kind == "ratio":
+        if any(v <= 0 for v in (*treatment, *baseline)):
+            return open_with(None, "a ratio needs positive values")
         found = summary([math.log(t / b) for t, b in zip(treatment, baseline, strict=True)])
-        back = math.exp
+        back, forth = math.exp, math.log
     else:
         found = summary([t - b for t, b in zip(treatment, baseline, strict=True)])
-        back = float
+        back = forth = float
     if found.mean is None or found.sd is None or found.ci95 is None:
         effect = None if found.mean is None else back(found.mean)
-        return Verdict("inconclusive", effect, None, n, f"{n} pairs of seeds; an interval needs two")
+        return open_with(effect, f"{n} pairs of seeds; an interval needs two")
     low, high = (back(x) for x in found.ci95)
-    beyond = low >= margin if direction == "at_least" else high <= margin
-    short = high < margin if direction == "at_least" else low > margin
-    verdict = "holds" if beyond else "fails" if short else "inconclusive"
-    word = direction.replace("_", " ")
-    where = {"holds": "all of", "fails": "none of", "inconclusive": "a part of"}[verdict]
     sign = 1.0 if direction == "at_least" else -1.0
-    again = replication(
-        sign * (found.mean - (math.log(margin) if kind == "ratio" else margin)), found.sd, n, verdict
-    )
-    reason = f"{where} the interval is {word} {margin:g}"
-    return Verdict(verdict, back(found.mean), (low, high), n, reason, again)
+    verdicts = []
+    for bound in bounds:
+        beyond = low >= bound if direction == "at_least" else high <= bound
+        short = high < bound if direction == "at_least" else low > bound
+        verdict = "holds" if beyond else "fails" if short else "inconclusive"
+        where = {"holds": "all of", "fails": "none of", "inconclusive": "a part of"}[verdict]
+        again = replication(sign * (found.mean - forth(bound)), found.sd, n, verdict)
+        reason = f"{where} the interval is {direction.replace('_', ' ')} {bound:g}"
+        verdicts.append(Verdict(bound, verdict, reason, again))
+    return Judged(back(found.mean), (low, high), n, *verdicts)
 
 
 def replication(excess: float, sd: float, n: int, verdict: str) -> float:
@@ -133,8 +150,9 @@ def compare(
     treatment_json: str,
     baseline_json: str | None,
     claim: Mapping[str, Any],
-) -> tuple[Verdict, float]:
-    """The verdict on a claim (`metric`, `kind`, `direction`, `margin`) and what its trials cost in seconds.
+) -> tuple[Judged, list[str], float]:
+    """What is judged of a claim (`metric`, `kind`, `direction`, `margin`, `null`), what was left out of it and why, and
+    what its trials cost in seconds.
 
     baseline_json: None for a claim about a value.
     """
@@ -143,16 +161,19 @@ def compare(
     seeds = sorted(set.intersection(*(set(values) for values, _ in arms)))
     values = [[arm[s] for s in seeds] for arm, _ in arms]
     found = judge(
-        values[0], values[1] if len(arms) > 1 else [], claim["kind"], claim["direction"], claim["margin"]
+        values[0],
+        values[1] if len(arms) > 1 else [],
+        claim["kind"],
+        claim["direction"],
+        claim["margin"],
+        claim.get("null"),
     )
     left_out = [
         f"{name} {why}" for name, arm in zip(("treatment", "baseline"), arms, strict=False) for why in arm[1]
     ]
-    if left_out:
-        found = replace(found, reason=f"{found.reason}; left out: {'; '.join(left_out)}")
     cost = sum(
         row["cost_s"] or 0.0
         for row in trials.select(["config_json", "cost_s"]).to_pylist()
         if row["config_json"] in configs
     )
-    return found, cost
+    return found, left_out, cost

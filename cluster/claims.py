@@ -1,9 +1,9 @@
 """The job `claims`: every claim of a paper as a paired sweep; trials -> verdicts.
 
 Treatment and baseline run under the same seeds, on the same split, with the same budget; a claim about a value has
-no baseline. The claims of a paper
-that share data, budget and seeds share a sweep, in which a configuration that several claims name runs once.
-How they are judged is fixed in `analysis.claims`.
+no baseline. The claims of a paper that share data, budget and seeds share a sweep, in which a configuration that
+several claims name runs once. With `tuned`, each arm is tuned first (`cluster.claims_tuning`). How they are judged is
+fixed in `analysis.claims`.
 """
 
 from __future__ import annotations
@@ -14,32 +14,44 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from analysis import claims as verdicts
+from analysis.schema import CLAIMS
 from analysis.store import Store
 from cluster import config, sweep
+from cluster.claims_tuning import Tuning, listed
 from cluster.conductor import now
 from cluster.config import Settings
 from cluster.display import Display
 from cluster.errors import MissingData, UserError
 from cluster.local import connected
-from search_spaces.space import SpaceError
+from search_spaces.space import Space, SpaceError
 from trainables import catalog
 from trainables.base import Claim, Paper
 
 MIN_SEEDS = 5  # fewer leave a t interval that says nothing; a claim may ask for more
+Arms = tuple[dict[str, Any], ...]
 
 
 @dataclass(frozen=True)
 class Group:
-    """Claims of one paper that run as one sweep. `arms`: by claim, treatment and baseline (if it has one), whole."""
+    """Claims of one paper that run as one sweep. `arms`: by claim, treatment and baseline (if it has one), whole.
+
+    tuning: what each arm may become before the paired sweep, whose name in the tables of the store it carries; None
+    if they run as they are.
+    """
 
     paper: type[Paper]
     claims: tuple[Claim, ...]
-    arms: tuple[tuple[dict[str, Any], ...], ...]
+    arms: tuple[Arms, ...]
     settings: Settings
+    tuning: Tuning | None = None
 
     @property
     def data(self) -> str:
         return self.settings.data
+
+    def with_arms(self, arms: Sequence[Arms]) -> Group:
+        """The same claims with other configurations in their arms."""
+        return replace(self, arms=tuple(arms), settings=listed(self.settings, distinct(arms)))
 
 
 def plan(
@@ -50,11 +62,13 @@ def plan(
     seed: int = 0,
     seeds: int | None = None,
     only: Sequence[str] = (),
+    tuned: int = 0,
 ) -> list[Group]:
     """The sweeps that answer the claims of the papers `slugs`. UserError if there is nothing to run.
 
     seed: the first seed. seeds: pairs of each claim, in place of what it says or `MIN_SEEDS`, the larger.
-    only: names of claims, to leave the others out.
+    only: names of claims, to leave the others out. tuned: configurations that each arm is chosen from on validation
+    data, its own among them; 0 or 1: its own alone.
     """
     known = {claim.name for slug in slugs for claim in catalog.get(slug).claims}
     for claim_name in only:
@@ -77,15 +91,17 @@ def plan(
                 f"budget.steps={'null' if steps is None else steps}", f"storage={storage}",
                 f"name={name}-{slug}" + (f"-{number + 1}" if len(shared) > 1 else ""), *overrides,
             ]  # fmt: skip
-            groups.append(_group(paper, found, data, words))
+            groups.append(_group(paper, found, data, words, tuned))
     if not groups:
         raise UserError(f"claims: {', '.join(slugs)}: declares no claims")
     return groups
 
 
-def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str]) -> Group:
+def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str], tuned: int) -> Group:
     declared = paper.space()
     named = {n: v for claim in claims for arm in claim.arms for n, v in arm.items()}
+    if tuned > 1:
+        named |= {n: None for claim in claims for n in claim.tunes if n not in named}
     space = declared.freed(named)
     # A parameter that another arm sets keeps here what it is fixed at, not the paper's value.
     fixed = {n: p.value for n, p in declared.parameters.items() if p.fixed and n in named}
@@ -95,13 +111,28 @@ def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str])
             arms.append(tuple(space.fill(arm, data, fixed) for arm in claim.arms))
         except SpaceError as error:
             raise UserError(f"claim {paper.slug}/{claim.name}: {error}") from None
-    unique: dict[str, dict[str, Any]] = {json.dumps(arm): arm for of_claim in arms for arm in of_claim}
-    tree = config.compose_tree(words)
-    raw: Any = config.as_mapping(tree)
+    raw: Any = config.as_mapping(config.compose_tree(words))
     raw["space"] = space.to_mapping()
-    raw["search"]["configs"] = list(unique.values())
-    raw["budget"]["trials"] = len(unique)
-    return Group(paper, tuple(claims), tuple(arms), config.check(raw))
+    raw["search"]["configs"] = distinct(arms)
+    raw["budget"]["trials"] = len(raw["search"]["configs"])
+    group = Group(paper, tuple(claims), tuple(arms), config.check(raw))
+    if tuned <= 1 or not any(claim.tunes for claim in claims):
+        return group
+    return replace(group, tuning=_tuning(group, space, fixed, tuned))
+
+
+def _tuning(group: Group, space: Space, fixed: Mapping[str, Any], trials: int) -> Tuning:
+    """What the arms of a group are chosen from, and the sweep in which they are compared."""
+    candidates = tuple(
+        tuple(space.redrawn(arm, claim.tunes, trials, group.settings.seed, group.data, fixed) for arm in arms)
+        for claim, arms in zip(group.claims, group.arms, strict=True)
+    )
+    return Tuning.of(group.settings, candidates, group.paper)
+
+
+def distinct(arms: Sequence[Arms]) -> list[dict[str, Any]]:
+    """The configurations of all arms, each once, in their order."""
+    return list({json.dumps(arm): arm for of_claim in arms for arm in of_claim}.values())
 
 
 def run(
@@ -119,24 +150,16 @@ def run(
     store = sweep.open_store(storage)
     rows: list[dict[str, Any]] = []
     asked = {(group.paper.slug, claim.name) for group in groups for claim in group.claims}
-    others = [r for r in store.derived("claims", name).to_pylist() if (r["paper"], r["claim"]) not in asked]
+    earlier = [_of_today(r) for r in store.derived("claims", name).to_pylist()]
+    others = [r for r in earlier if (r["paper"], r["claim"]) not in asked]
     with connected(groups[0].settings.cluster):
         for group in groups:
-            known = store.has(group.settings.name)
-            if known and store.read(group.settings.name).sweep["state"] == "finished":
-                state = "finished"
-            elif known:
-                state = sweep.resume(storage, group.settings.name, [], make_display()).state
-            else:
-                try:
-                    state = sweep.run(group.settings, make_display()).state
-                except MissingData as error:
-                    rows += unjudged(group, str(error))
-                    store.write_derived("claims", name, [*others, *rows])
-                    continue
+            try:
+                found, state = _answer(group, store, make_display)
+            except MissingData as error:
+                found, state = unjudged(group, str(error)), "finished"
             if state == "interrupted":
                 return rows, state
-            found = judge(store, group)
             rows += found
             store.write_derived("claims", name, [*others, *rows])
             if on_verdicts is not None:
@@ -144,8 +167,41 @@ def run(
     return rows, "finished"
 
 
+def _answer(
+    group: Group, store: Store, make_display: Callable[[], Display]
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of the claims of a group, and the state of its sweeps; no rows if they are interrupted."""
+    if group.tuning is not None:
+        state = _finish(group.tuning.settings, store, make_display)
+        if state == "interrupted":
+            return [], state
+        group = group.with_arms(group.tuning.choose(store.table("trials", group.tuning.settings.name)))
+    state = _finish(group.settings, store, make_display)
+    return ([] if state == "interrupted" else judge(store, group)), state
+
+
+def _finish(settings: Settings, store: Store, make_display: Callable[[], Display]) -> str:
+    """Runs what is left of a sweep; its state then."""
+    if not store.has(settings.name):
+        return sweep.run(settings, make_display()).state
+    state = str(store.read(settings.name).sweep["state"])
+    if state == "finished":
+        return state
+    return sweep.resume(settings.storage, settings.name, [], make_display()).state
+
+
+def _of_today(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table `claims` in its columns of today: once there was the verdict on the margin alone."""
+    size = {
+        "size_verdict": row["size_verdict"] or row.get("verdict"),
+        "size_replication": row["size_replication"] or row.get("replication"),
+    }
+    return {**{name: row.get(name) for name in CLAIMS.names}, **size}
+
+
 def _asked(group: Group) -> list[dict[str, Any]]:
     """A row for each claim of a group, with what is claimed and how it is tried."""
+    tuning = group.tuning.settings.name if group.tuning is not None else None
     return [
         {
             "paper": group.paper.slug,
@@ -156,12 +212,16 @@ def _asked(group: Group) -> list[dict[str, Any]]:
             "kind": claim.kind,
             "direction": claim.direction,
             "margin": claim.margin,
+            "null": claim.null,
+            "origin": claim.origin,
+            "why_margin": claim.reason or None,
             "treatment": json.dumps(arms[0]),
             "baseline": json.dumps(arms[1]) if len(arms) > 1 else None,
             "first_seed": group.settings.seed,
             "seeds": group.settings.seeds,
             "steps": group.settings.budget["steps"],
             "sweep": group.settings.name,
+            "tuning": tuning if claim.tunes else None,
             "judged": now(),
         }
         for claim, arms in zip(group.claims, group.arms, strict=True)
@@ -170,15 +230,9 @@ def _asked(group: Group) -> list[dict[str, Any]]:
 
 def unjudged(group: Group, reason: str) -> list[dict[str, Any]]:
     """The claims of a group that could not be tried, and why."""
-    nothing = {
-        "pairs": 0,
-        "effect": None,
-        "ci_low": None,
-        "ci_high": None,
-        "replication": None,
-        "cost_s": 0.0,
-    }
-    return [{**row, **nothing, "verdict": "inconclusive", "reason": reason} for row in _asked(group)]
+    empty = ("effect", "ci_low", "ci_high", "direction_replication", "size_replication")
+    open_ = {"direction_verdict": "inconclusive", "size_verdict": "inconclusive", "reason": reason}
+    return [{**row, **dict.fromkeys(empty), **open_, "pairs": 0, "cost_s": 0.0} for row in _asked(group)]
 
 
 def judge(store: Store, group: Group) -> list[dict[str, Any]]:
@@ -187,23 +241,35 @@ def judge(store: Store, group: Group) -> list[dict[str, Any]]:
     trials, results = store.table("trials", name), store.table("results", name)
     rows = []
     for row in _asked(group):
-        found, cost = verdicts.compare(trials, results, row["treatment"], row["baseline"], row)
+        found, left_out, cost = verdicts.compare(trials, results, row["treatment"], row["baseline"], row)
         low, high = found.ci95 or (None, None)
+        reason = f"direction: {found.direction.reason}; size: {found.size.reason}"
+        if left_out:
+            reason += f"; left out: {'; '.join(left_out)}"
         about = {"pairs": found.pairs, "effect": found.effect, "ci_low": low, "ci_high": high, "cost_s": cost}
-        judged = {"verdict": found.verdict, "replication": found.replication, "reason": found.reason}
-        rows.append({**row, **about, **judged})
+        for which, verdict in (("direction", found.direction), ("size", found.size)):
+            about |= {f"{which}_verdict": verdict.verdict, f"{which}_replication": verdict.replication}
+        rows.append({**row, **about, "reason": reason})
     return rows
 
 
-def with_claims(slugs: Sequence[str]) -> list[str]:
-    """`slugs`, or all papers that declare claims if there are none. UnknownPaper for an unknown slug."""
+def with_claims(slugs: Sequence[str], every: bool = False) -> list[str]:
+    """`slugs`, or with `every` all papers that declare claims. UnknownPaper for an unknown slug, UserError for none."""
     if slugs:
         return [catalog.get(slug).slug for slug in slugs]
-    return [slug for slug in catalog.slugs() if catalog.get(slug).claims]
+    declaring = [slug for slug in catalog.slugs() if catalog.get(slug).claims]
+    if not every:
+        raise UserError(
+            f"claims: say of which papers ({', '.join(declaring)}), or --all, which takes most of an hour"
+        )
+    return declaring
 
 
-def statement(row: Mapping[str, Any]) -> str:
-    """What was claimed, in one cell: effect, direction and margin."""
-    sign = "≥" if row["direction"] == "at_least" else "≤"
-    what = {"ratio": f"{row['metric']} ratio", "value": row["metric"]}.get(row["kind"], f"Δ {row['metric']}")
-    return f"{what} {sign} {row['margin']:g}"
+def recorded(store: Store, runs: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The rows of the table `claims` of each of `runs`. UserError for a run that the store has not."""
+    found = [[_of_today(r) for r in store.derived("claims", name).to_pylist()] for name in runs]
+    for name, rows in zip(runs, found, strict=True):
+        if not rows:
+            known = sorted(set(store.derived("claims").column("run").to_pylist()))
+            raise UserError(f"--report={name}: {store.uri} has no claims of this run; {config.hint(name, known)}")
+    return found

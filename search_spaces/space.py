@@ -188,6 +188,35 @@ class Space:
                 raise SpaceError(f"{self.source}: {error}") from None
         return done
 
+    def redrawn(
+        self,
+        config: Mapping[str, Any],
+        names: Sequence[str],
+        trials: int,
+        seed: int,
+        data: str | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> list[dict[str, Any]]:
+        """`trials` configurations: `config`, and then draws of those of its hyperparameters that `names` says.
+
+        The k-th draw of a hyperparameter follows from its name, k and `seed` alone, so it is the same beside another
+        `config`. What exists only with a drawn value takes its fixed value, that of `defaults` or the paper's own. Where
+        `config` has none of `names`, there is nothing to draw and it stands alone.
+        """
+        given = {**(defaults or {}), **config}
+        space, found = self if data is None else self.for_data(data), [dict(config)]
+        if not set(names) & set(config):
+            return found
+        for k in range(1, trials):
+
+            def choose(p: Parameter, k: int = k) -> Any:
+                if p.name in names:
+                    return p.draw(np.random.default_rng([seed, k, *p.name.encode()]))
+                return given[p.name] if p.name in given else p.paper.get(data or "default", p.paper["default"])
+
+            found.append(space.validate(space._build(choose)))
+        return found
+
     def complete(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`config` without the parameters that do not exist in it, and with the fixed ones: for tools that
         know no conditions. Unknown names are refused; `validate` checks the rest."""

@@ -16,6 +16,7 @@ from search_spaces.space import Space
 
 Mode = Literal["min", "max"]
 Split = Literal["train", "validation", "test"]
+ORIGINS = ("paper", "direction", "indifference")  # of a claim's margin
 
 
 class DataError(ValueError):
@@ -61,9 +62,19 @@ class Claim:
     """A statement of the paper as data: run `treatment` and `baseline` on the same seeds and compare.
 
     The effect is treatment minus baseline (`kind="difference"`) or treatment over baseline (`kind="ratio"`), in the
-    metric's own units; the claim is that it is at least `margin` (`direction="at_least"`) or at most (`"at_most"`).
-    A claim about the method alone has no baseline (None, `kind="value"`): its effect is the metric itself.
+    metric's own units. A claim about the method alone has no baseline (None, `kind="value"`): its effect is the
+    metric itself. What is claimed is that the effect is at least `margin` (`direction="at_least"`) or at most
+    (`"at_most"`); and, whatever the margin, that it is on that side of `null`, no effect.
 
+    treatment, baseline: values of hyperparameters. An arm may carry its own, so that a baseline runs with its own
+    published settings; what an arm does not name is the paper's own for the data.
+    origin: where the margin comes from. "paper": a number that stands there; "direction": the paper says better, and
+    the margin is `null`; "indifference": a smallest effect of interest. Never a pilot. reason: the number and where it
+    stands, or why that effect is the smallest of interest; needed for both.
+    reference: the `null` of a claim about a value, if it is not 0.
+    tunes: hyperparameters that `fairsweep claims --tuned` searches for both arms alike, on validation data, where an
+    arm has them and does not differ by them from the other arm; empty where the arms are one method under two
+    conditions.
     seeds: pairs that a verdict is given on, at least five; more where ten pairs of a pilot lay near the margin for
     their spread and are cheap. Fixed before the run that is judged.
     """
@@ -74,11 +85,15 @@ class Claim:
     baseline: Mapping[str, Any] | None
     metric: str
     margin: float
+    origin: Literal["paper", "direction", "indifference"]
+    reason: str = ""
     direction: Literal["at_least", "at_most"] = "at_least"
     kind: Literal["difference", "ratio", "value"] = "difference"
+    reference: float | None = None
     data: str | None = None
     seeds: int = 5
     steps: int | None = None
+    tunes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.baseline is None) != (self.kind == "value"):
@@ -86,6 +101,26 @@ class Claim:
                 f"claim {self.name}: kind={self.kind!r} and baseline={self.baseline}: a claim without a baseline is"
                 " about a value, and only such a one"
             )
+        if self.reference is not None and self.kind != "value":
+            raise ValueError(f"claim {self.name}: reference={self.reference}: belongs to kind='value'")
+        if self.origin not in ORIGINS:
+            raise ValueError(f"claim {self.name}: origin={self.origin!r}: must be {' or '.join(ORIGINS)}")
+        if self.origin == "direction" and self.margin != self.null:
+            raise ValueError(
+                f"claim {self.name}: margin={self.margin}: with origin='direction' it must be {self.null:g}, no effect"
+            )
+        if self.origin != "direction" and not self.reason:
+            raise ValueError(
+                f"claim {self.name}: reason is missing: origin={self.origin!r} needs the number and where it stands,"
+                " or why it is the smallest effect of interest"
+            )
+        if self.tunes and self.baseline is None:
+            raise ValueError(f"claim {self.name}: tunes={self.tunes}: there is no baseline to tune as well")
+
+    @property
+    def null(self) -> float:
+        """The effect that is none: 1 for a ratio, 0 for a difference, `reference` or 0 for a value."""
+        return 1.0 if self.kind == "ratio" else self.reference or 0.0
 
     @property
     def arms(self) -> tuple[Mapping[str, Any], ...]:
