@@ -14,7 +14,7 @@ with the same one. A verdict near its margin is a toss of a coin, however it fel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,8 @@ def judge(
         if any(v <= 0 for v in (*treatment, *baseline)):
             return open_with(None, "a ratio needs positive values")
         found = summary([math.log(t / b) for t, b in zip(treatment, baseline, strict=True)])
-        back, forth = math.exp, math.log
+        back: Callable[[float], float] = math.exp
+        forth: Callable[[float], float] = math.log
     else:
         found = summary([t - b for t, b in zip(treatment, baseline, strict=True)])
         back = forth = float

@@ -8,7 +8,17 @@ from typing import Any
 from analysis.report import number
 
 VERDICTS = ("holds", "fails", "inconclusive")
-_HEAD = ("paper", "claim", "effect", "95 % interval", "pairs", "direction", "margin", "size", "runs that say so")
+_HEAD = (
+    "paper",
+    "claim",
+    "effect",
+    "95 % interval",
+    "pairs",
+    "direction",
+    "margin",
+    "size",
+    "runs that say so",
+)
 
 
 def claimed(row: Mapping[str, Any]) -> str:
@@ -39,7 +49,13 @@ def markdown(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
             f"{sum(r[column] == row[column] for r in found)} of {len(found)}"
             for column in ("direction_verdict", "size_verdict")
         )
-        cells = [f"`{row['paper']}`", row["statement"], number(row["effect"]), interval(row) or "", row["pairs"]]
+        cells = [
+            f"`{row['paper']}`",
+            row["statement"],
+            number(row["effect"]),
+            interval(row) or "",
+            row["pairs"],
+        ]
         cells += [_strong(row["direction_verdict"]), f"{_sign(row)} {row['margin']:.4g} ({row['origin']})"]
         cells += [_strong(row["size_verdict"]), agree]
         lines.append(_line(cells))
@@ -51,7 +67,9 @@ def _sign(row: Mapping[str, Any]) -> str:
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return all(a[k] == b[k] for k in ("paper", "claim", "margin", "direction", "kind", "metric", "data", "steps"))
+    return all(
+        a[k] == b[k] for k in ("paper", "claim", "margin", "direction", "kind", "metric", "data", "steps")
+    )
 
 
 def _strong(verdict: str) -> str:

@@ -12,7 +12,19 @@ from rich.console import Console
 from rich.table import Table
 
 WIDE = 160  # columns where no terminal says how many there are
-NO_WRAP = ("trial", "state", "sweep", "slug", "parameter", "paper", "claim", "claimed", "interval", "verdict")
+NO_WRAP = (
+    "trial",
+    "state",
+    "sweep",
+    "slug",
+    "parameter",
+    "paper",
+    "claim",
+    "claimed",
+    "interval",
+    "direction",
+    "size",
+)
 
 
 def number(value: Any) -> str:

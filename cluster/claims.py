@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from analysis import claims as verdicts
 from analysis.schema import CLAIMS
 from analysis.store import Store
@@ -77,15 +79,15 @@ def plan(
     groups = []
     for slug in slugs:
         paper = catalog.get(slug)
-        chosen = [
-            replace(claim, seeds=seeds or max(claim.seeds, MIN_SEEDS))
-            for claim in paper.claims
-            if not only or claim.name in only
-        ]
         shared: dict[tuple[Any, ...], list[Claim]] = {}
-        for claim in chosen:
+        for claim in paper.claims:
+            claim = replace(claim, seeds=seeds or max(claim.seeds, MIN_SEEDS))
             shared.setdefault((claim.data or paper.datasets[0], claim.steps, claim.seeds), []).append(claim)
-        for number, ((data, steps, count), found) in enumerate(shared.items()):
+        # Numbered before `only`, so that a sweep keeps its name.
+        for number, ((data, steps, count), of_sweep) in enumerate(shared.items()):
+            found = [claim for claim in of_sweep if not only or claim.name in only]
+            if not found:
+                continue
             words = [
                 f"trainable={slug}", "search=listed", f"data={data}", f"seed={seed}", f"seeds={count}",
                 f"budget.steps={'null' if steps is None else steps}", f"storage={storage}",
@@ -184,19 +186,37 @@ def _finish(settings: Settings, store: Store, make_display: Callable[[], Display
     """Runs what is left of a sweep; its state then."""
     if not store.has(settings.name):
         return sweep.run(settings, make_display()).state
-    state = str(store.read(settings.name).sweep["state"])
+    row = store.read(settings.name).sweep
+    _check_same(settings, config.as_mapping(OmegaConf.create(row["config"])))
+    state = str(row["state"])
     if state == "finished":
         return state
     return sweep.resume(settings.storage, settings.name, [], make_display()).state
 
 
+def _check_same(settings: Settings, stored: Mapping[str, Any]) -> None:
+    """UserError if the sweep that the store has under this name is not the one that is asked for, or has less in it."""
+    asked = settings.tree
+    for path in ("seed", "seeds", "data", "budget.steps"):
+        was, wanted = (config.get(raw, path) for raw in (stored, asked))
+        if was != wanted:
+            raise UserError(
+                f"name: the sweep {settings.name} of the store ran with {path}={was}, and now it would be {wanted};"
+                " give the run another name"
+            )
+    ran = {json.dumps(c) for c in stored["search"]["configs"]}
+    if not all(json.dumps(c) in ran for c in asked["search"]["configs"]):
+        raise UserError(
+            f"name: the sweep {settings.name} of the store ran other configurations; give the run another name"
+        )
+
+
 def _of_today(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the table `claims` in its columns of today: once there was the verdict on the margin alone."""
-    size = {
-        "size_verdict": row["size_verdict"] or row.get("verdict"),
-        "size_replication": row["size_replication"] or row.get("replication"),
-    }
-    return {**{name: row.get(name) for name in CLAIMS.names}, **size}
+    found: dict[str, Any] = {name: row.get(name) for name in CLAIMS.names}
+    for was in ("verdict", "replication"):
+        found[f"size_{was}"] = found[f"size_{was}"] or row.get(was)
+    return found
 
 
 def _asked(group: Group) -> list[dict[str, Any]]:
@@ -246,7 +266,13 @@ def judge(store: Store, group: Group) -> list[dict[str, Any]]:
         reason = f"direction: {found.direction.reason}; size: {found.size.reason}"
         if left_out:
             reason += f"; left out: {'; '.join(left_out)}"
-        about = {"pairs": found.pairs, "effect": found.effect, "ci_low": low, "ci_high": high, "cost_s": cost}
+        about: dict[str, Any] = {
+            "pairs": found.pairs,
+            "effect": found.effect,
+            "ci_low": low,
+            "ci_high": high,
+            "cost_s": cost,
+        }
         for which, verdict in (("direction", found.direction), ("size", found.size)):
             about |= {f"{which}_verdict": verdict.verdict, f"{which}_replication": verdict.replication}
         rows.append({**row, **about, "reason": reason})
@@ -271,5 +297,7 @@ def recorded(store: Store, runs: Sequence[str]) -> list[list[dict[str, Any]]]:
     for name, rows in zip(runs, found, strict=True):
         if not rows:
             known = sorted(set(store.derived("claims").column("run").to_pylist()))
-            raise UserError(f"--report={name}: {store.uri} has no claims of this run; {config.hint(name, known)}")
+            raise UserError(
+                f"--report={name}: {store.uri} has no claims of this run; {config.hint(name, known)}"
+            )
     return found

@@ -60,7 +60,7 @@ class Tuning:
             # A candidate that failed under a seed ranks behind all that did not.
             return (SEEDS - len(found), sign * fmean(found) if found else math.inf)
 
-        return [tuple(dict(min(arm, key=loss)) for arm in arms) for arms in self.candidates]
+        return [tuple(dict(sorted(arm, key=loss)[0]) for arm in arms) for arms in self.candidates]
 
 
 def listed(

@@ -252,7 +252,8 @@ def check_common(raw: Mapping[str, Any], paper: Any) -> None:
         raise UserError(f"storage={raw['storage']!r}: must be a folder or a URI such as s3://bucket/path")
 
 
-def _get(raw: Mapping[str, Any], path: str) -> Any:
+def get(raw: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; UserError if it is missing."""
     node: Any = raw
     for key in path.split("."):
         if not isinstance(node, Mapping) or key not in node:
@@ -263,7 +264,7 @@ def _get(raw: Mapping[str, Any], path: str) -> Any:
 
 def one_of(raw: Mapping[str, Any], path: str, options: Sequence[str]) -> None:
     """UserError if the value at `path` is none of `options`."""
-    value = _get(raw, path)
+    value = get(raw, path)
     if value not in options:
         raise UserError(f"{path}={value}: {hint(str(value), options)}")
 
@@ -272,7 +273,7 @@ def number(
     raw: Mapping[str, Any], path: str, kind: type, low: float, optional: bool = False, open_low: bool = False
 ) -> None:
     """UserError if the value at `path` is no number of `kind` from `low` on (above it if `open_low`)."""
-    value = _get(raw, path)
+    value = get(raw, path)
     if value is None and optional:
         return
     wanted = "a whole number" if kind is int else "a number"

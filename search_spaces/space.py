@@ -200,8 +200,8 @@ class Space:
         """`trials` configurations: `config`, and then draws of those of its hyperparameters that `names` says.
 
         The k-th draw of a hyperparameter follows from its name, k and `seed` alone, so it is the same beside another
-        `config`. What exists only with a drawn value takes its fixed value, that of `defaults` or the paper's own. Where
-        `config` has none of `names`, there is nothing to draw and it stands alone.
+        `config`. What exists only with a drawn value takes its fixed value, that of `defaults` or the paper's own.
+        Where `config` has none of `names`, there is nothing to draw and it stands alone.
         """
         given = {**(defaults or {}), **config}
         space, found = self if data is None else self.for_data(data), [dict(config)]
@@ -212,7 +212,9 @@ class Space:
             def choose(p: Parameter, k: int = k) -> Any:
                 if p.name in names:
                     return p.draw(np.random.default_rng([seed, k, *p.name.encode()]))
-                return given[p.name] if p.name in given else p.paper.get(data or "default", p.paper["default"])
+                return (
+                    given[p.name] if p.name in given else p.paper.get(data or "default", p.paper["default"])
+                )
 
             found.append(space.validate(space._build(choose)))
         return found

@@ -15,11 +15,37 @@ from analysis.store import Store, StoreError
 
 def test_the_whole_interval_must_be_on_the_claimed_side() -> None:
     base = [0.5, 0.5, 0.5]
-    assert judge([0.9, 0.91, 0.89], base, "difference", "at_least", 0.3).verdict == "holds"
-    assert judge([0.6, 0.61, 0.59], base, "difference", "at_least", 0.3).verdict == "fails"
-    assert judge([0.9, 0.7, 0.5], base, "difference", "at_least", 0.1).verdict == "inconclusive"
-    assert judge([0.6, 0.61, 0.59], base, "difference", "at_most", 0.3).verdict == "holds"
-    assert judge([0.9, 0.91, 0.89], base, "difference", "at_most", 0.3).verdict == "fails"
+    assert judge([0.9, 0.91, 0.89], base, "difference", "at_least", 0.3).size.verdict == "holds"
+    assert judge([0.6, 0.61, 0.59], base, "difference", "at_least", 0.3).size.verdict == "fails"
+    assert judge([0.9, 0.7, 0.5], base, "difference", "at_least", 0.1).size.verdict == "inconclusive"
+    assert judge([0.6, 0.61, 0.59], base, "difference", "at_most", 0.3).size.verdict == "holds"
+    assert judge([0.9, 0.91, 0.89], base, "difference", "at_most", 0.3).size.verdict == "fails"
+
+
+def test_direction_is_judged_against_no_effect_and_size_against_the_margin() -> None:
+    def verdicts(values: list[float], kind: str, direction: str, margin: float, null: float | None = None):
+        base = [] if kind == "value" else [1.0] * len(values)
+        found = judge(values, base, kind, direction, margin, null)
+        return found.direction.bound, found.direction.verdict, found.size.bound, found.size.verdict
+
+    assert verdicts([1.1, 1.11, 1.12], "difference", "at_least", 0.4) == (0.0, "holds", 0.4, "fails")
+    assert verdicts([0.99, 0.98, 0.97], "difference", "at_least", -0.1) == (
+        0.0,
+        "inconclusive",
+        -0.1,
+        "holds",
+    )
+    assert verdicts([0.97, 0.98, 0.97], "difference", "at_least", -0.1) == (0.0, "fails", -0.1, "holds")
+    assert verdicts([0.9, 0.91, 0.92], "ratio", "at_most", 0.5) == (1.0, "holds", 0.5, "fails")
+    assert verdicts([0.5, 0.51, 0.52], "value", "at_least", 0.5, 0.5) == (
+        0.5,
+        "inconclusive",
+        0.5,
+        "inconclusive",
+    )
+    found = judge([1.1, 1.11, 1.12], [1.0] * 3, "difference", "at_least", 0.4)
+    assert "at least 0" in found.direction.reason and "at least 0.4" in found.size.reason
+    assert found.direction.replication and found.size.replication
 
 
 def test_the_interval_is_students_over_the_paired_differences() -> None:
@@ -41,14 +67,14 @@ def test_a_ratio_is_judged_in_logarithms() -> None:
     assert found.ci95 == pytest.approx((math.exp(logs.mean() - half), math.exp(logs.mean() + half)))
     doubled = judge([2 * x for x in a], [2 * x for x in b], "ratio", "at_most", 0.95)
     assert doubled.ci95 == pytest.approx(found.ci95)
-    assert judge([0.0, 1.0], [1.0, 1.0], "ratio", "at_most", 1).verdict == "inconclusive"
+    assert judge([0.0, 1.0], [1.0, 1.0], "ratio", "at_most", 1).size.verdict == "inconclusive"
 
 
 def test_a_value_is_judged_without_a_baseline() -> None:
     found = judge([1.5, 1.7, 1.9], [], "value", "at_least", 1.0)
-    assert (found.verdict, found.effect, found.pairs) == ("holds", pytest.approx(1.7), 3)
+    assert (found.size.verdict, found.effect, found.pairs) == ("holds", pytest.approx(1.7), 3)
     assert found.ci95 == pytest.approx(stats.t.interval(0.95, 2, 1.7, 0.2 / math.sqrt(3)))
-    assert judge([1.5, 1.7, 1.9], [], "value", "at_most", 1.0).verdict == "fails"
+    assert judge([1.5, 1.7, 1.9], [], "value", "at_most", 1.0).size.verdict == "fails"
 
 
 def test_replication_is_how_often_a_fresh_run_ends_with_the_same_verdict() -> None:
@@ -61,32 +87,36 @@ def test_replication_is_how_often_a_fresh_run_ends_with_the_same_verdict() -> No
             sigma = np.std(first, ddof=1) * math.sqrt((n - 1) / rng.chisquare(n - 1))
             mean = np.mean(first) + sigma / math.sqrt(n) * rng.standard_normal()
             again = judge((mean + sigma * rng.standard_normal(n)).tolist(), [], "value", "at_least", 0.0)
-            same.append(again.verdict == seen.verdict)
-        assert seen.replication == pytest.approx(np.mean(same), abs=0.03)
+            same.append(again.size.verdict == seen.size.verdict)
+        assert seen.size.replication == pytest.approx(np.mean(same), abs=0.03)
         mirrored = judge([-x for x in first], [], "value", "at_most", 0.0)
-        assert mirrored.replication == pytest.approx(seen.replication, abs=1e-12)
+        assert mirrored.size.replication == pytest.approx(seen.size.replication, abs=1e-12)
 
 
 def test_replication_follows_distance_from_the_margin_and_number_of_seeds() -> None:
     values = [1.0, 1.2, 0.8, 1.1, 0.9]
     far, near = (judge(values, [], "value", "at_least", margin) for margin in (0.2, 0.79))
-    assert far.verdict == near.verdict == "holds"
-    assert far.replication is not None and near.replication is not None
-    assert far.replication > 0.98 > 0.65 > near.replication
-    longer = judge(values * 4, [], "value", "at_least", 0.79).replication
+    assert far.size.verdict == near.size.verdict == "holds"
+    assert far.size.replication is not None and near.size.replication is not None
+    assert far.size.replication > 0.98 > 0.65 > near.size.replication
+    longer = judge(values * 4, [], "value", "at_least", 0.79).size.replication
     assert longer is not None and longer > 0.99
     ratio = judge([math.exp(v) for v in values], [1.0] * 5, "ratio", "at_least", math.exp(0.79))
-    assert ratio.replication == pytest.approx(near.replication)
-    assert judge([1.0], [], "value", "at_least", 0).replication is None
-    assert judge([2.0, 2.0], [], "value", "at_least", 1.0).replication == 1.0
+    assert ratio.size.replication == pytest.approx(near.size.replication)
+    assert judge([1.0], [], "value", "at_least", 0).size.replication is None
+    assert judge([2.0, 2.0], [], "value", "at_least", 1.0).size.replication == 1.0
 
 
 def test_one_pair_or_none_says_nothing() -> None:
     for pairs in ([], [9.0]):
         found = judge(pairs, [0.0] * len(pairs), "difference", "at_least", 1.0)
-        assert (found.verdict, found.ci95) == ("inconclusive", None)
+        assert (found.size.verdict, found.direction.verdict, found.ci95) == (
+            "inconclusive",
+            "inconclusive",
+            None,
+        )
     exact = judge([2.0, 2.0], [1.0, 1.0], "difference", "at_least", 1.0)
-    assert exact.verdict == "holds" and exact.ci95 == (1.0, 1.0)
+    assert exact.size.verdict == "holds" and exact.ci95 == (1.0, 1.0)
 
 
 def test_what_cannot_be_judged_is_refused() -> None:
@@ -120,10 +150,10 @@ def tables() -> tuple[pa.Table, pa.Table]:
 def test_pairs_are_by_seed_and_what_is_left_out_is_said() -> None:
     trials, results = tables()
     claim = {"metric": "test_accuracy", "kind": "difference", "direction": "at_least", "margin": 0.3}
-    found, cost = compare(trials, results, "A", "B", claim)
+    found, left_out, cost = compare(trials, results, "A", "B", claim)
     assert found.pairs == 2 and found.effect == pytest.approx((0.4 + 0.4) / 2)
-    assert found.verdict == "holds"
-    assert "baseline seed 2: failed, raised ValueError: no" in found.reason
+    assert found.size.verdict == "holds"
+    assert left_out == ["baseline seed 2: failed, raised ValueError: no"]
     assert cost == 60.0
 
 
@@ -153,6 +183,6 @@ def test_verdicts_are_a_table_of_the_store(tmp_path) -> None:
 def test_a_claim_about_a_value_asks_nothing_of_a_baseline() -> None:
     trials, results = tables()
     claim = {"metric": "test_accuracy", "kind": "value", "direction": "at_least", "margin": 0.5}
-    found, cost = compare(trials, results, "A", None, claim)
-    assert (found.pairs, found.effect, found.verdict, cost) == (3, pytest.approx(0.8), "holds", 30.0)
-    assert "left out" not in found.reason
+    found, left_out, cost = compare(trials, results, "A", None, claim)
+    assert (found.pairs, found.effect, found.size.verdict, cost) == (3, pytest.approx(0.8), "holds", 30.0)
+    assert left_out == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from analysis.store import Store
@@ -29,6 +30,7 @@ def test_every_claim_of_every_paper_can_be_planned(slug: str, tmp_path: Path) ->
     for claim, arms in planned:
         for arm, whole in zip(claim.arms, arms, strict=True):
             assert {n: whole[n] for n in arm} == dict(arm)
+        assert set(claim.tunes) <= set(catalog.get(slug).space().parameters)
         if claim.baseline is None:
             continue
         treatment, baseline = arms
@@ -66,10 +68,65 @@ def test_what_cannot_be_asked_is_one_line(tmp_path: Path, capsys: pytest.Capture
         (["--seed", "-1"], "--seed=-1"),
         (["space.K=3"], "does not know space.K=3"),
         (["nopaper"], "trainable=nopaper"),
+        (["--tuned", "--tuning-trials", "1"], "--tuning-trials=1: must be at least 2"),
+        (["--tuning-trials", "4"], "--tuning-trials=4: goes with --tuned"),
+        (["name=a", "--name", "b"], "name=a: the run is named twice"),
     ):
         assert run_cli(["claims", "dagnn", *words, "--storage", str(tmp_path / "store")]) == 2
         assert expected in capsys.readouterr().err
+    assert run_cli(["claims", "--storage", str(tmp_path / "store")]) == 2
+    assert "say of which papers" in capsys.readouterr().err, "hours of work are not begun unasked"
+    assert run_cli(["claims", "--report", "r", "--storage", str(tmp_path / "store")]) == 2
+    assert "--report=r: " in capsys.readouterr().err
     assert not (tmp_path / "store").exists()
+
+
+def test_arms_are_chosen_among_equally_many_configurations_under_seeds_that_the_pairs_do_not_use(
+    tmp_path: Path,
+) -> None:
+    (group,) = plan(tmp_path, "dagnn", seed=7, tuned=4)
+    tuning = group.tuning
+    assert tuning is not None and tuning.settings.name == f"{group.settings.name}-tuning"
+    assert set(group.claims[0].tunes) == {"hidden", "lr", "decay", "weight_decay", "dropout"}
+    for arms, own in zip(tuning.candidates, group.arms, strict=True):
+        assert [len(arm) for arm in arms] == [4, 4] and tuple(arm[0] for arm in arms) == own
+        treatment, baseline = arms
+        for a, b in zip(treatment[1:], baseline[1:], strict=True):
+            assert a["model"] != b["model"] and a["K"] == b["K"] == 16, "what the claim is about stays"
+            assert (a["lr"], a["decay"], a["hidden"]) == (b["lr"], b["decay"], b["hidden"]), "the same draws"
+    of_tuning = range(tuning.settings.seed, tuning.settings.seed + tuning.settings.seeds)
+    assert not set(of_tuning) & set(range(7, 7 + group.settings.seeds))
+    assert tuning.settings.budget["trials"] == 12 and tuning.settings.budget["steps"] == 100
+    assert plan(tmp_path, "dagnn", seed=7, tuned=4)[0].tuning == tuning, (
+        "a run that is taken up draws the same"
+    )
+    assert plan(tmp_path, "diffusion_gahb", tuned=4)[0].tuning is None, "one method under two conditions"
+
+    def trial(config: dict, value: float | None, state: str = "complete") -> dict:
+        return {"config_json": json.dumps(config), "state": state, "value": value}
+
+    rows = [trial(c, 0.5) for arms in tuning.candidates for arm in arms for c in arm for _ in (0, 1)]
+    rows += [trial(tuning.candidates[0][1][2], 0.9)] * 2
+    rows += [trial(tuning.candidates[1][1][3], None, "failed"), trial(tuning.candidates[1][1][3], 0.99)]
+    chosen = tuning.choose(pa.Table.from_pylist(rows))
+    assert chosen[0] == (tuning.candidates[0][0][0], tuning.candidates[0][1][2]), "of equals, the arm's own"
+    final = group.with_arms(chosen)
+    assert final.settings.search["configs"][1] == tuning.candidates[0][1][2]
+    assert (final.settings.name, final.settings.seed) == (group.settings.name, 7)
+
+
+def test_a_sweep_of_another_run_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    (group,) = plan(tmp_path, "dagnn", seed=7)
+    stored = plan(tmp_path, "dagnn", seed=8)[0].settings.tree
+    with pytest.raises(UserError, match="ran with seed=8, and now it would be 7"):
+        claims._check_same(group.settings, stored)
+    claims._check_same(
+        plan(tmp_path, "dagnn", seed=7, only=["gate_pays_when_deep"])[0].settings, group.settings.tree
+    )
+    with pytest.raises(UserError, match="other configurations"):
+        claims._check_same(
+            group.with_arms([({**a[0], "lr": 0.002}, a[1]) for a in group.arms]).settings, group.settings.tree
+        )
 
 
 def test_listed_configurations_are_made_whole_or_refused() -> None:
@@ -125,6 +182,13 @@ def test_claims_run_judge_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert row["effect"] == pytest.approx(sum(arms[0][s] - arms[1][s] for s in (0, 1)) / 2)
         assert row["ci_low"] <= row["effect"] <= row["ci_high"] and row["pairs"] == 2
     assert len(Store(store).table("claims").to_pylist()) == 2
+    assert run_cli(["claims", "--report", "r", "--storage", store]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        len(lines) == 4
+        and lines[2].startswith("| `dagnn` | At depth 16")
+        and lines[2].endswith("1 of 1 / 1 of 1 |")
+    )
     before = Store(store).table("trials", "r-dagnn")
     assert run_cli(words) == 0, "a finished run is judged again, not run again"
     assert Store(store).table("trials", "r-dagnn").equals(before)
@@ -157,7 +221,7 @@ def test_claims_whose_data_are_missing_are_left_open_and_the_others_go_on(
     monkeypatch.setattr(claims, "connected", lambda options: nullcontext())
     rows, state = claims.run(groups, "r", str(tmp_path / "store"), Display)
     assert state == "interrupted" and len(ran) == 1
-    assert [(r["paper"], r["verdict"], r["pairs"], r["reason"]) for r in rows] == [
+    assert [(r["paper"], r["size_verdict"], r["pairs"], r["reason"]) for r in rows] == [
         ("dagnn", "inconclusive", 0, "data=csbm: nowhere to be found")
     ] * 2
     assert Store(tmp_path / "store").derived("claims", "r").num_rows == 2

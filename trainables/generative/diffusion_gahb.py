@@ -238,25 +238,23 @@ class DiffusionGAHB(NetworkPaper):
     claims = (
         Claim(
             name="few_images_are_memorised",
-            statement="The gap between training and test PSNR at sigma 0.3 is at least 8 dB with 4 images and at"
-            " most 0.5 dB with 800: a difference of at least 7.5 dB",
+            statement="The gap between training and test PSNR at sigma 0.3 is larger with 4 images than with 800",
             treatment={"n_train": 4},
             baseline={"n_train": 800},
             metric="test_gap",
-            margin=7.5,
+            margin=0.0,
+            origin="direction",
             data="digits",
-            seeds=10,
         ),
         Claim(
             name="many_images_give_one_function",
-            statement="The cosine between two denoisers' outputs is at least 0.95 with 800 images and at most 0.7"
-            " with 4: a difference of at least 0.25",
+            statement="Two denoisers of disjoint images agree more with 800 images than with 4 (cosine of outputs)",
             treatment={"n_train": 800},
             baseline={"n_train": 4},
             metric="test_agreement",
-            margin=0.25,
+            margin=0.0,
+            origin="direction",
             data="digits",
-            seeds=10,
         ),
     )
 

@@ -95,9 +95,11 @@ class PaDa(NetworkPaper):
             baseline={"strategy": "uniform"},
             metric="tau",
             margin=0.0,
+            origin="direction",
             data="fashion_mnist_7x7",
             seeds=6,
             steps=40,
+            tunes=("lr", "wd"),
         ),
         Claim(
             name="path_and_data_importance_rank_better",
@@ -107,9 +109,11 @@ class PaDa(NetworkPaper):
             baseline={"strategy": "uniform"},
             metric="tau",
             margin=0.0,
+            origin="direction",
             data="fashion_mnist_7x7",
             seeds=6,
             steps=40,
+            tunes=("lr", "wd"),
         ),
     )
 

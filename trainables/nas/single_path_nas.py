@@ -105,12 +105,13 @@ class SinglePathNAS(NetworkPaper):
     tiny = Tiny("digits", 4)
     claims = (
         Claim(
-            name="lambda_1_halves_cost",
-            statement="The architecture found at lambda = 1 costs at most half of the one found without runtime term",
+            name="lambda_1_costs_less",
+            statement="The architecture found at lambda = 1 costs less than the one found without runtime term",
             treatment={"lmbda": 1.0},
             baseline={"runtime_term": False},
             metric="test_cost",
-            margin=0.5,
+            margin=1.0,
+            origin="direction",
             direction="at_most",
             kind="ratio",
             data="digits",
@@ -122,7 +123,9 @@ class SinglePathNAS(NetworkPaper):
                 treatment={"lmbda": high},
                 baseline=low,
                 metric="test_cost",
-                margin=0.99,  # less, and not equal: the smallest change of one block of the largest network is 1.7 %
+                margin=0.99,
+                origin="indifference",
+                reason="less, and not equal: the smallest change of one block of the largest network is 1.7 %",
                 direction="at_most",
                 kind="ratio",
                 data="digits",
@@ -140,6 +143,8 @@ class SinglePathNAS(NetworkPaper):
             baseline={"runtime_term": False},
             metric="test_accuracy",
             margin=-0.03,
+            origin="indifference",
+            reason="in the paper's table methods within 80 ms lie 3 points apart, 72.0 (MobileNetV2) to 74.96 %",
             data="digits",
         ),
     )

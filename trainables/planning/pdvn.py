@@ -15,6 +15,7 @@ import math
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -244,8 +245,8 @@ class Targets:
 # ---- training ----
 
 PLANNERS: dict[str, type[Search]] = {**retro.PLANNERS, "mcts": DualValueSearch}
-_LEARNT: dict[str, Any] = {"treatment": {"method": "pdvn"}, "baseline": {"method": "pretrained"}}
-_LEARNT |= {"kind": "ratio", "data": "synthetic_strings", "seeds": 3, "steps": 20}
+_ARMS = {"method": "pdvn"}, {"method": "pretrained"}
+_claim = partial(Claim, kind="ratio", data="synthetic_strings", steps=20)
 
 
 @register
@@ -265,20 +266,19 @@ class PDVNPaper(NetworkPaper):
     objective = "val_success"
     tiny = Tiny("synthetic_strings_short", 6, {"num_simulations": 10})
     claims = (
-        Claim(
-            name="more_targets_solved",
-            statement="After 20 rounds, Retro*-0 solves at least 3 times as many targets as before",
-            metric="test_success",
-            margin=3.0,
-            **_LEARNT,
+        _claim(
+            "more_targets_solved",
+            "After 20 rounds, Retro*-0 solves more targets than before, and by the paper's factor",
+            *(*_ARMS, "test_success", 1.15),
+            origin="paper",
+            reason="Retro* on USPTO: from 85.79 to 98.95 % solved",
         ),
-        Claim(
-            name="fewer_calls",
-            statement="After 20 rounds, Retro*-0 needs at most 0.85 of the model calls that it needed before",
-            metric="test_calls",
-            margin=0.85,
+        _claim(
+            "fewer_calls",
+            "After 20 rounds, Retro*-0 needs fewer model calls than before",
+            *(*_ARMS, "test_calls", 1.0),
+            origin="direction",
             direction="at_most",
-            **_LEARNT,
         ),
     )
 

@@ -253,7 +253,9 @@ def build(
 # ---- training ----
 
 _DUAL = {"model": "dual_mlp"}
-_claim = partial(Claim, metric="test_auc", data="synthetic_multiplicative", steps=8)
+_claim = partial(
+    Claim, metric="test_auc", data="synthetic_multiplicative", steps=8, seeds=40, tunes=("lr", "emb_l2")
+)
 
 
 @register
@@ -276,35 +278,36 @@ class FinalMLP(NetworkPaper):
     claims = (
         _claim(
             "final_mlp_beats_dual_mlp",
-            "FinalMLP's AUC is at least 0.004 above that of DualMLP",
+            "FinalMLP's AUC is above that of DualMLP, and by the paper's smallest gain",
             {"model": "final_mlp"},
             _DUAL,
-            margin=0.004,
-            seeds=100,
+            margin=0.0007,
+            origin="paper",
+            reason="Criteo, 81.42 to 81.49 %; Avazu, MovieLens and Frappe: .0009, .0022 and .0014",
         ),
         _claim(
             "bilinear_fusion_helps",
-            "Bilinear fusion alone, without gates, is no worse than DualMLP",
+            "Bilinear fusion alone, without gates, has a higher AUC than DualMLP",
             {"model": "final_mlp", "use_fs": False},
             _DUAL,
             margin=0.0,
-            seeds=50,
+            origin="direction",
         ),
         _claim(
             "feature_selection_helps",
-            "Gates alone, with sum fusion, are no worse than DualMLP",
+            "Gates alone, with sum fusion, have a higher AUC than DualMLP",
             {"model": "final_mlp", "fusion": "sum"},
             _DUAL,
             margin=0.0,
-            seeds=50,
+            origin="direction",
         ),
         _claim(
             "sum_of_split_streams_is_additive",
-            "Where the streams see disjoint fields, bilinear fusion is at least 0.05 above the sum",
+            "Where the streams see disjoint fields, bilinear fusion has a higher AUC than the sum",
             {"model": "final_mlp", "hard_split": True, "fusion": "bilinear"},
             {"model": "final_mlp", "hard_split": True, "fusion": "sum"},
-            margin=0.05,
-            seeds=50,
+            margin=0.0,
+            origin="direction",
         ),
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -248,6 +249,17 @@ def build(config: Mapping[str, Any], variables: int, time_features: int) -> nn.M
 
 # ---- training (section 4.1) ----
 
+_claim = partial(
+    Claim,
+    metric="test_mse",
+    margin=1.0,
+    origin="direction",
+    direction="at_most",
+    kind="ratio",
+    data="elecdemand",
+    tunes=("lr", "norm", "batch_size"),
+)
+
 
 @register
 class Forecaster(NetworkPaper):
@@ -271,41 +283,26 @@ class Forecaster(NetworkPaper):
     objective = "val_mse"
     tiny = Tiny("sines", 4)
     claims = (
-        Claim(
-            name="tpgn_beats_lstm",
-            statement="TPGN's test error is at most 0.9 of that of an LSTM with twice its width",
+        _claim(
+            "tpgn_beats_lstm",
+            "TPGN's test error is below that of an LSTM with twice its width",
             treatment={"model": "tpgn", "d_model": 16},
             baseline={"model": "lstm", "d_model": 32},
-            metric="test_mse",
-            margin=0.9,
-            direction="at_most",
-            kind="ratio",
-            data="elecdemand",
-            seeds=3,
         ),
-        Claim(
-            name="tpgn_beats_dlinear",
-            statement="TPGN's test error is at most 0.85 of DLinear's",
+        _claim(
+            "tpgn_beats_dlinear",
+            "TPGN's test error is below DLinear's, and by the paper's factor on hourly electricity",
             treatment={"model": "tpgn"},
-            baseline={"model": "dlinear"},
-            metric="test_mse",
-            margin=0.85,
-            direction="at_most",
-            kind="ratio",
-            data="elecdemand",
-            seeds=3,
+            baseline={"model": "dlinear", "norm": False},  # DLinear as published does not normalise a window
+            margin=0.81,
+            origin="paper",
+            reason="ECL, 168 steps from 168: .2107 against .2606, a factor of .8085",
         ),
-        Claim(
-            name="short_branch_helps",
-            statement="TPGN's test error is lower with the short-term branch than without it",
+        _claim(
+            "short_branch_helps",
+            "TPGN's test error is lower with the short-term branch than without it",
             treatment={"branches": "both"},
             baseline={"branches": "long"},
-            metric="test_mse",
-            margin=1.0,
-            direction="at_most",
-            kind="ratio",
-            data="elecdemand",
-            seeds=3,
         ),
     )
 

@@ -235,14 +235,17 @@ class BiPer(NetworkPaper):
     claims = (
         Claim(
             name="two_stages_beat_ste",
-            statement="Two-stage BiPer beats sign weights with the clipped straight-through estimator"
-            " by at least one point of test accuracy",
+            statement="Two-stage BiPer has a higher test accuracy than sign weights with the clipped straight-through"
+            " estimator",
             treatment={"weight_mode": "biper", "stages": "two"},
-            baseline={"weight_mode": "ste", "stages": "one"},
+            # The decay of ReCU (Xu et al., ICCV 2021), on which BiPer is built: BiPer's own is thrice as strong.
+            baseline={"weight_mode": "ste", "stages": "one", "wd1": 5e-4},
             metric="test_accuracy",
-            margin=0.01,
+            margin=0.0,
+            origin="direction",
             data="digits",
             seeds=30,
+            tunes=("lr1", "lr2", "wd1", "wd2"),
         ),
     )
 

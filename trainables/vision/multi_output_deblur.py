@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -251,6 +252,16 @@ def build(channels: int, side: int, config: Mapping[str, Any]) -> MultiOutput:
 
 # ---- training ----
 
+_claim = partial(
+    Claim,
+    treatment={"n_heads": 4, "combine_heads": False},
+    metric="test_psnr_best_overall",
+    data="digits_simulated_motion",
+    seeds=10,
+    steps=7,
+    tunes=("lr", "weight_decay"),
+)
+
 
 @register
 class MultiOutputDeblur(NetworkPaper):
@@ -265,41 +276,33 @@ class MultiOutputDeblur(NetworkPaper):
     objective = "val_psnr_best_overall"
     tiny = Tiny("digits_simulated_motion_small", 4)
     claims = (
-        Claim(
-            name="more_outputs_cover_ambiguous_labels",
-            statement="Where the label is any frame of the exposure, the best of 4 outputs (picked with the"
-            " label) is at least 1.5 dB better than a single output",
-            treatment={"n_heads": 4, "combine_heads": False},
+        _claim(
+            "more_outputs_cover_ambiguous_labels",
+            "Where the label is any frame of the exposure, the best of 4 outputs (picked with the label) is better than"
+            " a single output, and by the paper's smallest gain",
             baseline={"n_heads": 1, "combine_heads": False},
-            metric="test_psnr_best_overall",
-            margin=1.5,
-            data="digits_simulated_motion",
-            seeds=10,
-            steps=7,
+            margin=0.11,
+            origin="paper",
+            reason="0.11 to 0.18 dB of the best output over single-output networks on GoPro (abstract)",
         ),
-        Claim(
-            name="pairs_add_at_equal_parameters",
-            statement="There, the pairs of 4 maps have a best output at least 0.5 dB better than the maps alone",
+        _claim(
+            "pairs_add_at_equal_parameters",
+            "There, the pairs of 4 maps have a better best output than the maps alone",
             treatment={"n_heads": 4, "combine_heads": True},
             baseline={"n_heads": 4, "combine_heads": False},
-            metric="test_psnr_best_overall",
-            margin=0.5,
-            data="digits_simulated_motion",
-            seeds=10,
-            steps=7,
+            margin=0.0,
+            origin="direction",
         ),
-        Claim(
-            name="no_gain_without_ambiguity",
-            statement="Where the label is always the middle frame, the best of 4 outputs gains at most 0.15 dB,"
-            " a tenth of what ambiguity gives it, over a single output",
-            treatment={"n_heads": 4, "combine_heads": False},
+        _claim(
+            "no_gain_without_ambiguity",
+            "Where the label is always the middle frame, the best of 4 outputs gains less over a single output than"
+            " the paper's smallest gain",
             baseline={"n_heads": 1, "combine_heads": False},
-            metric="test_psnr_best_overall",
-            margin=0.15,
+            margin=0.11,
             direction="at_most",
+            origin="indifference",
+            reason="a gain below the paper's smallest, 0.11 dB, would not have been reported as one",
             data="digits_simulated_motion_control",
-            seeds=10,
-            steps=7,
         ),
     )
 

@@ -65,49 +65,64 @@ def _claims() -> tuple[Claim, ...]:
     for target in (0.5, 0.7):
         percent, dhspg = round(100 * target), {"optimizer": "dhspg", "target_group_sparsity": target}
         dense = {"optimizer": "dense"}
-        shared: dict[str, Any] = {"treatment": dhspg, "data": "digits"}
+        shared: dict[str, Any] = {"treatment": dhspg, "data": "digits", "margin": 0.0, "origin": "direction"}
+        reached: dict[str, Any] = {
+            **shared,
+            "baseline": None,
+            "kind": "value",
+            "metric": "test_group_sparsity",
+        }
         claims += [
             Claim(
                 name=f"close_to_dense_{percent}",
-                statement=f"With {percent} % of the groups cut away and no fine-tuning, test accuracy is within two"
-                " points of the dense network",
+                statement=f"With {percent} % of the groups cut away and no fine-tuning, test accuracy is as close to"
+                " that of the dense network as in the paper",
                 baseline=dense,
                 metric="test_accuracy",
-                margin=-0.02,
-                **shared,
+                **shared
+                | {
+                    "margin": -0.0016,
+                    "origin": "paper",
+                    "reason": "ResNet-18 on CIFAR-10, 70 % of the groups: 0.16 points below the dense network",
+                },
             ),
             Claim(
                 name=f"beats_one_shot_{percent}",
-                statement=f"At {percent} % of the groups, without fine-tuning, it is at least 50 points above one-shot"
+                statement=f"At {percent} % of the groups, without fine-tuning, it is more accurate than one-shot"
                 " magnitude pruning",
                 baseline={"optimizer": "one_shot", "target_group_sparsity": target},
                 metric="test_accuracy",
-                margin=0.5,
                 **shared,
             ),
             Claim(
                 name=f"reaches_target_{percent}",
                 statement=f"The group sparsity asked for, {target}, is reached",
-                baseline=dense,
-                metric="test_group_sparsity",
-                margin=target,
-                **shared,
+                **reached
+                | {
+                    "margin": target,
+                    "reference": target,
+                    "origin": "paper",
+                    "reason": "the share that is asked for is what the method is to reach exactly",
+                },
             ),
             Claim(
                 name=f"keeps_target_{percent}",
                 statement=f"The group sparsity asked for, {target}, is exceeded by at most 0.05",
-                baseline=dense,
-                metric="test_group_sparsity",
-                margin=target + 0.05,
                 direction="at_most",
-                **shared,
+                **reached
+                | {
+                    "margin": target + 0.05,
+                    "reference": target + 0.05,
+                    "origin": "paper",
+                    "reason": "the tolerance of the authors' code, which penalises 5 % more groups than are asked for",
+                },
             ),
             Claim(
                 name=f"half_space_makes_zeros_{percent}",
-                statement=f"Without the half-space projection no group becomes zero: it makes the whole {target}",
+                statement=f"At {percent} % of the groups, more of them become zero with the half-space projection than"
+                " without",
                 baseline=dhspg | {"half_space": False},
                 metric="test_group_sparsity",
-                margin=target,
                 **shared,
             ),
             *(
@@ -117,7 +132,6 @@ def _claims() -> tuple[Claim, ...]:
                     f" as {words}",
                     baseline=dhspg | change,
                     metric="test_accuracy",
-                    margin=0.0,
                     **shared,
                 )
                 for name, words, change in ABLATIONS
