@@ -55,7 +55,14 @@ def test_declarations(slug: str) -> None:
 
 
 def test_a_claim_without_a_baseline_is_about_a_value() -> None:
-    words = {"name": "n", "statement": "s", "treatment": {}, "metric": "test_accuracy", "margin": 0.0}
+    words = {
+        "name": "n",
+        "statement": "s",
+        "treatment": {},
+        "metric": "test_accuracy",
+        "margin": 0.0,
+        "origin": "direction",
+    }
     assert Claim(**words, baseline=None, kind="value").arms == ({},)
     assert Claim(**words, baseline={"a": 1}).arms == ({}, {"a": 1})
     for wrong in ({"baseline": None}, {"baseline": {}, "kind": "value"}):
