@@ -1,7 +1,13 @@
 """Pruning of whole channels and heads, and erasing of operators: what can go, and the network without it."""
 
 from search_spaces.pruning.components import partition
-from search_spaces.pruning.construct import SliceError, kept_groups, slice_module, zero_groups
+from search_spaces.pruning.construct import (
+    SliceError,
+    check_sliceable,
+    kept_groups,
+    slice_module,
+    zero_groups,
+)
 from search_spaces.pruning.groups import Component, Member, Partition
 from search_spaces.pruning.recipes import RecipeError, apply_recipe, erasing_recipe, recipe
 from search_spaces.pruning.report import explain
@@ -15,6 +21,7 @@ __all__ = [
     "SliceError",
     "TraceError",
     "apply_recipe",
+    "check_sliceable",
     "erasing_recipe",
     "explain",
     "kept_groups",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from search_spaces.pruning.dependencies import Analysis, analyse
 from search_spaces.pruning.groups import Component, Member, Partition
@@ -59,7 +60,7 @@ def partition(
     unknown = [name for name in frozen if name not in names]
     if unknown:
         raise ValueError(f"frozen: {type(module).__name__} has no parameter {unknown[0]}")
-    sizes = [len(x) for x in inputs if isinstance(x, Tensor) and x.dim()]
+    sizes = [len(x) for x in pytree.tree_leaves(inputs) if isinstance(x, Tensor) and x.dim()]
     analysis = analyse(trace(module, inputs), set(names) - set(frozen), sizes[0] if sizes else None)
     return from_analysis(analysis, module, inputs)
 

@@ -2,35 +2,35 @@
 
 First the module itself is copied with sliced parameters and buffers, and the sizes that its layers keep as attributes
 are corrected. A forward pass that has sizes written into it does not follow; so the copy is held against the full
-module, with random numbers in double precision, and if it fails, the traced graph with corrected sizes takes its
-place (`rebuild`).
+module (`proof`), and if it fails, the traced graph with corrected sizes takes its place (`rebuild`).
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.rebuild import Gone, kept_positions, rebuild, sliced
+from search_spaces.pruning.copies import copied
+from search_spaces.pruning.groups import Component, Partition
+from search_spaces.pruning.proof import BATCH_NORMS, Proof, sites
+from search_spaces.pruning.rebuild import Gone, Slices, rebuild
 from search_spaces.pruning.trace import kind, scope
 
 Kept = Mapping[
     str, Sequence[int]
 ]  # component -> the groups that stay; a component that is not named stays whole
 
+Integers = Mapping[str, Mapping[str, tuple[int, int]]]  # module -> attribute -> (before, after)
+
 RESHAPES = {"view", "reshape", "unflatten", "expand", "split", "split_with_sizes", "chunk", "narrow", "slice"}
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 NORMS = (*BATCH_NORMS, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 FORMS = ("auto", "module", "graph")
-TOLERANCE = 1e-9  # of the largest output, in double precision
 
 
 class SliceError(ValueError):
@@ -40,17 +40,36 @@ class SliceError(ValueError):
 def zero_groups(module: nn.Module, partition: Partition) -> dict[str, list[int]]:
     """The groups whose variables are all exactly zero, by the name of their component."""
     values = dict(module.named_parameters())
-    with torch.no_grad():
-        return {
-            c.name: (~partition.vectors(c, values).any(1)).nonzero().flatten().tolist()
-            for c in partition.prunable
-        }
+    return {c.name: _zero_groups(c, values) for c in partition.prunable}
+
+
+@torch.no_grad()
+def _zero_groups(component: Component, values: Mapping[str, Tensor]) -> list[int]:
+    left = torch.arange(component.size)
+    # Members with few numbers first: they tell most groups apart.
+    for member in sorted(component.members, key=lambda m: m.numbers(values[m.parameter])):
+        if len(left):
+            left = left[~member.slices(values[member.parameter], left).any(1).cpu()]
+    return left.tolist()
 
 
 def kept_groups(module: nn.Module, partition: Partition) -> dict[str, list[int]]:
     """The groups that are not zero. SliceError if a component has none: nothing would be left of its layers."""
     zero = zero_groups(module, partition)
     return {c.name: sorted(set(range(c.size)) - set(zero[c.name])) for c in partition.prunable}
+
+
+@dataclass(frozen=True)
+class How:
+    """How a sub-network is made of a full one.
+
+    form: "module" or "graph". integers: module -> attribute -> (before, after), those that no layer of PyTorch has.
+    open_batch: whether sizes that follow the batch are computed in the graph where it runs.
+    """
+
+    form: str
+    integers: Mapping[str, Mapping[str, tuple[int, int]]] = field(default_factory=dict)
+    open_batch: bool = False
 
 
 def slice_module(
@@ -68,26 +87,178 @@ def slice_module(
             f"form={form!r}, check={check}: must be one of {', '.join(FORMS)}; auto only with a check"
         )
     gone = _gone(partition, kept_groups(module, partition) if kept is None else kept)
-    makers: list[Callable[[nn.Module], nn.Module]] = []
+    slices = Slices(partition, gone)
+    if check:
+        how = choose(module, partition, gone, form, slices, zeroed=kept is None)
+    else:
+        how = How(form, _integers(module, partition, gone) if form == "module" else {})
+    return make(module, partition, gone, how, slices).train(module.training)
+
+
+def make(
+    module: nn.Module, partition: Partition, gone: Gone, how: How, slices: Slices | None = None
+) -> nn.Module:
+    """The sub-network of `module` without the groups that are `gone`, made as `how` says; nothing is proven."""
+    slices = slices or Slices(partition, gone)
+    if how.form == "graph":
+        return rebuild(module, partition, gone, how.open_batch, slices)
+    result = _same_class(module, partition, gone, slices)
+    _set_integers(result, how.integers)
+    return result
+
+
+def choose(
+    module: nn.Module,
+    partition: Partition,
+    gone: Gone,
+    form: str,
+    slices: Slices | None = None,
+    zeroed: bool = False,
+) -> How:
+    """The way to make the sub-network that is proven. zeroed: whether the groups that go are zero already.
+
+    A module changes the fewest integers that the proof needs; where that could be others, the graph is taken.
+    """
+    name, why = type(module).__name__, {}
+    slices = slices or Slices(partition, gone)
+    try:
+        proof = proof_of(module, partition, gone, zeroed)
+    except ValueError as error:
+        raise SliceError(f"{name}: {error}") from None
     if form != "graph":
-        makers.append(lambda m: _same_class(m, partition, gone, {}))
-        integers = _integers(partition, gone)
-        if integers:
-            makers.append(lambda m: _same_class(m, partition, gone, integers))
-    if form != "module":
-        makers.append(lambda m: rebuild(m, partition, gone))
-    if not check:
-        return makers[-1](module)
-    trial = _disturbed(module, partition, gone)
-    for make in makers:
-        if _agree(trial, make, partition):
-            return make(module).train(module.training)
-    name = type(module).__name__
+        how, why["module"] = _as_module(proof, module, partition, gone, slices)
+        if how is not None:
+            return how
     if form == "module":
         raise SliceError(
-            f"form='module': the forward pass of {name} does not run with smaller sizes; take 'graph'"
+            f"form='module': the forward pass of {name} does not run with smaller sizes; take 'graph' "
+            f"({why['module']})"
         )
-    raise SliceError(f"{name}: no sub-network computes what the full one does; report its architecture")
+    how, why["graph"] = _as_graph(proof, partition, gone, slices)
+    if how is not None:
+        return how
+    reasons = "; ".join(f"as a {kind}: {reason}" for kind, reason in why.items())
+    raise SliceError(
+        f"{name}: no sub-network computes what the full one does; report its architecture ({reasons})"
+    )
+
+
+def proof_of(module: nn.Module, partition: Partition, gone: Gone, zeroed: bool = False) -> Proof:
+    """What sub-networks of `module` without the groups that are `gone` are held against."""
+    origin = partition.origin
+
+    def zero(values: Mapping[str, Tensor], moved: Collection[str]) -> None:
+        for component in partition.components:
+            if component.name in gone:
+                members = tuple(m for m in component.members if not zeroed or m.parameter in moved)
+                groups = torch.from_numpy(gone[component.name])
+                partition.zero(replace(component, members=members), groups, values)
+
+    return Proof(
+        module,
+        origin.analysis.graph,
+        origin.inputs,
+        origin.analysis.batch,
+        zero,
+        _staying(partition, gone),
+    )
+
+
+def _staying(partition: Partition, gone: Gone) -> dict[str, dict[int, np.ndarray]]:
+    """Node that makes what a module returns -> dimension -> which of its positions stay, for those that lose some."""
+    analysis, cut = partition.origin.analysis, partition.origin.cut(gone)
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for name in sites(analysis.graph).values():
+        layout = analysis.layouts.get(name, ())
+        for dim, axis in enumerate(layout if isinstance(layout, tuple) else ()):
+            if axis.atoms is not None and cut[axis.atoms].any():
+                found.setdefault(name, {})[dim] = ~cut[axis.atoms]
+    return found
+
+
+def _as_module(
+    proof: Proof, module: nn.Module, partition: Partition, gone: Gone, slices: Slices
+) -> tuple[How | None, str]:
+    """The way that is proven and needs the fewest integers, or why there is none."""
+    made: dict[int, nn.Module] = {}
+
+    def reason(integers: Integers, *more: str) -> str:
+        def other(full: nn.Module) -> nn.Module:
+            if id(full) not in made:
+                made[id(full)] = _same_class(full, partition, gone, slices)
+            _set_integers(made[id(full)], able, 0)
+            _set_integers(made[id(full)], integers)
+            return made[id(full)]
+
+        return proof.why_not(other, *more)
+
+    able: Integers = {}
+    why = reason({})
+    if not why:
+        return How("module"), ""
+    able = _integers(module, partition, gone)
+    if not able or reason(able):
+        return None, why
+    # By class and name of the attribute: a forward pass is written for all modules of a class.
+    owners = dict(module.named_modules())
+    names = dict.fromkeys((type(owners[path]), name) for path, found in able.items() for name in found)
+
+    def only(keys: Collection[tuple[type, str]]) -> Integers:
+        chosen = {
+            path: {n: change for n, change in found.items() if (type(owners[path]), n) in keys}
+            for path, found in able.items()
+        }
+        return {path: found for path, found in chosen.items() if found}
+
+    needed = list(names) if len(names) == 1 else [k for k in names if reason(only(names.keys() - {k}))]
+    integers = only(needed)
+    if why := reason(integers, "longer"):
+        shown = ", ".join(sorted({name for _, name in names}))
+        return None, f"which of {shown} stand for sizes that are cut is not clear: {why}"
+    return How("module", integers), ""
+
+
+def _as_graph(proof: Proof, partition: Partition, gone: Gone, slices: Slices) -> tuple[How | None, str]:
+    """The same for the traced graph. It must take other batches than the example's as well."""
+    why = proof.why_not(lambda m: rebuild(m, partition, gone, slices=slices), "more")
+    if not why:
+        return How("graph"), ""
+    if partition.origin.analysis.batch is None:
+        return None, why
+    opened = proof.why_not(lambda m: rebuild(m, partition, gone, True, slices), "more")
+    return (None, opened) if opened else (How("graph", open_batch=True), "")
+
+
+def check_sliceable(module: nn.Module, partition: Partition) -> None:
+    """Slices one group of each component that can be pruned, all together, and proves the result.
+
+    For before a training: SliceError names the components whose groups cannot be cut after all, and why.
+    """
+    if not partition.prunable:
+        return
+    gone = {c.name: np.array([c.size // 2]) for c in partition.prunable}
+    try:
+        choose(module, partition, gone, "auto")
+        return
+    except SliceError as error:
+        problem = error
+    found = _culprits(module, partition, gone, list(gone))
+    named = {c.name: c for c in partition.prunable}
+    text = "; ".join(f"{name} ({', '.join(named[name].operators[:3])})" for name in found[:5])
+    raise SliceError(f"{problem}; it is {text}") from None
+
+
+def _culprits(module: nn.Module, partition: Partition, gone: Gone, names: list[str]) -> list[str]:
+    """Components of which one cannot be cut, or that cannot be cut together; `names` cannot."""
+    if len(names) == 1:
+        return names
+    half = len(names) // 2
+    for part in (names[:half], names[half:]):
+        try:
+            choose(module, partition, {name: gone[name] for name in part}, "auto")
+        except SliceError:
+            return _culprits(module, partition, gone, part)
+    return names
 
 
 def _gone(partition: Partition, kept: Kept) -> Gone:
@@ -112,28 +283,31 @@ def _gone(partition: Partition, kept: Kept) -> Gone:
 # ---- a module of the same class ----
 
 
-def _same_class(
-    module: nn.Module, partition: Partition, gone: Gone, integers: dict[str, dict[int, int]]
-) -> nn.Module:
-    """A copy with sliced tensors and corrected layers, and in other modules the `integers` before and after."""
-    keep = kept_positions(partition, gone)
-    scopes = {node.name: scope(node) for node in partition.origin.analysis.graph.aten.nodes}
-    memo: dict[int, Any] = {}
+def _same_class(module: nn.Module, partition: Partition, gone: Gone, slices: Slices) -> nn.Module:
+    """A copy with sliced tensors and corrected layers."""
+    memo: dict[int, Tensor] = {}
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        memo[id(tensor)] = sliced(tensor, name, keep)
-    result = copy.deepcopy(module, memo)
+        memo[id(tensor)] = slices(tensor, name)
+    result = copied(module, memo)
     cut, modules = partition.origin.cut(gone), dict(result.named_modules())
+    nodes = {node.name: node for node in partition.origin.analysis.graph.aten.nodes}
     for (node, name), axis in partition.origin.analysis.sizes.items():
-        owner = modules.get(scopes[node])
+        owner = modules.get(scope(nodes[node]))
         if axis.atoms is not None and getattr(owner, name, None) == axis.size:
             setattr(owner, name, int((~cut[axis.atoms]).sum()))
     for part in modules.values():
         _correct(part)
-    for path, changes in integers.items():
-        for name, value in list(vars(modules[path]).items()) if path in modules else ():
-            if type(value) is int and value in changes and not name.startswith("_"):
-                setattr(modules[path], name, changes[value])
     return result
+
+
+def _set_integers(module: nn.Module, integers: Integers, which: int = 1) -> None:
+    """Sets attributes to what they become, or, with `which` 0, to what they were."""
+    modules = dict(module.named_modules()) if integers else {}
+    for path, changes in integers.items():
+        for name, pair in changes.items():
+            if getattr(modules.get(path), name, None) not in pair:
+                raise SliceError(f"{path}.{name}: must be {pair[0]} for a sub-network to be made of it")
+            setattr(modules[path], name, pair[which])
 
 
 def _correct(layer: nn.Module) -> None:
@@ -156,8 +330,11 @@ def _correct(layer: nn.Module) -> None:
         layer.num_parameters = len(layer.weight)
 
 
-def _integers(partition: Partition, gone: Gone) -> dict[str, dict[int, int]]:
-    """Module -> sizes that its reshapes state, before and after; those that could become two things are left out."""
+def _integers(module: nn.Module, partition: Partition, gone: Gone) -> Integers:
+    """Attributes that are a size which reshapes of their module state and which becomes another one.
+
+    Sizes that could become two things are left out. Which attributes do stand for the sizes only a proof can tell.
+    """
     analysis, cut = partition.origin.analysis, partition.origin.cut(gone)
     found: dict[str, dict[int, set[int]]] = {}
     for node in analysis.graph.aten.nodes:
@@ -167,97 +344,12 @@ def _integers(partition: Partition, gone: Gone) -> dict[str, dict[int, int]]:
         for axis in [a for one in ([layout] if isinstance(layout, tuple) else layout) for a in one]:
             after = axis.size if axis.atoms is None else int((~cut[axis.atoms]).sum())
             found.setdefault(scope(node), {}).setdefault(axis.size, set()).add(after)
-    made = {}
+    owners, made = dict(module.named_modules()), {}
     for path, table in found.items():
-        changes = {before: min(after) for before, after in table.items() if after - {before}}
+        changes = {before: after - {before} for before, after in table.items()}
         made[path] = {
-            before: after for before, after in changes.items() if len(table[before] - {before}) == 1
+            name: (value, min(changes[value]))
+            for name, value in (vars(owners[path]) if path in owners else {}).items()
+            if type(value) is int and not name.startswith("_") and len(changes.get(value, ())) == 1
         }
     return {path: changes for path, changes in made.items() if changes}
-
-
-# ---- the proof by example ----
-
-
-def _disturbed(module: nn.Module, partition: Partition, gone: Gone) -> nn.Module:
-    """A copy in double precision, every parameter moved a little so that none hides another, groups at zero."""
-    generator = torch.Generator().manual_seed(0)
-
-    def double(tensor: Tensor, noise: float) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor.detach().clone()
-        value = tensor.detach().double()
-        return value + noise * torch.randn(value.shape, generator=generator, dtype=value.dtype).to(
-            value.device
-        )
-
-    memo: dict[int, Any] = {}
-    for _, p in module.named_parameters():
-        memo[id(p)] = nn.Parameter(double(p, 0.1), requires_grad=False)
-    for name, b in module.named_buffers():
-        memo[id(b)] = double(b, 0.1 if name.endswith("running_mean") else 0.0)
-    trial = copy.deepcopy(module, memo).eval()
-    values = dict(trial.named_parameters())
-    for component in partition.components:
-        if component.name in gone:
-            partition.zero(component, torch.from_numpy(gone[component.name]), values)
-    _calibrate(trial, [_example(x) for x in partition.origin.inputs])
-    return trial
-
-
-def _calibrate(trial: nn.Module, inputs: list[Any]) -> None:
-    """Batch statistics those of the inputs: behind others a signal may die out, and the comparison say nothing."""
-    norms = [m for m in trial.modules() if isinstance(m, BATCH_NORMS) and m.track_running_stats]
-    before = [(m.momentum, copy.deepcopy(m.state_dict())) for m in norms]
-    for m in norms:
-        m.momentum = 1.0
-        m.train()
-    try:
-        with torch.no_grad():
-            trial(*inputs)
-    except ValueError:  # a single number a channel has no variance
-        for m, (_, state) in zip(norms, before, strict=True):
-            m.load_state_dict(state)
-    for m, (momentum, _) in zip(norms, before, strict=True):
-        m.momentum = momentum
-        m.eval()
-
-
-def _agree(trial: nn.Module, make: Callable[[nn.Module], nn.Module], partition: Partition) -> bool:
-    """Whether what `make` makes of the full network `trial` computes the same."""
-    inputs = [_example(x) for x in partition.origin.inputs]
-    with torch.no_grad():
-        full = list(tensors(trial(*inputs)))
-        made = make(trial).eval()
-        try:
-            small = list(tensors(made(*inputs)))
-        except Exception:  # whatever a forward pass with wrong sizes raises: the next form is tried
-            return False
-    return [t.shape for t in full] == [t.shape for t in small] and all(
-        torch.allclose(
-            a, b, rtol=0, atol=TOLERANCE * max(1.0, float(a.nan_to_num().abs().max())), equal_nan=True
-        )
-        for a, b in zip(full, small, strict=True)
-        if a.numel()
-    )
-
-
-def _example(value: Any) -> Any:
-    """An input in double precision; numbers that are all the same say too little and become random."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return value
-    if value.numel() and bool((value == value.flatten()[0]).all()):
-        return torch.randn(value.shape, generator=torch.Generator().manual_seed(1)).to(value.device).double()
-    return value.double()
-
-
-def tensors(output: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and mappings, in double precision."""
-    if isinstance(output, Tensor):
-        yield output.double()
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from tensors(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from tensors(value)

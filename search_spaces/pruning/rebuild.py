@@ -1,21 +1,25 @@
 """The traced graph as a module, with sliced tensors and corrected sizes: runs where the original forward pass cannot.
 
-Sizes of batches stay open: a shape that states one takes it from the input instead.
+Sizes of batches stay open: a shape that states one takes it from the input instead. Where more than shapes follows the
+batch, as in `arange(len(x))` or `y / len(x)`, a second trace with another batch tells which numbers do (`open_batch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from search_spaces.pruning.arguments import take_arguments
 from search_spaces.pruning.channels import Axis
 from search_spaces.pruning.dependencies import Analysis, argument
 from search_spaces.pruning.groups import Partition
+from search_spaces.pruning.openings import OpeningError, Openings
 from search_spaces.pruning.trace import kind
 
 Gone = Mapping[str, np.ndarray]  # component -> its groups that are cut
@@ -33,46 +37,83 @@ def kept_positions(partition: Partition, gone: Gone) -> dict[str, dict[int, np.n
     return keep
 
 
-def sliced(tensor: Tensor, name: str, keep: Mapping[str, Mapping[int, np.ndarray]]) -> Tensor:
-    """A copy of a tensor of the module with the positions that stay; a parameter stays one."""
-    value = tensor.detach()
-    for dim, positions in keep.get(name, {}).items():
-        value = value.index_select(dim, torch.from_numpy(positions).to(value.device))
-    value = value.clone() if name not in keep else value
-    return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+class Slices:
+    """Copies of a module's tensors with the positions that stay. What was cut of a tensor is cut only once, also of
+    another module that has it; so only one of those that are made may go on."""
+
+    def __init__(self, partition: Partition, gone: Gone) -> None:
+        self.keep = kept_positions(partition, gone)
+        self._made: dict[tuple[str, int, torch.Size, int], Tensor] = {}
+
+    def __call__(self, tensor: Tensor, name: str) -> Tensor:
+        """A parameter stays one."""
+        value = tensor.detach()
+        key = name, value.data_ptr(), value.shape, value._version
+        if key not in self._made:
+            for dim, positions in self.keep.get(name, {}).items():
+                value = value.index_select(dim, torch.from_numpy(positions).to(value.device))
+            self._made[key] = value if name in self.keep else value.clone()
+        value = self._made[key]
+        return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
 
 
-def rebuild(module: nn.Module, partition: Partition, gone: Gone) -> nn.Module:
+def rebuild(
+    module: nn.Module,
+    partition: Partition,
+    gone: Gone,
+    open_batch: bool = False,
+    slices: Slices | None = None,
+) -> fx.GraphModule:
     """A GraphModule whose `state_dict` has the names of `module`, with _ behind those that a GraphModule has itself.
 
-    The entry "origin" in the `meta` of a node is the name of the traced node that it stands for.
+    The entry "origin" in the `meta` of a node is the name of the traced node that it stands for. open_batch: numbers
+    that follow the batch are computed from it; OpeningError if that cannot be. It is in the `meta` of the result.
     """
-    return _Rebuild(module, partition, gone).run()
+    openings = Openings(module, partition) if open_batch else None
+    return _Rebuild(module, partition, gone, openings, slices or Slices(partition, gone)).run()
+
+
+class _Assemble(nn.Module):
+    """Puts tensors into a structure that a graph cannot write out, as a dataclass that PyTorch knows."""
+
+    def __init__(self, spec: pytree.TreeSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def forward(self, *values: Any) -> Any:
+        return pytree.tree_unflatten(values, self.spec)
 
 
 class _Rebuild:
-    def __init__(self, module: nn.Module, partition: Partition, gone: Gone) -> None:
+    def __init__(
+        self, module: nn.Module, partition: Partition, gone: Gone, openings: Openings | None, slices: Slices
+    ) -> None:
         self.analysis: Analysis = partition.origin.analysis
         self.cut = partition.origin.cut(gone)
-        self.keep = kept_positions(partition, gone)
+        self.slices = slices
         self.module = module
         self.graph = fx.Graph()
         self.made: dict[fx.Node, Any] = {}
         self.batch = self._batch(partition.origin.of)
         self.size: fx.Node | None = None  # of the batch
+        self.openings = openings
+        self.roots: list[fx.Node] = []  # the arguments
+        self.leaves: list[
+            fx.Node
+        ] = []  # what of them is not placed yet, out of the structures that it comes in
+        self.root = nn.Module()
 
-    def run(self) -> nn.Module:
-        root = nn.Module()
+    def run(self) -> fx.GraphModule:
+        root = self.root
         tensors = {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
         persistent = self.module.state_dict().keys()
+        self.types = self._types(tensors)
         for name in dict.fromkeys(self.analysis.graph.tensors.values()):
             constant = name not in tensors
             value = self.analysis.graph.constants[name] if constant else tensors[name]
             if constant and value.is_floating_point():
-                value = value.to(
-                    next((t.dtype for t in tensors.values() if t.is_floating_point()), value.dtype)
-                )
-            _put(root, attribute(name), sliced(value, name, self.keep), name in persistent)
+                value = value.to(self.types.get(value.dtype, value.dtype))
+            _put(root, attribute(name), self.slices(value, name), name in persistent)
         self._take_inputs()
         for node in self.analysis.graph.aten.nodes:
             if node.op == "placeholder":
@@ -83,7 +124,19 @@ class _Rebuild:
             elif node.op == "output":
                 self._output()
         self.graph.lint()
-        return fx.GraphModule(root, self.graph, type(self.module).__name__)
+        result = fx.GraphModule(root, self.graph, type(self.module).__name__)
+        result.meta["open_batch"] = self.openings is not None
+        return result
+
+    def _types(self, tensors: Mapping[str, Tensor]) -> dict[torch.dtype, torch.dtype]:
+        """Types of parameters when they were traced -> those that they have now, where these are others."""
+        found: dict[torch.dtype, torch.dtype] = {}
+        for node in self.analysis.graph.aten.nodes:
+            now = tensors.get(self.analysis.graph.tensors.get(node.name, ""))
+            traced = node.meta.get("val")
+            if now is not None and isinstance(traced, Tensor) and traced.is_floating_point():
+                found.setdefault(traced.dtype, now.dtype)
+        return {before: after for before, after in found.items() if before != after}
 
     # -- nodes -----------------------------------------------------------------------------------------
 
@@ -103,24 +156,28 @@ class _Rebuild:
             self.input = self.made[node]
 
     def _output(self) -> None:
-        results = [self.made[n] for n in self.analysis.graph.results]
-        self.graph.output(self.analysis.graph.assemble(results))
+        output = self.analysis.graph.assemble([self.made[n] for n in self.analysis.graph.results])
+        leaves, spec = pytree.tree_flatten(output)
+        if list(_written(output)) != leaves:
+            self.root.add_module("assemble_", _Assemble(spec))
+            output = self.graph.call_module("assemble_", tuple(leaves))
+        self.graph.output(output)
 
     def _call(self, node: fx.Node) -> fx.Node:
         name = kind(node)
         target = node.target
-        args: list[Any] = list(fx.map_arg(node.args, self.made.__getitem__))
-        kwargs: dict[str, Any] = dict(fx.map_arg(node.kwargs, self.made.__getitem__))
+        args: list[Any] = list(self._written(node, node.args, "args"))
+        kwargs: dict[str, Any] = dict(self._written(node, node.kwargs, "kwargs"))
         layout = self.analysis.layouts.get(node.name, ())
         out = layout if isinstance(layout, tuple) else ()
         if name in ("view", "reshape", "_unsafe_view", "view_as", "reshape_as"):
-            target, args = torch.ops.aten.reshape.default, [args[0], self._shape(out)]
+            target, args = torch.ops.aten.reshape.default, [args[0], self._shape(node, out)]
         elif name in ("expand", "expand_as", "broadcast_to"):
             target, args, kwargs = torch.ops.aten.expand.default, [args[0], self._expanded(node, out)], {}
         elif name == "unflatten":
             rank = len(argument(node, 2, "sizes"))
             first = argument(node, 1, "dim") % (len(out) - rank + 1)
-            args, kwargs = [args[0], args[1], self._shape(out)[first : first + rank]], {}
+            args, kwargs = [args[0], args[1], self._shape(node, out)[first : first + rank]], {}
         elif name in SPLITS and isinstance(layout, list):
             dim = argument(node, 2, "dim", 0)
             counts = [self._count(part[dim]) for part in layout]
@@ -133,21 +190,60 @@ class _Rebuild:
         elif name == "slice_scatter":
             self._scatter(node, args, kwargs)
         elif name in ("pad", "constant_pad_nd"):
-            args[1] = self._widths(node, out)
+            widths = self._widths(node, out)
+            args[1] = widths if widths != list(argument(node, 1, "pad")) else args[1]
         for given, position in (("groups", None), ("num_groups", 1)):
             if (node.name, given) in self.analysis.sizes:
                 count = self._count(self.analysis.sizes[node.name, given])
                 _set(args, kwargs, position if position else 6, given, count)
         return self.graph.create_node("call_function", target, tuple(args), kwargs, node.name)
 
+    def _written(self, node: fx.Node, values: Any, where: str) -> Any:
+        """Arguments with the nodes of this graph, types of the parameters, and numbers that follow the batch."""
+
+        def write(value: Any) -> Any:
+            if isinstance(value, fx.Node):
+                return self.made[value]
+            return self.types.get(value, value) if isinstance(value, torch.dtype) else value
+
+        if self.openings is not None:
+            values = self.openings.opened(node, where, self._follow)
+        return fx.node.map_aggregate(values, write)
+
+    def _follow(self, slope: float, offset: float) -> Any:
+        """A node for slope * (size of the batch) + offset."""
+        value: Any = self._batch_size()
+        value = value if slope == 1 else self.graph.call_function(operator.mul, (value, slope))
+        return value if offset == 0 else self.graph.call_function(operator.add, (value, offset))
+
+    def _batch_size(self) -> fx.Node:
+        if self.size is None:
+            with self.graph.inserting_after(self.input):
+                self.size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.input, 0))
+        return self.size
+
     # -- sizes -----------------------------------------------------------------------------------------
 
     def _count(self, axis: Axis) -> int:
         return axis.size if axis.atoms is None else int((~self.cut[axis.atoms]).sum())
 
-    def _shape(self, out: tuple[Axis, ...]) -> list[int]:
+    def _shape(self, node: fx.Node, out: tuple[Axis, ...]) -> list[Any]:
+        if self.openings is not None:
+            return [self._size(node, d, axis) for d, axis in enumerate(out)]
         batches = [d for d, a in enumerate(out) if a.batch]
         return [-1 if batches == [d] else self._count(a) for d, a in enumerate(out)]
+
+    def _size(self, node: fx.Node, dim: int, axis: Axis) -> Any:
+        """What is left of an axis, as a number, or as a node where it follows the batch."""
+        count = self._count(axis)
+        if self.openings is None:
+            return count
+        slope, offset = self.openings.follows(node, dim)
+        if not slope:
+            return count
+        if count != axis.size and (offset or slope * count % axis.size):
+            raise OpeningError(f"{node.name} mixes the batch with what is cut")
+        return self._follow(slope * count // axis.size, offset)
 
     def _batch(self, of: np.ndarray) -> np.ndarray:
         """Which atoms are of the batch."""
@@ -168,13 +264,10 @@ class _Rebuild:
         for d, axis in enumerate(out):
             if d >= lead and before[d - lead].size == axis.size:
                 sizes.append(-1)
-            elif axis.atoms is not None and self.batch[axis.atoms].all():
-                if self.size is None:
-                    with self.graph.inserting_after(self.input):
-                        self.size = self.graph.call_function(torch.ops.aten.sym_size.int, (self.input, 0))
-                sizes.append(self.size)
+            elif self.openings is None and axis.atoms is not None and self.batch[axis.atoms].all():
+                sizes.append(self._batch_size())
             else:
-                sizes.append(self._count(axis))
+                sizes.append(self._size(node, d, axis))
         return sizes
 
     def _altered(self, node: fx.Node, dim: int) -> bool:
@@ -217,6 +310,18 @@ def attribute(name: str) -> str:
     """The name that a tensor called `name` in a module has in the GraphModule that `rebuild` makes of it."""
     first, dot, rest = name.partition(".")
     return f"{first}_{dot}{rest}" if hasattr(fx.GraphModule, first) else name
+
+
+def _written(output: Any) -> Iterator[Any]:
+    """The leaves of a structure, as far as a graph can write it out: of tuples, lists and dictionaries."""
+    if type(output) in (tuple, list) or hasattr(output, "_fields"):
+        for value in output:
+            yield from _written(value)
+    elif type(output) is dict:
+        for value in output.values():
+            yield from _written(value)
+    else:
+        yield output
 
 
 def _set(args: list[Any], kwargs: dict[str, Any], position: int, name: str, value: Any) -> None:

@@ -137,7 +137,7 @@ GOES = {
     "threshold": lambda n, y: F.threshold(y, 0.1, 0.0),
     "zeros like it": lambda n, y: y + torch.zeros_like(y) + 0,
     "comparison": lambda n, y: y * (y > 0.1) * torch.ones_like(y),
-    "matrix transposed": lambda n, y: torch.stack([m.flatten(1).t().t().view(8, 6, 6) for m in y.unbind(0)]),
+    "matrix transposed": lambda n, y: torch.stack([m.flatten(1).t().t().view(-1, 6, 6) for m in y.unbind(0)]),
     "shifted in space": lambda n, y: y.roll(1, 2).flip(3).narrow(1, 0, 8),
     "einsum": lambda n, y: torch.einsum("bchw,bdhw->bcd", y, y).matmul(y.flatten(2)).view(2, 8, 6, 6),
 }
