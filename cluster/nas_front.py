@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from analysis.drawing import draw_svg
 from analysis.fronts import front_within, keeps
 from analysis.store import Store, SweepRecord
 from cluster import nas_report
@@ -22,9 +24,11 @@ from cluster.nas_config import NASSettings
 from cluster.nas_run import Run
 from search_spaces.algorithms.base import Job
 from search_spaces.algorithms.front_search import FrontSearch
-from search_spaces.architectures import create_space
+from search_spaces.architectures.graphs import Graph
 from search_spaces.architectures.jobs import FRONT
 from search_spaces.costs import UncountedError, count_flops, count_parameters, measure_latency
+from search_spaces.pruning import TraceError
+from search_spaces.pruning.report import graph_of_module
 from trainables import catalog
 from trainables.base import DataError, Found, Metric, Setting
 from trainables.nas._job import OF_PRUNED, SearchJob
@@ -157,13 +161,20 @@ class FrontRun(Run):
     def report(self, store: Store, name: str, conductor: Conductor) -> None:
         trials = nas_report.completed(store, name)
         alone = nas_report.alone(trials)
+        # A network that was trained again is handed over with those weights, and tested with them.
+        again = {
+            text: {
+                **nas_report.alone_columns(found),
+                "folder": nas_report.export_best(self, store, name, found),
+            }
+            for text, found in alone.items()
+        }
         rows = []
         for trial in trials:
             if trial["config.phase"] == FRONT:
                 row = self._row(store, name, trial)
                 if row is not None:
-                    again = alone.get(row["architecture"])
-                    rows.append({**row, **(nas_report.alone_columns(again) if again else {})})
+                    rows.append({**row, **again.get(row["architecture"], {})})
         front = front_within(rows, self.settings.front, self.settings.limits)
         for row, on in zip(rows, front, strict=True):
             row["on_front"] = on
@@ -203,27 +214,36 @@ class FrontRun(Run):
             **costs,
             "latency_measured_ms": costs["latency_ms"],
             **whole,
-            "folder": self._export(store, name, trial["trial"], found),
+            "folder": self._export(store, name, trial, found),
             "trial": trial["trial"],
         }
 
-    def _export(self, store: Store, name: str, trial: str, found: Found) -> str:
-        """Saves a network that was found, its weights and its program, beside the run, and says where."""
-        import torch
+    def _export(self, store: Store, name: str, trial: dict[str, Any], found: Found) -> str:
+        """Saves a network that was found as its run has left it, beside the run, and says where."""
+        from search_spaces.deployment import write_network
+        from search_spaces.supernets.export import save_network
 
-        with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
-            Path(folder, "architecture.txt").write_text(found.text + "\n")
-            torch.save(found.module.state_dict(), Path(folder, "weights.pt"))
-            if found.recipe is not None:
-                Path(folder, "recipe.json").write_text(json.dumps(found.recipe, indent=1) + "\n")
-            torch.export.save(_program(found), Path(folder, "network.pt2"))
-            kind = self.settings.algorithm["space"]
-            if kind is not None:
-                space = create_space(kind, self.settings.space_size)
-                Path(folder, nas_report.DRAWING).write_text(
-                    nas_report.drawing(space, space.parse(found.text))
-                )
-            return nas_report.put(store, name, trial, folder)
+        about = nas_report.about_trial(trial, name)
+        given, seen = found.interface, torch.zeros(2, *found.input_shape)
+        if given is None:  # a plug-in's paper, which need not know of this
+            given = seen
+        else:
+            seen = given.seen(2)
+
+        def save(folder: Path) -> str:
+            if found.supernet is not None:
+                supernet, path = found.supernet, found.supernet.space.parse(found.text)
+                save_network(folder, supernet, path, found.module, given, reported=about, strict=False)
+                return nas_report.drawing(supernet.space, path)
+            made = {"architecture": found.text, **(found.recipe or {})}
+            write_network(folder, found.module, given, made, about, strict=False)
+            try:
+                graph = graph_of_module(found.module, seen)
+            except TraceError:
+                graph = Graph({"network": found.text}, ())
+            return draw_svg(graph.nodes, graph.edges, found.text)
+
+        return nas_report.export(store, name, trial["trial"], save)
 
 
 def _flops(module: Any, input_shape: Sequence[int]) -> int | None:
@@ -232,15 +252,3 @@ def _flops(module: Any, input_shape: Sequence[int]) -> int | None:
         return count_flops(module, input_shape)
     except UncountedError:
         return None
-
-
-def _program(found: Found) -> Any:
-    """The network as a program for batches of any size; of one example where its forward pass settles the size."""
-    import torch
-
-    batch = torch.export.Dim("batch", min=2)
-    example = torch.zeros(2, *found.input_shape)
-    try:
-        return torch.export.export(found.module, (example,), dynamic_shapes=({0: batch},))
-    except Exception:  # what torch.export raises then has no public base
-        return torch.export.export(found.module, (example[:1],))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,10 @@ from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.graphs import graph_of
 from search_spaces.architectures.jobs import RETRAIN, members
+from trainables.base import Setting
 
 if TYPE_CHECKING:
+    from cluster.nas_run import Run
     from cluster.nas_supernet import SupernetRun
 
 
@@ -36,10 +39,8 @@ def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) ->
     by_text = {row["architecture"]: row for row in rows}
     for text, trials in alone(completed(store, name)).items():
         row = by_text[text]
-        test = statistics.summary([t["metric.test_accuracy"] for t in trials]).mean
-        row.update(phase=RETRAIN, test=test, **alone_columns(trials))
-        best = max(trials, key=lambda t: (t["value"], -t["number"]))
-        row["folder"] = export(search, store, name, search.path(search.space.parse(text)), best["trial"])
+        row.update(phase=RETRAIN, **alone_columns(trials))
+        row["folder"] = export_best(search, store, name, trials)
     front = front_within(rows, search.settings.front, search.settings.limits)
     for row, on in zip(rows, front, strict=True):
         row["on_front"] = on
@@ -66,7 +67,10 @@ def alone_columns(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Columns on the stand-alone trainings of an architecture."""
     found = statistics.summary([t["value"] for t in trials])
     low, high = found.ci95 or (None, None)
-    return {"alone": found.mean, "alone_ci_low": low, "alone_ci_high": high, "alone_seeds": len(trials)}
+    test = statistics.summary([t["metric.test_accuracy"] for t in trials]).mean
+    return {
+        "alone": found.mean, "alone_ci_low": low, "alone_ci_high": high, "alone_seeds": len(trials), "test": test,
+    }  # fmt: skip
 
 
 def _scored(search: SupernetRun, algorithm: PhasedSearch) -> list[dict[str, Any]]:
@@ -108,23 +112,50 @@ def _parent(attrs: dict[str, Any]) -> str | None:
     return None if parent is None else str(parent)
 
 
-def export(search: SupernetRun, store: Store, name: str, path: Architecture, trial: str) -> str | None:
-    """Saves a retrained network beside its run and says where; None if its checkpoint is gone."""
-    import torch
-
+def export_best(search: Run, store: Store, name: str, trials: list[dict[str, Any]]) -> str | None:
+    """Saves the best of the stand-alone trainings of an architecture; where, or None if its checkpoint is gone."""
     from search_spaces.supernets.export import save_network
 
-    state = search.checkpoints.load(trial)
+    settings = search.settings
+    best = max(trials, key=lambda t: (t["value"], -t["number"]))
+    state = search.checkpoints.load(best["trial"])
     if state is None:
         return None
-    inner = state["paper"]["inner"]
-    module = search.supernet.build(path)
-    module.load_state_dict(inner["best"]["weights"] if inner["best"] else inner["parts"]["net"])
-    module.eval()
-    example = torch.zeros(2, *search.supernet.input_shape)
+    inner, repeat = state["paper"]["inner"], best["config.repeat"]
+    paper: Any = settings.alone()
+    setting = Setting(
+        settings.seed + repeat, "cpu", settings.data, settings.data_folder, settings.retrain["steps"]
+    )
+    paper.setup(settings.alone_config(best["config.architecture"]), setting)
+    paper.net.load_state_dict(inner["best"]["weights"] if inner["best"] else inner["parts"]["net"])
+    supernet, path, interface = paper.supernet, paper.architecture, paper.data.interface()
+
+    def save(folder: Path) -> str:
+        about = about_trial(best, name)
+        save_network(folder, supernet, path, paper.net, interface, reported=about, strict=False)
+        return drawing(supernet.space, path)
+
+    return export(store, name, best["trial"], save)
+
+
+def about_trial(trial: Mapping[str, Any], run: str) -> dict[str, Any]:
+    """What the tables say of the network that a trial ended with: its metrics of the test part, for the recipe."""
+    measured = {
+        column.removeprefix("metric."): value
+        for column, value in trial.items()
+        if column.startswith("metric.test_") and value is not None
+    }
+    return {"run": run, "trial": trial["trial"], **measured}
+
+
+def export(store: Store, name: str, trial: str, save: Callable[[Path], str]) -> str:
+    """Puts a network's files into the store, beside the run `name`, and says where.
+
+    save: writes all files but the drawing into a folder, and gives that, as SVG.
+    """
     with tempfile.TemporaryDirectory(prefix="fairsweep-export-") as folder:
-        save_network(Path(folder), search.supernet, path, module, example)
-        Path(folder, DRAWING).write_text(drawing(search.supernet.space, path))
+        svg = save(Path(folder))
+        Path(folder, DRAWING).write_text(svg)
         return put(store, name, trial, folder)
 
 
@@ -167,6 +198,18 @@ def front(rows: list[dict[str, Any]], cost: str) -> list[dict[str, Any]]:
 def retrained(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The architectures that were trained alone, the best first."""
     return sorted((row for row in rows if row["alone"] is not None), key=lambda row: -row["alone"])
+
+
+def where(front: list[dict[str, Any]], alone: list[dict[str, Any]]) -> list[str]:
+    """Lines that say which network is best and where its files lie: of those that were trained alone, if any were."""
+    saved = [row for row in alone or sorted(front, key=lambda row: -row["score"]) if row["folder"]]
+    if not saved:
+        return []
+    best = saved[0]
+    lines = [f"best     {best['architecture']}", f"model    {best['folder']}"]
+    lines.append(f"drawing  {best['folder']}/{DRAWING}")
+    others = dict.fromkeys(row["folder"] for row in saved[1:])
+    return [*lines, *(f"also     {folder}" for folder in others if folder != best["folder"])]
 
 
 def cost_of_front(store: Store, name: str) -> str:

@@ -101,9 +101,8 @@ def _searched(result: Any, as_json: bool) -> int:
     else:
         report.show_rows(front, nas_report.SHOWN, title=f"front of {len(rows)} scored: score against {cost}")
         report.show_rows(alone, nas_report.SHOWN, title="trained alone (95 % CI over seeds)")
-        if alone and alone[0]["folder"]:
-            print(f"best     {alone[0]['architecture']}\nmodel    {alone[0]['folder']}")
-            print(f"drawing  {alone[0]['folder']}/{nas_report.DRAWING}")
+        for line in nas_report.where(front, alone):
+            print(line)
         print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
     return _ended(result, as_json)
 

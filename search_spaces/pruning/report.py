@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.table import Table
 from torch import nn
 
+from search_spaces.architectures.graphs import Graph
 from search_spaces.pruning.groups import Component, Partition
+from search_spaces.pruning.trace import trace
 
 SHOWN = 3  # operators of a component that are named
 
@@ -46,6 +50,38 @@ def explain(partition: Partition, module: nn.Module) -> Table:
         if name not in held:
             table.add_row("", name, "", f"{module.get_parameter(name).numel():,}", reason)
     return table
+
+
+def graph_of_module(module: nn.Module, example: Any) -> Graph:
+    """What `module` does with `example`: its operators with weights, and those in which several ways meet.
+
+    What has neither, as activations and poolings, is left out of the picture; so are vectors, as of normalisations.
+    """
+    traced = trace(module, example)
+    values = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    weights: dict[
+        str, list[str]
+    ] = {}  # operator -> weights that it is given, also by operators on weights alone
+    boxes: dict[str, frozenset[str]] = {name: frozenset([name]) for name in traced.inputs}
+    nodes, edges = {name: name for name in traced.inputs}, []
+    for operator in traced.operators:
+        own = [
+            name for name in operator.parameters if values.get(name) is not None and values[name].dim() > 1
+        ]
+        own += [name for source in operator.inputs if source not in boxes for name in weights.get(source, [])]
+        before = frozenset().union(*(boxes.get(source, frozenset()) for source in operator.inputs))
+        weights[operator.name] = own
+        if not before:
+            continue
+        if own or len(before) > 1:
+            shape = "x".join(map(str, values[own[0]].shape)) if own else ""
+            nodes[operator.name] = f"{operator.scope or operator.kind} {shape}" if own else operator.kind
+            edges += [(source, operator.name, "") for source in sorted(before)]
+            before = frozenset([operator.name])
+        boxes[operator.name] = before
+    nodes["output"] = "output"
+    last = frozenset().union(*(boxes.get(node.name, frozenset()) for node in traced.results))
+    return Graph(nodes, (*edges, *((source, "output", "") for source in sorted(last))))
 
 
 def _operators(component: Component) -> str:

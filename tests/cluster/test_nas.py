@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from analysis.store import Store, SweepRecord, SweepWriter
-from cluster import config, nas, nas_config, sweep
+from cluster import config, nas, nas_config, nas_report, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.cli import run_cli
 from cluster.conductor import Conductor
 from cluster.errors import UserError
 from cluster.weights import Shelf
 from cluster.worker import LegRunner
+from search_spaces.supernets.export import load_network, load_program
+from tests.torch_alone import accuracies
 from trainables.base import Found, Metric
+from trainables.datasets import images
 from trainables.tasks import shared_weights
+from trainables.tasks.small_images import Reduction, SmallImageTask
 
 SMALL = (
     "supernet=chain", "train.steps=1", "search.evaluations=6", "search.batch=3", "retrain.top=1", "retrain.seeds=2",
@@ -120,24 +125,29 @@ def test_a_search_trains_scores_and_retrains_and_says_so_in_the_tables(tmp_path:
 
 
 def test_the_exported_network_is_the_one_that_was_retrained(tmp_path: Path) -> None:
-    import torch
-
-    from search_spaces.supernets.export import load_network
-
     engine = Engine(tmp_path)
     engine.run()
     (row,) = (row for row in engine.architectures() if row["alone"] is not None)
     network = load_network(Path(row["folder"])).eval()
-    from trainables.tasks.small_images import Reduction, SmallImageTask
-
     data = SmallImageTask("digits", None, "cpu", "none", Reduction(0, 100, 60))
-    x, y = data.whole("validation")
-    accuracy = (network(x).argmax(1) == y).float().mean().item()
+    x, y = data.parts["validation"]
+    found = (network(x).argmax(1) == y).float().mean().item()
     retrained = [t for t in engine.trials() if t["config.phase"] == "retrain"]
-    assert accuracy == pytest.approx(max(t["value"] for t in retrained))
+    best = max(retrained, key=lambda t: t["value"])
+    assert found == pytest.approx(best["value"])
+    # Of raw pixels: the program standardises them itself.
+    assert sorted(p.name for p in Path(row["folder"]).iterdir()) == FILES
+    assert accuracy(load_program(row["folder"])) == pytest.approx(best["metric.test_accuracy"])
     assert not any(isinstance(p, torch.nn.parameter.UninitializedParameter) for p in network.parameters())
 
 
+@pytest.fixture
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches leave their tables, but no networks: those are for tests of their own, and take long to write."""
+    monkeypatch.setattr(nas_report, "export", lambda *_: "")
+
+
+@pytest.mark.usefixtures("no_files")
 def test_a_search_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     whole = Engine(tmp_path / "whole", "algorithm=evolution")
     whole.run()
@@ -251,9 +261,17 @@ FRONT = (
 )  # fmt: skip
 
 
-def test_a_front_over_lambda_finds_networks_measures_them_and_trains_them_alone(tmp_path: Path) -> None:
-    import torch
+FILES = ["architecture.svg", "network.onnx", "program.pt2", "recipe.json", "weights.pt"]
 
+
+def accuracy(program: Any) -> float:
+    """Of raw test digits."""
+    data = images.digits()
+    logits = program(torch.from_numpy(data.test_images))
+    return float((logits.argmax(1).numpy() == data.test_labels).mean())
+
+
+def test_a_front_over_lambda_finds_networks_measures_them_and_trains_them_alone(tmp_path: Path) -> None:
     engine = Engine(tmp_path, *FRONT)
     engine.run()
     trials, rows = engine.trials(), engine.architectures()
@@ -264,12 +282,24 @@ def test_a_front_over_lambda_finds_networks_measures_them_and_trains_them_alone(
     for row in rows:
         folder = Path(row["folder"])
         assert (folder / "architecture.svg").is_file()
-        assert (folder / "architecture.txt").read_text().strip() == row["architecture"]
+        assert sorted(p.name for p in folder.iterdir()) == FILES
+        recipe = json.loads((folder / "recipe.json").read_text())
+        assert recipe["architecture"] == row["architecture"] and not recipe["missing"]
         weights = torch.load(folder / "weights.pt", weights_only=True)
         counted = sum(w.numel() for n, w in weights.items() if not n.endswith(("mean", "var", "tracked")))
         assert row["params"] == counted and row["flops"] > 0 and row["alone_seeds"] == 1
-        program = torch.export.load(folder / "network.pt2").module()
-        assert program(torch.zeros(5, 1, 8, 8)).shape == (5, 10)
+        # These are the weights of the training alone, which the row's test is of, and not the inherited ones.
+        (again,) = (t for t in trials[2:] if t["config.architecture"] == row["architecture"])
+        assert recipe["reported"]["trial"] == again["trial"] and row["test"] == again["metric.test_accuracy"]
+        inherited = folder.parent / row["trial"]
+        (first,) = (t for t in trials[:2] if t["trial"] == row["trial"])
+        assert sorted(p.name for p in inherited.iterdir()) == FILES
+        # The reported test accuracies, in a process that has PyTorch alone, and from recipe and weights.
+        wanted = [row["test"], first["metric.test_accuracy"]]
+        data = images.digits()
+        pixels, labels = torch.from_numpy(data.test_images), torch.from_numpy(data.test_labels)
+        assert accuracies([folder, inherited], pixels, labels, tmp_path) == pytest.approx(wanted)
+        assert [accuracy(load_network(f)) for f in (folder, inherited)] == pytest.approx(wanted)
     assert any(row["on_front"] for row in rows)
 
 
@@ -285,6 +315,7 @@ def test_what_a_front_finds_beyond_a_limit_is_not_trained_alone(tmp_path: Path) 
     assert [engine.search.architecture(job) for job in jobs] == [None, "30.0"]
 
 
+@pytest.mark.usefixtures("no_files")
 def test_a_front_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     whole = Engine(tmp_path / "whole", *FRONT)
     whole.run()
@@ -317,3 +348,14 @@ def test_a_front_that_cannot_be_is_refused_in_one_line(
     assert run_cli(["nas", "algorithm=single_path", word, f"storage={tmp_path / 'store'}"]) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1
+
+
+def test_where_the_networks_lie_is_said() -> None:
+    rows: list[dict[str, Any]] = [
+        {"architecture": name, "score": score, "folder": folder}
+        for name, score, folder in (("a", 0.1, "/a"), ("b", 0.3, "/b"), ("c", 0.2, None))
+    ]
+    words = ["best     b", "model    /b", "drawing  /b/architecture.svg", "also     /a"]
+    assert nas_report.where(rows, []) == words  # of a front without a retraining too
+    assert nas_report.where(rows, [rows[0]]) == ["best     a", "model    /a", "drawing  /a/architecture.svg"]
+    assert nas_report.where([rows[2]], []) == []

@@ -14,7 +14,9 @@ from cluster import nas_config
 from cluster.cli import run_cli
 from cluster.errors import UserError
 from search_spaces.pruning import apply_recipe
-from tests.cluster.test_nas import Crash, Engine
+from search_spaces.supernets.export import load_program
+from tests.cluster.test_nas import FILES, Crash, Engine, no_files  # noqa: F401  # a fixture
+from tests.torch_alone import accuracies
 from trainables.base import Found
 from trainables.tasks import compression
 from trainables.vision import biper
@@ -55,10 +57,17 @@ def test_every_point_of_the_front_is_a_network_that_was_cut_and_measured(tmp_pat
         data = ImageTask("digits", None, "cpu", "none")
         assert data.evaluate(network, "test")[1] == pytest.approx(row["test"])
         x = data.standardise(data.parts["test"][0][:5])
-        assert torch.allclose(torch.export.load(folder / "network.pt2").module()(x), network(x), atol=1e-5)
+        raw = data.parts["test"][0][:5]
+        assert torch.allclose(load_program(folder)(raw), network(x), atol=1e-5)
+        assert sorted(p.name for p in folder.iterdir()) == FILES
+        test = data.parts["test"]
+        assert accuracies([folder], *test, tmp_path) == pytest.approx([row["test"]])
+        drawn = (folder / "architecture.svg").read_text()
+        assert all("x".join(map(str, w.shape)) in drawn for w in network.parameters() if w.dim() > 1)
     assert rows[0]["params"] > rows[1]["params"] and any(row["on_front"] for row in rows)
 
 
+@pytest.mark.usefixtures("no_files")
 def test_a_front_of_both_modes_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     def without_times(engine: Engine) -> list[dict[str, Any]]:
         return [{k: v for k, v in row.items() if k not in TIMES} for row in engine.architectures()]

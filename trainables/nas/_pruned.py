@@ -157,9 +157,10 @@ class Pruned(NetworkPaper):
         net = self.trained()
         full, name = self.subject.deployed(net), self.config["trainable"]
         if self.compression is None:
-            return Found(name, full, self.subject.shape, full)
+            return Found(name, full, self.subject.shape, self.subject.interface(), full)
         cut = self.compression.cut(net)
-        return Found(f"{name} {cut.text}", cut.module, self.subject.shape, full, cut.recipe)
+        text, interface = f"{name} {cut.text}", self.subject.interface()
+        return Found(text, cut.module, self.subject.shape, interface, full, cut.recipe)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
 

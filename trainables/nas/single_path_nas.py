@@ -293,7 +293,8 @@ class SinglePathNAS(NetworkPaper):
     def found(self) -> Found:
         """The derived network with the weights it inherits, its batch statistics measured."""
         module = self.inherited(self.net).eval()
-        return Found(self.net.space.format(self.architecture()), module, tuple(self.net.input_shape))
+        text, shape = self.net.space.format(self.architecture()), tuple(self.net.input_shape)
+        return Found(text, module, shape, self.data.interface(), supernet=self.net)
 
     def inherited(self, net: SearchNetwork) -> nn.Module:
         """The derived network with the weights it inherits, its batch statistics measured on training images."""

@@ -60,7 +60,7 @@ class Standalone(NetworkPaper):
             classes=self.data.classes,
         )
         text = config["architecture"]
-        space = supernet.space
+        self.supernet, space = supernet, supernet.space
         self.architecture = space.sample(self.rng.numpy) if text == RANDOM else space.check(space.parse(text))
         self.net = supernet.build(self.architecture).to(self.device)
         self.optimiser = torch.optim.SGD(

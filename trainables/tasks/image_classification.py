@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.deployment import Interface
 from trainables.base import Metric
 from trainables.datasets import images
 
@@ -19,6 +20,26 @@ METRICS = (
     Metric("train_loss", "min", "train", "nats"),
     Metric("test_accuracy", "max", "test", "fraction"),
 )
+EXAMPLES = 8  # that a network is handed over with, to be compared on
+_TEN = tuple(map(str, range(10)))
+_CLOTHES = (
+    "T-shirt/top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CLASS_NAMES = {  # in the order of the labels, as the data sets' own pages give them
+    **dict.fromkeys(("digits", "digits300", "mnist5k", "mnist"), _TEN),
+    "fashion_mnist": _CLOTHES,
+    "cifar10": _THINGS,
+}
 AUGMENTATIONS = ("standard", "none", "crop", "crop_flip")
 
 
@@ -85,7 +106,8 @@ class ImageTask:
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation={augmentation}: known are {', '.join(AUGMENTATIONS)}")
         data = images.load(name, data_dir)
-        self.classes = data.classes
+        self.name = self.base = name
+        self.classes, self.levels = data.classes, data.levels
         self.channels, self.side = data.train_images.shape[1], data.train_images.shape[2]
         self.augmentation = data.augmentation if augmentation == "standard" else augmentation
         self.generator = generator
@@ -100,6 +122,23 @@ class ImageTask:
     def standardise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part."""
         return (pixels.float() - self.mean) / self.deviation
+
+    def interface(self) -> Interface:
+        """What a network that was trained on this takes and gives; examples are the first of the test part."""
+        example = self.parts["test"][0][:EXAMPLES].cpu()
+        values = f"pixels in 0..{self.levels}"
+        if example.is_floating_point():
+            values += f", averaged to {self.side} x {self.side}"
+        return Interface(
+            example,
+            values,
+            self.name,
+            self.mean.cpu(),
+            self.deviation.cpu(),
+            classes=self.classes,
+            names=CLASS_NAMES.get(self.base),
+            parts={part: len(labels) for part, (_, labels) in self.parts.items()},
+        )
 
     def batches(self, size: int, least: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled training batches ((b, c, h, w) float32, (b,) int64).

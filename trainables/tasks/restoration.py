@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from search_spaces.deployment import Interface
 from trainables.base import Metric
 from trainables.datasets import deblurring
 from trainables.datasets.deblurring import Pairs, Pictures
@@ -32,6 +33,8 @@ METRICS = (
     Metric("test_psnr_worst", "max", "test", "dB"),
     Metric("test_effective_outputs", "max", "test", "outputs"),
 )
+
+EXAMPLES = 4  # that a network is handed over with, to be compared on
 
 
 def psnr(mse: Tensor) -> Tensor:
@@ -108,11 +111,25 @@ class RestorationTask:
         if crop < 1:
             raise ValueError(f"crop={crop}: must be at least 1 pixel")
         self.parts = _parts(name, None if data_dir is None else Path(data_dir), device)
-        self.device, self.augment = device, augment
+        self.name, self.device, self.augment = name, device, augment
         sharp = self.parts["train"].sharp
         self.channels = sharp[0].shape[0]
         sizes = sharp.sizes() if isinstance(sharp, Pictures) else [sharp.shape[2:]]
         self.side = min(crop, *(min(size) for size in sizes))
+
+    def interface(self) -> Interface:
+        """What a network that was trained on this takes and gives."""
+        pairs = self.parts["test"]
+        squares = [
+            self._pair(pairs, i)[0][..., : self.side, : self.side] for i in range(min(EXAMPLES, len(pairs)))
+        ]
+        return Interface(
+            torch.stack(squares).cpu(),
+            "pixels in 0..1: of 8 bits divided by 255",
+            self.name,
+            gives="pixels in 0..1 (batch, outputs, channels, height, width), to be clipped",
+            parts={part: len(found) for part, found in self.parts.items()},
+        )
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of training squares in random order, each (b, c, side, side): degraded and clean."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from search_spaces.deployment import Interface
 from trainables.base import Metric
 from trainables.datasets import segmentation as data_sets
 from trainables.tasks.training import Mean
@@ -23,6 +24,8 @@ METRICS = (
     Metric("test_specificity", "max", "test", "fraction"),
     Metric("test_accuracy", "max", "test", "fraction"),
 )
+
+EXAMPLES = 4  # that a network is handed over with, to be compared on
 
 
 def dice_loss(logits: Tensor, masks: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -84,6 +87,7 @@ class SegmentationTask:
     """
 
     def __init__(self, name: str, data_dir: Path | None, device: str) -> None:
+        self.name = name
         self.parts = _tensors(name, data_dir, device)
         self.mean, self.deviation = _moments(name, data_dir, device)
         self.channels, self.side = self.parts["train"][0].shape[1:3]
@@ -91,6 +95,18 @@ class SegmentationTask:
     def standardise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part."""
         return (pixels.float() - self.mean) / self.deviation
+
+    def interface(self) -> Interface:
+        """What a network that was trained on this takes and gives."""
+        return Interface(
+            self.parts["test"][0][:EXAMPLES].cpu(),
+            "pixels in 0..255",
+            self.name,
+            self.mean.cpu()[None],
+            self.deviation.cpu()[None],
+            gives="logits of the foreground (batch, height, width)",
+            parts={part: len(masks) for part, (_, masks) in self.parts.items()},
+        )
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled training batches: images (b, c, h, w) float32, masks (b, h, w) bool.

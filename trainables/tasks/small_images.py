@@ -71,7 +71,7 @@ class SmallImageTask(ImageTask):
     ) -> None:
         base, usual, augment = REDUCED.get(name, (name, Reduction(), "standard"))
         super().__init__(base, data_dir, device, augment if augmentation == "standard" else augmentation)
-        self.name = name
+        self.name, self.base = name, base
         self.reduction = (reduction or Reduction()).over(usual)
         if self.reduction.side > self.side:
             raise ValueError(

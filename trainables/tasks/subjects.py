@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from search_spaces.deployment import Interface, fitted
 from trainables import catalog
 from trainables.base import Paper, Setting
 from trainables.tasks.compression import base_optimiser
@@ -56,6 +57,10 @@ class Subject(ABC):
         """What of a trained network is used afterwards; parameters have the names that they have in `net`."""
         return net
 
+    @abstractmethod
+    def interface(self) -> Interface:
+        """What a deployed network takes and gives."""
+
     def examples(self) -> Iterator[Tensor]:
         """Inputs on which two networks can be compared; 64 random ones of a fixed seed."""
         generator = torch.Generator().manual_seed(0)
@@ -74,7 +79,7 @@ class PaperSubject(Subject):
         paper.rng = rng  # whatever it draws from now on is of the trial that trains its network
         self.paper: NetworkPaper = paper
         self.net, self.optimiser, self.objective = paper.net, paper.optimiser, paper.objective
-        data = paper.data
+        self.data = data = paper.data
         self.shape = (data.channels, data.side, data.side)
         images = len(
             data.parts["train"][0] if isinstance(data.parts["train"], tuple) else data.parts["train"]
@@ -96,6 +101,9 @@ class PaperSubject(Subject):
     def deployed(self, net: nn.Module) -> nn.Module:
         return self.paper.deployed(net)
 
+    def interface(self) -> Interface:
+        return self.data.interface()
+
 
 class Adapted(nn.Module):
     """`net` for images of fewer channels, which are repeated, or of another side, which are scaled."""
@@ -105,9 +113,7 @@ class Adapted(nn.Module):
         self.net, self.shape = net, shape
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] != self.shape[1:]:
-            x = F.interpolate(x, size=self.shape[1:], mode="bilinear", antialias=True)
-        return self.net(x.expand(-1, self.shape[0], -1, -1))
+        return self.net(fitted(x, self.shape))
 
 
 class ModelSubject(Subject):
@@ -177,6 +183,9 @@ class ModelSubject(Subject):
 
     def test(self, net: nn.Module) -> float:
         return self._accuracy(net, "test")
+
+    def interface(self) -> Interface:
+        return self.data.interface().fitting(self.shape)
 
     def _accuracy(self, net: nn.Module, part: str) -> float:
         return self.data.evaluate(Adapted(net, self.shape), part, IMAGES)[1]

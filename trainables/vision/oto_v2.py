@@ -278,7 +278,7 @@ class OTOv2(NetworkPaper):
         module = net if self.kept is not None else slice_module(net, self.groups)
         text = f"{model} {components_text(self.groups, kept)}"
         steps = recipe(full, self.groups, kept, module)
-        return Found(text, module.eval(), self.data.shape, full, steps)
+        return Found(text, module.eval(), self.data.shape, self.data.interface(), full, steps)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         kept = state["carried"]["kept"]

@@ -199,9 +199,9 @@ class OTOv3(NetworkPaper):
         """The network without its zero chains and channels; the whole one where that would not be connected."""
         net = self.trained()
         if self.compression is None:
-            return Found(" ".join(self.graph.erasable), net, self.data.shape)
+            return Found(" ".join(self.graph.erasable), net, self.data.shape, self.data.interface())
         cut = self.compression.cut(net)
-        return Found(cut.text, cut.module, self.data.shape, net, cut.recipe)
+        return Found(cut.text, cut.module, self.data.shape, self.data.interface(), net, cut.recipe)
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """What the network without its zeros is and does, and how far its logits are from the full one's.

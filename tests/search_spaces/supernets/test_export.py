@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces.supernets import Supernet, build_supernet, export
+from search_spaces import deployment
+from search_spaces.supernets import Supernet, build_supernet
 from search_spaces.supernets.export import ExportError, load_network, load_program, run_onnx, save_network
 from search_spaces.supernets.normalisation import recalibrate
 from tests.search_spaces.supernets.test_contract import KINDS, images, paths
@@ -121,7 +122,7 @@ def test_a_program_that_differs_is_not_believed(
 ) -> None:
     _, net, module = saved
     program = load_program(saved[0])
-    monkeypatch.setattr(export, "load_program", lambda _: lambda x: program(x) + 0.01)
+    monkeypatch.setattr(deployment, "_program_in", lambda _: lambda x: program(x) + 0.01)
     with pytest.raises(ExportError, match=r"program\.pt2: its logits differ by 0\.01"):
         save_network(tmp_path, net, net.space.parse(CELL), module, images(net), onnx=False)
     with pytest.raises(ExportError, match=r"recipe\.json: no such file"):
@@ -139,7 +140,7 @@ def test_what_cannot_be_read_or_written_is_said(
     (tmp_path / "recipe.json").write_text(json.dumps({**recipe, "space": "cell/0?nodes=4"}))
     with pytest.raises(ExportError, match=r"space=cell/0\?nodes=4: this version builds cell/1"):
         load_network(tmp_path)
-    monkeypatch.setattr(export, "find_spec", lambda _: None)
+    monkeypatch.setattr(deployment, "find_spec", lambda _: None)
     with pytest.raises(ExportError, match=r"pip install 'fairsweep\[export\]'"):
         save_network(tmp_path, net, net.space.parse(CELL), module, images(net), onnx=True)
     with pytest.raises(ExportError, match=r"pip install 'fairsweep\[export\]'"):
