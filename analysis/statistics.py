@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,16 @@ class Summary:
     mean: float | None
     sd: float | None
     ci95: tuple[float, float] | None
+
+    def within(self, low: float, high: float) -> Summary:
+        """The same, with the interval cut to where the mean can lie.
+
+        Student's interval of two accuracies reaches beyond 1. What is cut away cannot hold the mean, so the interval
+        covers it as often as before.
+        """
+        if self.ci95 is None or not math.isfinite(self.ci95[0]) or not math.isfinite(self.ci95[1]):
+            return self
+        return replace(self, ci95=(max(self.ci95[0], low), min(self.ci95[1], high)))
 
 
 @dataclass(frozen=True)

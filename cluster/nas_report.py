@@ -20,7 +20,7 @@ from cluster.conductor import Conductor, trial_id
 from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.graphs import graph_of
-from search_spaces.architectures.jobs import RETRAIN, members
+from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, members
 from trainables.base import Setting
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def alone(trials: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def alone_columns(trials: list[dict[str, Any]]) -> dict[str, Any]:
     """Columns on the stand-alone trainings of an architecture."""
-    found = statistics.summary([t["value"] for t in trials])
+    found = statistics.summary([t["value"] for t in trials]).within(0.0, 1.0)  # accuracies
     low, high = found.ci95 or (None, None)
     test = statistics.summary([t["metric.test_accuracy"] for t in trials]).mean
     return {
@@ -210,6 +210,31 @@ def where(front: list[dict[str, Any]], alone: list[dict[str, Any]]) -> list[str]
     lines.append(f"drawing  {best['folder']}/{DRAWING}")
     others = dict.fromkeys(row["folder"] for row in saved[1:])
     return [*lines, *(f"also     {folder}" for folder in others if folder != best["folder"])]
+
+
+def supernets(rows: list[dict[str, Any]]) -> list[str]:
+    """Keys of the supernets that gave the scores, as `fairsweep rank` takes them."""
+    return sorted({row["supernet"] for row in rows if row["supernet"] is not None})
+
+
+def ended_early(store: Store, name: str) -> str | None:
+    """What to say of a search that proposed fewer architectures than it may; None if there is nothing to say."""
+    sweep = store.read(name).sweep
+    settings = yaml.safe_load(sweep["config"])
+    if settings["algorithm"]["kind"] != "supernet" or sweep["state"] != "finished":
+        return None
+    trials = store.table("trials", name).to_pylist()
+    jobs = ({"paths": t["config.paths"], "architecture": t["config.architecture"]} for t in trials
+            if t["config.phase"] in (SCORE, CHILD))  # fmt: skip
+    proposed, wanted = sum(len(members(job)) for job in jobs), settings["search"]["evaluations"]
+    if proposed >= wanted:
+        return None
+    limits = ", ".join(f"{k}={v:g}" for k, v in settings["constraint"].items() if v is not None)
+    where = f"within the limits ({limits})" if limits else "in the space"
+    return (
+        f"the search ended after {proposed} of search.evaluations={wanted} architectures: it found no other network"
+        f" {where}; encodings of one network count once"
+    )
 
 
 def cost_of_front(store: Store, name: str) -> str:

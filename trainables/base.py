@@ -36,6 +36,11 @@ class Metric:
         """Whether `a` is strictly better than `b`."""
         return a < b if self.mode == "min" else a > b
 
+    @property
+    def range(self) -> tuple[float, float] | None:
+        """Where its values can lie, if that is bounded: those of a fraction from 0 to 1."""
+        return (0.0, 1.0) if self.unit == "fraction" else None
+
 
 @dataclass(frozen=True)
 class Fidelity:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from cluster.commands.help import show_help
@@ -95,14 +96,19 @@ def _searched(result: Any, as_json: bool) -> int:
     rows = store.table("architectures", result.sweep).to_pylist()
     cost = nas_report.cost_of_front(store, result.sweep)
     front, alone = nas_report.front(rows, cost), nas_report.retrained(rows)
+    note = nas_report.ended_early(store, result.sweep)
+    if note is not None:
+        print(f"note: {note}", file=sys.stderr)
     if as_json:
-        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
+        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state, "note": note}
         report.print_json({**answer, "front": front, "retrained": alone})
     else:
         report.show_rows(front, nas_report.SHOWN, title=f"front of {len(rows)} scored: score against {cost}")
         report.show_rows(alone, nas_report.SHOWN, title="trained alone (95 % CI over seeds)")
         for line in nas_report.where(front, alone):
             print(line)
+        for key in nas_report.supernets(rows):
+            print(f"supernet {key}  (fairsweep rank {key} --table ... --storage {result.storage})")
         print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
     return _ended(result, as_json)
 

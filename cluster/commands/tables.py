@@ -127,6 +127,7 @@ def best_of(store: Any, sweep: str) -> dict[str, Any] | None:
         return None
     if found is None:
         return None
+    ranges = _ranges(row["paper"])
     rows = [r for r in trials.sort_by("number").to_pylist() if r["config_id"] == found.config_id]
     return {
         "sweep": sweep,
@@ -137,12 +138,28 @@ def best_of(store: Any, sweep: str) -> dict[str, Any] | None:
         "mode": row["mode"],
         "value": found.value.mean,
         "seeds": found.value.n,
-        "ci95": found.value.ci95,
+        "ci95": _interval(found.value, ranges.get(row["objective"])),
         "metrics": {
-            name: {"mean": s.mean, "ci95": s.ci95, "n": s.n} for name, s in found.metrics.items() if s.n
+            name: {"mean": s.mean, "ci95": _interval(s, ranges.get(name)), "n": s.n}
+            for name, s in found.metrics.items()
+            if s.n
         },
         "config": json.loads(rows[0]["config_json"]),
     }
+
+
+def _ranges(slug: str) -> dict[str, tuple[float, float] | None]:
+    """Where the metrics of a paper can lie, by name; nothing is known of one that is not at hand."""
+    from trainables import catalog
+
+    try:
+        return {m.name: m.range for m in catalog.get(slug).metrics}
+    except catalog.UnknownPaper:
+        return {}
+
+
+def _interval(found: Any, limits: tuple[float, float] | None) -> tuple[float, float] | None:
+    return (found if limits is None else found.within(*limits)).ci95
 
 
 def print_best(best: dict[str, Any]) -> None:

@@ -42,6 +42,21 @@ def test_summary_of_one_and_of_none() -> None:
     assert (none.n, none.mean, none.sd, none.ci95) == (0, None, None, None)
 
 
+def test_an_interval_of_accuracies_ends_where_accuracies_do() -> None:
+    two = summary([0.94, 0.98])
+    assert two.ci95 is not None and two.ci95[1] > 1
+    cut = two.within(0.0, 1.0)
+    assert cut.ci95 == (two.ci95[0], 1.0) and (cut.mean, cut.sd, cut.n) == (two.mean, two.sd, 2)
+    assert summary([0.01, 0.05]).within(0.0, 1.0).ci95[0] == 0.0  # type: ignore[index]
+    assert summary([0.5]).within(0.0, 1.0) == summary([0.5])
+    # What is cut away never held the mean: both cover it equally often.
+    rng = np.random.default_rng(0)
+    draws = rng.beta(9, 1, (2000, 2))
+    wide = [summary(x).ci95 for x in draws]
+    narrow = [summary(x).within(0.0, 1.0).ci95 for x in draws]
+    assert [a <= 0.9 <= b for a, b in wide] == [a <= 0.9 <= b for a, b in narrow]  # type: ignore[misc]
+
+
 def test_summary_agrees_with_scipy_and_covers_19_of_20() -> None:
     rng = np.random.default_rng(0)
     inside = 0

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,22 @@ from analysis.store import Store, SweepRecord, SweepWriter
 from cluster import config, nas, nas_config, nas_report, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.cli import run_cli
+from cluster.commands import runs
 from cluster.conductor import Conductor
 from cluster.errors import UserError
 from cluster.weights import Shelf
 from cluster.worker import LegRunner
+from search_spaces.algorithms import create_architecture_search
+from search_spaces.architectures.chain import ChainSpace
 from search_spaces.supernets.export import load_network, load_program
 from tests.torch_alone import accuracies
+from trainables import catalog
 from trainables.base import Found, Metric
 from trainables.datasets import images
 from trainables.tasks import shared_weights
 from trainables.tasks.small_images import Reduction, SmallImageTask
 
+COMMON = {"space", "mode", "seed", "costs", "constraints", "unique", "make", "repair"}  # of all searches
 SMALL = (
     "supernet=chain", "train.steps=1", "search.evaluations=6", "search.batch=3", "retrain.top=1", "retrain.seeds=2",
     "retrain.steps=1", "train.config.measured_paths=2", "train.config.train_images=100",
@@ -98,7 +105,9 @@ class Engine:
         return self.store.table("architectures", self.name).to_pylist()
 
 
-def test_a_search_trains_scores_and_retrains_and_says_so_in_the_tables(tmp_path: Path) -> None:
+def test_a_search_trains_scores_and_retrains_and_says_so_in_the_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     engine = Engine(tmp_path, "algorithm=evolution")
     engine.run()
     trials = engine.trials()
@@ -122,6 +131,22 @@ def test_a_search_trains_scores_and_retrains_and_says_so_in_the_tables(tmp_path:
     assert alone["alone"] == pytest.approx(sum(values) / 2) and trials[3]["value"] != trials[4]["value"]
     assert best["on_front"] and not all(row["on_front"] for row in rows)
     assert alone["phase"] == "retrain" and Path(alone["folder"], "architecture.svg").is_file()
+    assert runs._searched(sweep.Result("s", engine.store.uri, "finished"), False) == 0
+    said = capsys.readouterr()
+    assert (
+        f"supernet {engine.search.key}  (fairsweep rank {engine.search.key}" in said.out
+        and "note" not in said.err
+    )
+
+
+def test_intervals_of_accuracies_stay_within_0_and_1() -> None:
+    trials = [{"value": v, "metric.test_accuracy": v} for v in (0.94, 0.99)]
+    found = nas_report.alone_columns(trials)
+    assert (
+        found["alone"] == pytest.approx(0.965)
+        and found["alone_ci_high"] == 1.0
+        and 0 < found["alone_ci_low"] < 0.9
+    )
 
 
 def test_the_exported_network_is_the_one_that_was_retrained(tmp_path: Path) -> None:
@@ -253,6 +278,29 @@ def test_every_option_of_every_group_composes(group: str) -> None:
     for option in group_options(group):
         settings = nas_config.load([f"{group}={option}"])
         assert nas_config.check(settings.tree).tree == settings.tree
+
+
+SEARCHES_IN_HELP = ("evolution", "local_search", "nasnet", "nsga2", "pa_da", "random", "tpe")
+
+
+@pytest.mark.parametrize("name", SEARCHES_IN_HELP)
+def test_help_says_every_strategy_and_exactly_the_options_that_there_are(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["nas", "--help", "algorithm"]) == 0
+    text = capsys.readouterr().out.partition(f"== algorithm={name}\n")[2].partition("== ")[0]
+    said = next(line for line in text.splitlines() if line.startswith("strategy"))
+    strategies = catalog.get("pa_da").space().parameters["strategy"].choices
+    assert set(said.partition(":")[2].partition(": ")[2].split(" | ")) == set(strategies)
+    documented = text.partition("options: {}")[2].partition("of the search")[2]
+    for word in re.findall(r"algorithm\.options\.(\w+=\w+)", documented):
+        nas_config.load([f"algorithm={name}", f"algorithm.options.{word}"])
+    documented = re.sub(r"such as algorithm\.options\.\S+:", "", documented)
+    names = set(re.findall(r"(?:^|[ :#])(\w+)(?==|,| \()", documented, re.M))
+    space = ChainSpace(2)
+    search = create_architecture_search("evolution" if name == "pa_da" else name, space, "max")
+    known = set(signature(type(search)).parameters) - COMMON
+    assert names == known
 
 
 FRONT = (

@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cluster import sweep
 from cluster.cli import run_cli
+from cluster.commands import runs
 from cluster.weights import Shelf
 from search_spaces.architectures import ArchitectureSpace, create_space
 from search_spaces.architectures.files import write_table
@@ -139,6 +141,27 @@ def test_a_table_can_be_asked_in_place_of_networks(tmp_path: Path) -> None:
     (alone,) = (row for row in rows if row["alone"] is not None)
     assert alone["architecture"] == best["architecture"] and alone["phase"] == "retrain"
     assert Path(alone["folder"], "architecture.svg").is_file() and best["on_front"]
+
+
+def test_a_search_that_runs_out_of_networks_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seven chains keep the limit, two of which are one network: a block in the place of another that is skipped."""
+    space = create_space("chain")
+    name = table(tmp_path, space, listed(space))
+    words = ("scoring=table", f"table={name}", "retrain.top=0", "search.evaluations=40")
+    free = Engine(tmp_path, *words, name="free")
+    limit = sorted(free.search.supernet.cost(a, "flops") for a in space.enumerate())[6]
+    engine = Engine(tmp_path, *words, f"constraint.flops={limit}")
+    engine.run()
+    assert len(engine.architectures()) == 6
+    assert runs._searched(sweep.Result("s", engine.store.uri, "finished"), True) == 0
+    answer, note = capsys.readouterr()
+    said = (
+        "the search ended after 6 of search.evaluations=40 architectures: it found no other network within the limits"
+        f" (flops={limit:g}); encodings of one network count once"
+    )
+    assert note == f"note: {said}\n" and json.loads(answer)["note"] == said
 
 
 def test_a_search_of_a_table_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:

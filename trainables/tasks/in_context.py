@@ -37,7 +37,7 @@ METRICS = (
     Metric("train_nll", "min", "train", "nats"),
     Metric("test_nll", "min", "test", "nats"),
     Metric("test_score", "max", "test", "AUC or R2"),
-    Metric("test_gap_closed", "max", "test", "fraction"),
+    Metric("test_gap_closed", "max", "test", "ratio"),
     Metric("test_nll_larger", "min", "test", "nats"),
 )
 PRIORS = {"synthetic_gp": GaussianProcessPrior(), "synthetic_gp_mix": GaussianProcessPrior(mixed=True)}
