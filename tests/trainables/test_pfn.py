@@ -489,9 +489,9 @@ def test_a_table_of_ones_own_trains_and_is_answered(tmp_path: Path) -> None:
         ({"rows": 20}, r"table\.csv has 20 rows, needs at least 160"),
         ({"labels": ("a", "b", "c")}, r"the last column of table\.csv has 3 values, must be a label of two"),
         ({"labels": ("a",) * 30 + ("b",)}, r"the rarer label of table\.csv has .*%, needs at least 10%"),
-        ({"cell": "1.0,x,no"}, r"b=x in row 4 of table\.csv: must be a finite number"),
-        ({"cell": "1.0,inf,no"}, r"b=inf in row 4 of table\.csv: must be a finite number"),
-        ({"cell": "1.0,no"}, r"row 4 of table\.csv has 2 cells, the header 3"),
+        ({"cell": "1.0,x,no"}, r"table\.csv, line 5: column 'b' has 'x', must be a finite number"),
+        ({"cell": "1.0,inf,no"}, r"table\.csv, line 5: column 'b' has 'inf', must be a finite number"),
+        ({"cell": "1.0,no"}, r"table\.csv is not a CSV file \(.* Expected 3 columns, got 2"),
     ],
 )
 def test_bad_tables_are_refused_in_one_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ table: `table.csv` in `data_dir`: a header, numeric columns, the label (two valu
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +16,8 @@ import numpy as np
 from sklearn.datasets import load_breast_cancer
 
 from trainables.base import DataError
+from trainables.datasets import delimited
+from trainables.datasets.delimited import Delimited
 
 _BREAST_CANCER_SHA256 = "becefb1ef7e3158e4d8e98b65687002528b77ea193e7517f9bd11e799acf5580"
 MIN_ROWS, MAX_COLUMNS, MIN_SHARE = 160, 100, 0.1
@@ -51,49 +51,46 @@ def csv_table(data_dir: Path | None = None) -> Table:
     path = Path(data_dir) / "table.csv"
     if not path.is_file():
         raise DataError(f"data=table: no table.csv in data_dir={data_dir}")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.reader(file) if row]
-    header, rows = rows[:1], rows[1:]
-    if len(rows) < MIN_ROWS:
+    file = delimited.read("table", delimited.from_files([path]))
+    *columns, label = file.columns
+    rows = file.rows[0]
+    if rows < MIN_ROWS:
+        raise DataError(f"data=table: {path.name} has {rows} rows, needs at least {MIN_ROWS} below a header")
+    if not 1 <= len(columns) <= MAX_COLUMNS:
         raise DataError(
-            f"data=table: {path.name} has {len(rows)} rows, needs at least {MIN_ROWS} below a header"
+            f"data=table: {path.name} has {len(columns)} columns beside the label, must be 1 to {MAX_COLUMNS}"
         )
-    columns = len(header[0]) - 1
-    if not 1 <= columns <= MAX_COLUMNS:
+    if all(delimited.is_number(column) for column in columns):
         raise DataError(
-            f"data=table: {path.name} has {columns} columns beside the label, must be 1 to {MAX_COLUMNS}"
+            f"data=table: {path.name}, line 1: {', '.join(columns[:3])} are numbers; needs a header above the rows"
         )
-    features = np.empty((len(rows), columns))
-    for i, row in enumerate(rows):
-        if len(row) != columns + 1:
-            raise DataError(
-                f"data=table: row {i + 1} of {path.name} has {len(row)} cells, the header {columns + 1}"
-            )
-        for j, cell in enumerate(row[:-1]):
-            try:
-                features[i, j] = float(cell)
-            except ValueError:
-                features[i, j] = np.nan
-            if not np.isfinite(features[i, j]):
-                raise DataError(
-                    f"data=table: {header[0][j]}={cell} in row {i + 1} of {path.name}: must be a finite number"
-                )
-    return Table("table", features, _two_classes([row[-1].strip() for row in rows], path.name))
+    features = np.stack([file.numbers(column) for column in columns], 1)
+    return Table("table", features, _two_classes(file, label))
 
 
-def _two_classes(words: list[str], file: str) -> np.ndarray:
-    found = sorted(set(words))
+def _two_classes(file: Delimited, column: str) -> np.ndarray:
+    """Labels 0 and 1 (n,) of the two words, or the two numbers, in the column."""
+    cells, where = file.columns[column], file.sources[0].file
+    empty = cells.among([""])
+    if empty.any():
+        raise DataError(
+            f"data=table: {file.where(cells.first(empty))}: no label in the last column, {column!r}"
+        )
+    words = cells.texts.to_pylist()
+    # 1 and 1.0 are one class.
+    keys: list[float] | list[str] = (
+        [float(w) for w in words] if all(map(delimited.is_number, words)) else words
+    )
+    found = sorted(set(keys))
     if len(found) != 2:
         raise DataError(
-            f"data=table: the last column of {file} has {len(found)} values, must be a label of two"
+            f"data=table: the last column of {where} has {len(found)} values, must be a label of two"
         )
-    with suppress(ValueError):
-        found.sort(key=float)
-    labels = np.array([int(word == found[1]) for word in words])
+    labels = np.array([int(key == found[1]) for key in keys])[cells.codes]
     share = min(labels.mean(), 1 - labels.mean())
     if share < MIN_SHARE:
         raise DataError(
-            f"data=table: the rarer label of {file} has {share:.1%} of the rows, needs at least {MIN_SHARE:.0%}"
+            f"data=table: the rarer label of {where} has {share:.1%} of the rows, needs at least {MIN_SHARE:.0%}"
         )
     return labels
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -106,6 +107,11 @@ class Delimited:
             cells.texts.filter(pa.array(number)).cast(pa.float64()).to_numpy(zero_copy_only=False)
         )
         return values[cells.codes]
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number as columns of numbers have them."""
+    return re.match(_NUMBER, text) is not None
 
 
 def shown(text: str) -> str:

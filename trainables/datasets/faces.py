@@ -59,6 +59,12 @@ def celeba(data_dir: Path | None = None) -> Faces:
     if wrong:
         raise DataError(f"data=celeba: {wrong[0]} in data_dir={data_dir}: files are called <number>.jpg")
     numbers = np.array([int(file.stem) for file in files], dtype=np.int64)
+    twice = np.flatnonzero(np.diff(numbers[np.argsort(numbers)]) == 0)
+    if len(twice):
+        number = int(np.sort(numbers)[twice[0]])
+        raise DataError(
+            f"data=celeba: data_dir={data_dir} holds number {number} more than once; keep one file"
+        )
     part = np.searchsorted([_TRAIN_END, _VALIDATION_END], numbers)
     counts = [int((part == i).sum()) for i in range(3)]
     if min(counts) == 0:

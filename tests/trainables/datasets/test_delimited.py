@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from trainables.base import DataError
-from trainables.datasets import ctr, delimited
+from trainables.datasets import binary_tables, ctr, delimited
 from trainables.tasks.ctr import CTRTask
 
 HEADER = "label,user,price,ad\n"
@@ -202,3 +202,46 @@ def test_numbers_are_what_they_look_like() -> None:
         odd = delimited.read("a", [delimited.Source("a.csv", f"x,y\n1,a\n{text},a\n".encode())])
         with pytest.raises(DataError, match=r"^data=a: a\.csv, line 3: column 'x' has"):
             odd.numbers("x")
+
+
+# ---- a table with a label of two ----
+
+
+def table_of(rows: int = 200, **cells: str) -> str:
+    """A header, and `rows` rows of two numbers and a label; `cells` in place of those of row 3."""
+    lines = ["a,b,label"]
+    for i in range(rows):
+        row = {"a": f"{i}", "b": f"{i % 7}.5", "label": "no" if i % 2 else "yes"}
+        lines.append(",".join({**row, **(cells if i == 3 else {})}.values()))
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (table_of(b="1_0"), "table.csv, line 5: column 'b' has '1_0', must be a finite number"),
+        (table_of(b=""), "table.csv, line 5: column 'b' has no value, must be a finite number"),
+        (table_of(label=" "), "table.csv, line 5: no label in the last column, 'label'"),
+        (
+            table_of().split("\n", 1)[1],
+            "table.csv, line 1: 0, 0.5 are numbers; needs a header above the rows",
+        ),
+        (table_of().replace("a,b", "a,a"), "table.csv has the columns a, a, label; needs distinct ones"),
+    ],
+)
+def test_a_table_that_is_none_is_refused_with_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        binary_tables.csv_table(written(tmp_path, text, file="table.csv"))
+    assert str(caught.value).startswith(f"data=table: {message}")
+
+
+def test_a_table_of_a_spreadsheet_is_the_plain_one(tmp_path: Path) -> None:
+    """With a mark of the byte order, blanks after commas, CR LF, and 1 beside 1.0."""
+    text = table_of().replace("yes", "1").replace("no", "0")
+    plain = binary_tables.csv_table(written(tmp_path / "a", text, file="table.csv"))
+    odd = "\ufeff" + table_of(label="0.0").replace("yes", "1").replace("no", "0").replace(",", ", ")
+    other = binary_tables.csv_table(written(tmp_path / "b", odd.replace("\n", "\r\n"), file="table.csv"))
+    assert np.array_equal(plain.features, other.features) and np.array_equal(plain.labels, other.labels)
+    (tmp_path / "a" / "table.csv").write_bytes(text.encode("utf16"))
+    with pytest.raises(DataError, match=r"^data=table: table\.csv is not a CSV file"):
+        binary_tables.csv_table(tmp_path / "a")
