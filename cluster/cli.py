@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.commands import DEFAULT_STORAGE, claims, networks, papers, runs, tables
+from cluster.commands import DEFAULT_STORAGE, claims, data, networks, papers, runs, tables
 from cluster.errors import UserError
 
 EPILOG = """examples:
@@ -77,6 +77,6 @@ def _parser() -> argparse.ArgumentParser:
             p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
         return p
 
-    for family in (papers, runs, tables, claims, networks):
+    for family in (papers, data, runs, tables, claims, networks):
         family.register(add)
     return parser

@@ -23,6 +23,10 @@ class DataError(ValueError):
     """A data set that is unknown, missing on disk, damaged or not to be fetched; says what to do."""
 
 
+class DataNotFound(DataError):
+    """A folder that does not hold the files of a data set, or none given."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A declared number: its name in the tables, which way is better, and the split it is read on."""

@@ -123,7 +123,7 @@ def dermoscopy(folder: Path, name: str, n: int = 20) -> None:
             image = base / f"IMD{i:03}_Dermoscopic_Image" / f"IMD{i:03}.bmp"
             outline = base / f"IMD{i:03}_lesion" / f"IMD{i:03}_lesion.bmp"
         else:
-            images, masks = (pattern.split("/")[0] for pattern in data._LAYOUTS[name][:2])
+            images, masks = (pattern.split("/")[0] for pattern in data.LAYOUTS[name][:2])
             image = folder / images / f"ISIC_{i:07}.jpg"
             outline = folder / masks / f"ISIC_{i:07}_segmentation.png"
         for path, pixels in ((image, np.full((30, 40, 3), 10 * i, dtype=np.uint8)), (outline, mask)):
@@ -157,7 +157,7 @@ def test_dermoscopy_layouts(
 def test_parts_have_the_sizes_of_the_authors_experiments(
     name: str, images: int, counts: tuple[int, int, int]
 ) -> None:
-    train, validation = data.part_ends(images, data._LAYOUTS[name][3])
+    train, validation = data.part_ends(images, data.LAYOUTS[name][3])
     assert (train, validation - train, images - validation) == counts
 
 

@@ -11,11 +11,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets import delimited
 from trainables.datasets.delimited import Delimited
 
@@ -47,10 +48,10 @@ def breast_cancer(data_dir: Path | None = None) -> Table:
 def csv_table(data_dir: Path | None = None) -> Table:
     """`table.csv` in `data_dir`; the label that sorts last, as a number if both are, is class 1."""
     if data_dir is None:
-        raise DataError("data=table: data_dir is None; give the folder that holds table.csv")
+        raise DataNotFound("data=table: data_dir is None; give the folder that holds table.csv")
     path = Path(data_dir) / "table.csv"
     if not path.is_file():
-        raise DataError(f"data=table: no table.csv in data_dir={data_dir}")
+        raise DataNotFound(f"data=table: no table.csv in data_dir={data_dir}")
     file = delimited.read("table", delimited.from_files([path]))
     *columns, label = file.columns
     rows = file.rows[0]
@@ -78,9 +79,7 @@ def _two_classes(file: Delimited, column: str) -> np.ndarray:
         )
     words = cells.texts.to_pylist()
     # 1 and 1.0 are one class.
-    keys: list[float] | list[str] = (
-        [float(w) for w in words] if all(map(delimited.is_number, words)) else words
-    )
+    keys: list[Any] = [float(w) for w in words] if all(map(delimited.is_number, words)) else words
     found = sorted(set(keys))
     if len(found) != 2:
         raise DataError(

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets import delimited
 from trainables.datasets.cache import cached_arrays
 from trainables.datasets.delimited import Delimited, shown
@@ -228,7 +228,7 @@ def read_csv(
         chosen = list(numbers)
         absent = [column for column in numbers if column not in file.columns]
         if absent:
-            raise DataError(f"data={name}: needs a column {absent[0]!r} of numbers")
+            raise DataNotFound(f"data={name}: needs a column {absent[0]!r} of numbers")
     advice = (
         f'; or say in {TYPES} beside it which cells are missing, {{"missing": ["NULL"]}}, or that these are'
         ' categories, {"categories": ["name"]}'
@@ -291,19 +291,19 @@ def _public(name: str, data_dir: Path | None) -> Table:
     public = PUBLIC[name]
     wanted = f"{', '.join(_PARTS.values())} of {public.folder} (github.com/reczoo/BARS)"
     if data_dir is None:
-        raise DataError(f"data={name}: data_dir is None; give the folder that holds {wanted}")
+        raise DataNotFound(f"data={name}: data_dir is None; give the folder that holds {wanted}")
     paths = _part_files(name, (data_dir / public.folder, data_dir))
     if paths is None:
-        raise DataError(f"data={name}: no {wanted} in data_dir={data_dir}")
+        raise DataNotFound(f"data={name}: no {wanted} in data_dir={data_dir}")
     table, rows = read_csv(name, paths, public.numbers)
     if tuple(rows) != public.rows:
-        raise DataError(
+        raise DataNotFound(
             f"data={name}: {', '.join(_PARTS.values())} have {', '.join(map(str, rows))} rows, those of"
             f" {public.folder} {', '.join(map(str, public.rows))}; for another cut, use data=csv"
         )
     absent = [field for field in (*public.user, *public.item) if field not in table.fields]
     if absent:
-        raise DataError(f"data={name}: {paths[0].name} has no column {', '.join(absent)}")
+        raise DataNotFound(f"data={name}: {paths[0].name} has no column {', '.join(absent)}")
     contexts = {"user": public.user, "item": public.item}
     found = {who: tuple(table.fields.index(f) for f in fields) for who, fields in contexts.items()}
     return _with_split(table, rows, found)
@@ -317,7 +317,7 @@ def own_csv(data_dir: Path | None = None) -> Table:
     second column of categories.
     """
     if data_dir is None:
-        raise DataError(
+        raise DataNotFound(
             "data=csv: data_dir is None; give a folder with data.csv, or train.csv, valid.csv, test.csv"
         )
     paths = _part_files("csv", (data_dir,))
@@ -325,7 +325,7 @@ def own_csv(data_dir: Path | None = None) -> Table:
         table, rows = read_csv("csv", paths)
         return _with_split(table, rows, table.contexts)
     if not (data_dir / "data.csv").is_file():
-        raise DataError(
+        raise DataNotFound(
             f"data=csv: neither data.csv nor train.csv, valid.csv, test.csv in data_dir={data_dir}"
         )
     return read_csv("csv", [data_dir / "data.csv"])[0]

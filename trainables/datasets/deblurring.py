@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets import images
 
 
@@ -170,11 +170,11 @@ def gopro(data_dir: Path | None = None) -> dict[str, Pairs]:
     much to be in both parts.
     """
     if data_dir is None:
-        raise DataError("data=gopro: data_dir is None; give the folder that has GoPro's train and test")
+        raise DataNotFound("data=gopro: data_dir is None; give the folder that has GoPro's train and test")
     root = data_dir / "GOPRO_Large" if (data_dir / "GOPRO_Large").is_dir() else data_dir
     train, test = _sequences(root / "train"), _sequences(root / "test")
     if len(train) < 2 or not test:
-        raise DataError(
+        raise (DataError if train or test else DataNotFound)(
             f"data=gopro: {len(train)} sequences in {root}/train and {len(test)} in {root}/test; at least 2"
             " and 1 are needed, each a folder with blur and sharp"
         )

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ class Source:
     file: str
     content: Path | bytes
 
-    def open(self) -> io.BufferedIOBase:
+    def open(self) -> IO[bytes]:
         """A fresh stream of its bytes."""
         return io.BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb")
 
@@ -166,7 +167,7 @@ def _cells(column: pa.ChunkedArray) -> tuple[Cells, np.ndarray]:
 def read(name: str, sources: Iterable[Source], encoding: str = "utf8") -> Delimited:
     """The cells of all `sources`, whose headers must agree. DataError if one is no CSV file or names repeat."""
     given = tuple(sources)
-    tables = []
+    tables: list[pa.Table] = []
     for source in given:
         table = _table(name, source, encoding)
         header = [column.strip() for column in table.column_names]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets.cache import cached_arrays, content_digest
 
 # Last number of the training and of the validation files, as in the published list_eval_partition.txt.
@@ -52,7 +52,7 @@ def celeba(data_dir: Path | None = None) -> Faces:
     in pixels is checked. A folder with some of the files will do, if each part has at least one.
     """
     if data_dir is None:
-        raise DataError("data=celeba: data_dir is None; give the folder that holds img_align_celeba/*.jpg")
+        raise DataNotFound("data=celeba: data_dir is None; give the folder that holds img_align_celeba/*.jpg")
     folders = [data_dir / "img_align_celeba", Path(data_dir)]
     files = next((found for f in folders if (found := sorted(f.glob("[0-9]*.jpg")))), [])
     wrong = [file.name for file in files if not file.stem.isdigit()]
@@ -68,7 +68,7 @@ def celeba(data_dir: Path | None = None) -> Faces:
     part = np.searchsorted([_TRAIN_END, _VALIDATION_END], numbers)
     counts = [int((part == i).sum()) for i in range(3)]
     if min(counts) == 0:
-        raise DataError(
+        raise (DataError if files else DataNotFound)(
             f"data=celeba: data_dir={data_dir} holds {counts} training, validation and test files"
             " (numbers up to 162770, 182637, 202599); each part needs at least one"
         )

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,7 +332,7 @@ def gnn_benchmark(name: str, data_dir: Path | None) -> Graph:
     folders = [] if data_dir is None else [data_dir, data_dir / "gnn-benchmark"]
     found = [folder / file for folder in folders if (folder / file).is_file()]
     if not found:
-        raise DataError(f"data={name}: no {file} in data_dir={data_dir}; give the folder that holds it")
+        raise DataNotFound(f"data={name}: no {file} in data_dir={data_dir}; give the folder that holds it")
     graph = read_npz(name, found[0])
     if name.startswith("amazon"):
         graph = largest_component(graph)

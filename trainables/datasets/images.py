@@ -21,9 +21,10 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets.cache import cached_arrays
 from trainables.datasets.cifar_jpeg import read_jpegs
+from trainables.datasets.fetch import sha256 as _sha256
 from trainables.datasets.fetch import wheel_member
 
 Augmentation = Literal["none", "crop", "crop_flip"]
@@ -159,12 +160,14 @@ def _idx_images(
     for file, sha256 in sums.items():
         found = [p for folder in folders for p in (folder / file, folder / f"{file}.gz") if p.is_file()]
         if not found:
-            raise DataError(f"data={name}: no {file}[.gz] in {advice}")
+            raise DataNotFound(f"data={name}: no {file}[.gz] in {advice}")
         content = found[0].read_bytes()
         try:
             content = gzip.decompress(content) if found[0].suffix == ".gz" else content
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"data={name}: {found[0]} cannot be unpacked ({error}); fetch it again") from None
+        if _sha256(content) in {*_FASHION.values(), *_MNIST.values()} - {*sums.values()}:
+            raise DataNotFound(f"data={name}: {found[0]} is a file of another data set; {advice}")
         _verify(name, content, sha256, file)
         arrays.append(read_idx(content, name))
     train_x, train_y, test_x, test_y = arrays
@@ -280,7 +283,7 @@ def cifar10(data_dir: Path | None = None) -> Images:
     9) and jpeg (bytes, 32 x 32): JPEG copies, whose pixels differ slightly.
     """
     if data_dir is None:
-        raise DataError(
+        raise DataNotFound(
             "data=cifar10: data_dir is None; give a folder with cifar-10-batches-py or cifar10_jpeg.parquet"
         )
     folders = [f for f in (data_dir / "cifar-10-batches-py", data_dir) if (f / "data_batch_1").is_file()]
@@ -292,7 +295,7 @@ def cifar10(data_dir: Path | None = None) -> Images:
         arrays = read_jpegs(parquet, CIFAR_VALIDATION)
         train_x, train_y, test_x, test_y = (arrays[k] for k in ("train_x", "train_y", "test_x", "test_y"))
     else:
-        raise DataError(
+        raise DataNotFound(
             f"data=cifar10: neither cifar-10-batches-py nor cifar10_jpeg.parquet in data_dir={data_dir}"
         )
     return Images(
@@ -307,10 +310,10 @@ def cifar100(data_dir: Path | None = None) -> Images:
     archive (or is it).
     """
     if data_dir is None:
-        raise DataError("data=cifar100: data_dir is None; give a folder with cifar-100-python")
+        raise DataNotFound("data=cifar100: data_dir is None; give a folder with cifar-100-python")
     folders = [f for f in (data_dir / "cifar-100-python", data_dir) if (f / "train").is_file()]
     if not folders:
-        raise DataError(f"data=cifar100: no cifar-100-python in data_dir={data_dir}")
+        raise DataNotFound(f"data=cifar100: no cifar-100-python in data_dir={data_dir}")
     train, test = (
         _cifar_batch(folders[0] / file, md5, "cifar100", b"fine_labels") for file, md5 in _CIFAR100.items()
     )

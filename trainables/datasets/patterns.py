@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets import images
 from trainables.datasets.fetch import sha256
 
@@ -93,10 +93,10 @@ def var_u(data_dir: Path | None = None) -> Patterns:
     from scipy.io import loadmat
 
     if data_dir is None:
-        raise DataError("data=var_u: data_dir is None; give the folder that holds var_u.mat")
+        raise DataNotFound("data=var_u: data_dir is None; give the folder that holds var_u.mat")
     found = [path for path in (data_dir / "var_u.mat", data_dir / "data" / "var_u.mat") if path.is_file()]
     if not found:
-        raise DataError(
+        raise DataNotFound(
             f"data=var_u: no var_u.mat in data_dir={data_dir} or its data folder; it is data/var_u.mat of"
             " github.com/ravidziv/IDNNs"
         )

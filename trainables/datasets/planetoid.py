@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets.graphs import Graph, row_normalised, surplus, undirected
 
 # x is the beginning of allx and is not read
@@ -215,10 +215,10 @@ def planetoid(name: str, data_dir: Path | None) -> Graph:
     are missing, damaged or not those of the published graph.
     """
     if data_dir is None:
-        raise DataError(f"data={name}: data_dir is None; give the folder with the files ind.{name}.*")
+        raise DataNotFound(f"data={name}: data_dir is None; give the folder with the files ind.{name}.*")
     folders = [f for f in (data_dir, data_dir / "planetoid") if (f / f"ind.{name}.graph").is_file()]
     if not folders:
-        raise DataError(
+        raise DataNotFound(
             f"data={name}: no ind.{name}.graph in data_dir={data_dir} or its subfolder planetoid;"
             f" give the folder with the files ind.{name}.*"
         )

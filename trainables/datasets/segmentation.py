@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets.cache import cached_arrays, content_digest
 from trainables.datasets.fetch import wheel_member
 
@@ -136,7 +136,7 @@ _ISIC = (
     10,
     20,
 )  # per cent: 1400/200/400 of ISIC 2017 and 1815/259/520 of ISIC 2018, in the order of the names
-_LAYOUTS: dict[str, tuple[str, str, str, tuple[int, ...]]] = {
+LAYOUTS: dict[str, tuple[str, str, str, tuple[int, ...]]] = {
     # images, masks, what the mask's name adds to the image's, and the parts in per cent
     "isic2017": (
         "ISIC-2017_Training_Data/ISIC_*.jpg",
@@ -166,13 +166,13 @@ def part_ends(images: int, shares: tuple[int, ...]) -> list[int]:
 
 
 def _pairs(name: str, data_dir: Path | None) -> list[tuple[Path, Path]]:
-    images, masks, suffix, _ = _LAYOUTS[name]
+    images, masks, suffix, _ = LAYOUTS[name]
     if data_dir is None:
-        raise DataError(f"data={name}: data_dir is None; give the folder with {images} and {masks}")
+        raise DataNotFound(f"data={name}: data_dir is None; give the folder with {images} and {masks}")
     pictures = sorted(data_dir.glob(images))
     outlines = {path.stem.removesuffix(suffix): path for path in data_dir.glob(masks)}
     if len(pictures) < 10:
-        raise DataError(
+        raise (DataError if pictures else DataNotFound)(
             f"data={name}: {len(pictures)} images {images} in data_dir={data_dir}, at least 10 are needed;"
             " unpack the published archives there"
         )
@@ -257,7 +257,7 @@ def _dermoscopy(name: str, data_dir: Path | None) -> Segmented:
     assert data_dir is not None
     digest = content_digest(data_dir, [path for pair in pairs for path in pair])
     arrays = cached_arrays(f"{name}-v2-{SIDE}-{digest}", convert)
-    ends = part_ends(len(pairs), _LAYOUTS[name][3])
+    ends = part_ends(len(pairs), LAYOUTS[name][3])
     return Segmented(
         name,
         dict(zip(PARTS, np.split(arrays["images"], ends), strict=True)),
@@ -269,7 +269,7 @@ LOADERS: dict[str, Callable[[Path | None], Segmented]] = {
     "stardist_nuclei": stardist_nuclei,
     "synthetic_lesions": synthetic_lesions,
     "synthetic_lesions_small": synthetic_lesions_small,
-    **{name: lambda data_dir, name=name: _dermoscopy(name, data_dir) for name in _LAYOUTS},
+    **{name: lambda data_dir, name=name: _dermoscopy(name, data_dir) for name in LAYOUTS},
 }
 
 

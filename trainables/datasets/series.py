@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets import delimited
 from trainables.datasets.cache import cached_arrays
 from trainables.datasets.delimited import Delimited, shown
@@ -138,7 +138,7 @@ def sines(data_dir: Path | None = None, hours: int = 2400, seed: int = 0) -> Ser
 
 # file, folder of the public archives, (rows, columns without date), rows of (training, validation, test)
 _ETT = (12 * 30 * 24, 4 * 30 * 24, 4 * 30 * 24)
-_FILES: dict[str, tuple[str, tuple[str, ...], tuple[int, int], tuple[int, int, int] | None]] = {
+FILES: dict[str, tuple[str, tuple[str, ...], tuple[int, int], tuple[int, int, int] | None]] = {
     "ett_h1": ("ETTh1.csv", ("ett", "ETT-small"), (17420, 7), _ETT),
     "ett_h2": ("ETTh2.csv", ("ett", "ETT-small"), (17420, 7), _ETT),
     "electricity": ("electricity.csv", ("electricity",), (26304, 321), None),
@@ -217,12 +217,12 @@ def _from_file(name: str, data_dir: Path | None) -> Series:
     4.0), traffic (PeMS, California) and weather (Max Planck Institute for Biogeochemistry, every 10 minutes, but
     for one repeated date and one gap of 100 minutes in the published file, which are let through).
     """
-    file, folders, shape, months = _FILES[name]
+    file, folders, shape, months = FILES[name]
     if data_dir is None:
-        raise DataError(f"data={name}: data_dir is None; give the folder that holds {file}")
+        raise DataNotFound(f"data={name}: data_dir is None; give the folder that holds {file}")
     found = [p for p in (data_dir / file, *(data_dir / f / file for f in folders)) if p.is_file()]
     if not found:
-        raise DataError(
+        raise DataNotFound(
             f"data={name}: no {file} in data_dir={data_dir} or its {' or '.join(folders)} folder;"
             " get the file of the public benchmark"
         )
@@ -246,7 +246,7 @@ LOADERS: dict[str, Callable[[Path | None], Series]] = {
     "elecdemand": elecdemand,
     "seattle_temps": seattle_temps,
     "sines": sines,
-    **{name: partial(_from_file, name) for name in _FILES},
+    **{name: partial(_from_file, name) for name in FILES},
 }
 
 

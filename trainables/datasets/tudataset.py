@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.base import DataError
+from trainables.base import DataError, DataNotFound
 from trainables.datasets.graphs import surplus
 from trainables.datasets.packed_graphs import GraphSet, one_hot
 
@@ -27,7 +27,7 @@ def _table(path: Path, dtype: type) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of a file without rows, which the sizes tell
-            found = np.loadtxt(path, dtype=dtype, delimiter=",", ndmin=2)
+            found: np.ndarray = np.loadtxt(path, dtype=dtype, delimiter=",", ndmin=2)
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from None
     bad = ~np.isfinite(found).all(1)
@@ -144,7 +144,7 @@ def tu(name: str, data_dir: Path | None) -> GraphSet:
     folders = [] if data_dir is None else [data_dir, data_dir / prefix, data_dir / prefix / "raw"]
     found = [folder for folder in folders if (folder / f"{prefix}_A.txt").is_file()]
     if not found:
-        raise DataError(
+        raise DataNotFound(
             f"data={name}: no {prefix}_A.txt in data_dir={data_dir}; give the unpacked folder {prefix} of TUDataset"
         )
     data = read_tu(name, found[0], prefix)

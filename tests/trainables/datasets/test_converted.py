@@ -23,7 +23,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lesions(folder: Path, grey: int = 100, n: int = 10, size: tuple[int, int] = (8, 8)) -> Path:
     """`n` pictures of one grey in the layout of ISIC 2018; the left half is the lesion."""
-    images, masks = (folder / p.split("/")[0] for p in segmentation._LAYOUTS["isic2018"][:2])
+    images, masks = (folder / p.split("/")[0] for p in segmentation.LAYOUTS["isic2018"][:2])
     for path in (images, masks):
         path.mkdir(parents=True, exist_ok=True)
     mask = np.zeros(size[::-1], np.uint8)

@@ -9,7 +9,6 @@ is held below.
 
 from __future__ import annotations
 
-import gc
 import pickle
 from pathlib import Path
 from typing import Any
@@ -155,7 +154,6 @@ def test_stored_zeros_are_no_links_and_no_features(tmp_path: Path) -> None:
 def test_damaged_npz_is_refused(tmp_path: Path, over: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=f"^data=g: .*{message}"):
         graphs.read_npz("g", write_npz(tmp_path, **over))
-    gc.collect()
 
 
 # ---- TUDataset ----

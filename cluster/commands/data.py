@@ -1,0 +1,56 @@
+"""Data before anything is trained on them: data check."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import UserError
+
+
+def register(add: Any) -> None:
+    """Adds the verbs of this file. add: see `cluster.cli`."""
+    p = add("data", _data, "sizes, columns, classes, parts and leaks of data, before anything is trained")
+    p.add_argument("action", choices=["check"], help="check: read them and say what they are")
+    p.add_argument("what", metavar="TASK|PAPER", help="who would read them")
+    p.add_argument("folder", nargs="?", metavar="FOLDER", type=Path, help="where they lie (data_dir)")
+    p.add_argument("--data", metavar="NAME", help="this data set alone")
+
+
+def _data(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from trainables.base import DataError
+    from trainables.data_check import check
+
+    try:
+        found = check(args.what, args.folder and args.folder.expanduser(), args.data)
+    except DataError as error:
+        raise UserError(str(error)) from None
+    if args.json:
+        report.print_json([checked.to_dict() for checked in found])
+        return 0
+    print("\n\n".join("\n".join(_lines(checked.to_dict())) for checked in found))
+    return 0
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_words(n)}" for key, n in value.items())
+    return f"{value:,}".replace(",", " ") if isinstance(value, int) and value >= 10_000 else str(value)
+
+
+def _lines(about: dict[str, Any]) -> list[str]:
+    """One data set as lines of text: a name, and what there is of it."""
+    parts = [text for text in (_words(about["parts"]), about["drawn"]) if text]
+    rows = [(name, _words(value)) for name, value in about["sizes"].items()]
+    rows += [(f"column {name!r}", f"{kind}, {what}") for name, kind, what in about["columns"]]
+    rows += [("parts", "; ".join(parts))] if parts else []
+    rows += [(f"classes ({part})", _words(counts)) for part, counts in about["classes"].items()]
+    rows += [("dropped", _words(about["dropped"]))] if about["dropped"] else []
+    if about["leaks"] is not None:
+        rows += [("leaks", text) for text in about["leaks"]] or [("leaks", "none found")]
+    width = max(len(name) for name, _ in rows)
+    where = f", {about['folder']}" if about["folder"] else ""
+    head = f"data={about['data']}: {about['task']}{where}"
+    return [head, *(f"  {name.ljust(width)}  {' '.join(text.split())}" for name, text in rows)]
