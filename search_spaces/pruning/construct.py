@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from search_spaces.pruning.copies import copied
 from search_spaces.pruning.groups import Component, Partition
@@ -86,7 +86,7 @@ def slice_module(
         raise SliceError(
             f"form={form!r}, check={check}: must be one of {', '.join(FORMS)}; auto only with a check"
         )
-    gone = _gone(partition, kept_groups(module, partition) if kept is None else kept)
+    gone = groups_gone(partition, kept_groups(module, partition) if kept is None else kept)
     slices = Slices(partition, gone)
     if check:
         how = choose(module, partition, gone, form, slices, zeroed=kept is None)
@@ -101,10 +101,33 @@ def make(
     """The sub-network of `module` without the groups that are `gone`, made as `how` says; nothing is proven."""
     slices = slices or Slices(partition, gone)
     if how.form == "graph":
-        return rebuild(module, partition, gone, how.open_batch, slices)
-    result = _same_class(module, partition, gone, slices)
-    _set_integers(result, how.integers)
+        result: nn.Module = rebuild(module, partition, gone, how.open_batch, slices)
+    else:
+        result = _same_class(module, partition, gone, slices)
+        _set_integers(result, how.integers)
+    if isinstance(result, fx.GraphModule):  # the full one may be one as well
+        result.meta["how"] = how
     return result
+
+
+def how_made(module: nn.Module, small: nn.Module) -> How:
+    """How `small` was made of `module`. Of a module, the whole numbers in it that became smaller tell."""
+    if isinstance(small, fx.GraphModule):
+        how = small.meta.get("how")
+        return how if isinstance(how, How) else How("graph")
+    before = {path: vars(part) for path, part in module.named_modules()}
+    integers = {
+        path: {
+            name: (before[path][name], value)
+            for name, value in vars(part).items()
+            if type(value) is int
+            and not name.startswith("_")
+            and type(before.get(path, {}).get(name)) is int
+            and value < before[path][name]
+        }
+        for path, part in small.named_modules()
+    }
+    return How("module", {path: changes for path, changes in integers.items() if changes})
 
 
 def choose(
@@ -261,7 +284,8 @@ def _culprits(module: nn.Module, partition: Partition, gone: Gone, names: list[s
     return names
 
 
-def _gone(partition: Partition, kept: Kept) -> Gone:
+def groups_gone(partition: Partition, kept: Kept) -> Gone:
+    """The groups that are not `kept`, by component. SliceError if there are no such groups, or they must stay."""
     components = {c.name: c for c in partition.components}
     gone: dict[str, np.ndarray] = {}
     for name, groups in kept.items():
@@ -306,7 +330,8 @@ def _set_integers(module: nn.Module, integers: Integers, which: int = 1) -> None
     for path, changes in integers.items():
         for name, pair in changes.items():
             if getattr(modules.get(path), name, None) not in pair:
-                raise SliceError(f"{path}.{name}: must be {pair[0]} for a sub-network to be made of it")
+                where = path or type(module).__name__
+                raise SliceError(f"{where}.{name}: must be {pair[0]} for a sub-network to be made of it")
             setattr(modules[path], name, pair[which])
 
 

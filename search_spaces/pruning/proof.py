@@ -201,8 +201,12 @@ class Proof:
             return _text(error)
         for what in kinds:
             reason = self._differs(make, made, what)
+            if reason and what == "longer":
+                return f"{reason}, with longer inputs than the example's"
+            if reason and "more" in more and what in ("one", "more"):
+                return f"{reason}, for a batch of {1 if what == 'one' else (self.batch or 0) + 1}"
             if reason:
-                return f"{reason}{_WHERE.get(what, '') if what != self.first else ''}"
+                return reason
         return ""
 
     def _differs(self, make: Make, made: nn.Module, what: str) -> str:
@@ -249,10 +253,6 @@ class Proof:
 
 
 _OFF = " (numbers)"
-_WHERE = {
-    "more": ", with another batch size than the example's",
-    "longer": ", with longer inputs than the example's",
-}
 
 
 def unequal(a: Any, b: Any, tolerance: Tolerance = strict) -> str:

@@ -67,7 +67,7 @@ def rebuild(
     """A GraphModule whose `state_dict` has the names of `module`, with _ behind those that a GraphModule has itself.
 
     The entry "origin" in the `meta` of a node is the name of the traced node that it stands for. open_batch: numbers
-    that follow the batch are computed from it; OpeningError if that cannot be. It is in the `meta` of the result.
+    that follow the batch are computed from it; OpeningError if that cannot be.
     """
     openings = Openings(module, partition) if open_batch else None
     return _Rebuild(module, partition, gone, openings, slices or Slices(partition, gone)).run()
@@ -124,9 +124,7 @@ class _Rebuild:
             elif node.op == "output":
                 self._output()
         self.graph.lint()
-        result = fx.GraphModule(root, self.graph, type(self.module).__name__)
-        result.meta["open_batch"] = self.openings is not None
-        return result
+        return fx.GraphModule(root, self.graph, type(self.module).__name__)
 
     def _types(self, tensors: Mapping[str, Tensor]) -> dict[torch.dtype, torch.dtype]:
         """Types of parameters when they were traced -> those that they have now, where these are others."""
@@ -203,7 +201,7 @@ class _Rebuild:
 
         def write(value: Any) -> Any:
             if isinstance(value, fx.Node):
-                return self.made[value]
+                return value if value.graph is self.graph else self.made[value]
             return self.types.get(value, value) if isinstance(value, torch.dtype) else value
 
         if self.openings is not None:

@@ -182,8 +182,8 @@ def test_recipes_of_other_networks_are_refused() -> None:
     ]
     with pytest.raises(RecipeError, match="its tensors are others"):
         apply_recipe(NETWORKS["vit"].small(), made)
-    with pytest.raises(RecipeError, match="version=2: this reads version 1"):
-        apply_recipe(net, {**made, "version": 2})
+    with pytest.raises(RecipeError, match="version=3: this reads versions 1 to 2"):
+        apply_recipe(net, {**made, "version": 3})
     with pytest.raises(RecipeError, match="not a recipe of pruning: kept is missing"):
         apply_recipe(net, {k: v for k, v in made.items() if k != "kept"})
     with pytest.raises(RecipeError, match="dtype=float33"):

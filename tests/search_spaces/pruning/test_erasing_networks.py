@@ -112,7 +112,7 @@ def test_a_recipe_of_erasing_makes_the_small_network_of_a_fresh_one() -> None:
     [
         ({"recipe": "roast"}, "recipe=roast: must be one of pruning, erasing"),
         ({"then": ...}, "not a recipe of erasing: then is missing"),
-        ({"version": 7}, "version=7: this reads version 1"),
+        ({"version": 7}, "version=7: this reads versions 1 to 2"),
         ({"fingerprint": "0"}, "its tensors are others"),
         ({"erased": ["stem"]}, "erased: stem: no removal structure; there are chains"),
         ({"inputs": [{"shape": [2, 3, 16, 16], "dtype": "float33"}]}, "dtype=float33"),
