@@ -228,6 +228,29 @@ def test_a_library_that_is_missing_says_what_to_install(monkeypatch: pytest.Monk
         make_model("torchvision:resnet18")
 
 
+class OneByOne(nn.Module):
+    """Takes its batch apart, and has the width of a layer written into its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 12, 3, padding=1), nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [torch.relu(self.conv(row)).mean((2, 3)).view(1, 12) for row in x.split(1)]
+        return self.head(torch.cat(rows))
+
+
+def one_by_one() -> nn.Module:
+    return OneByOne()
+
+
+@pytest.mark.parametrize("how", [{"by": "oto_v2"}, {"by": "oto_v3", "mode": "prune"}])
+def test_a_network_that_cannot_be_cut_is_refused_before_it_is_trained(how: dict[str, Any]) -> None:
+    said = r"one_by_one: OneByOne: no sub-network .* operator for a batch of 5\); it is conv \(conv\)"
+    with pytest.raises(ValueError, match=said):
+        trial(f"{HERE}:one_by_one", steps=2, **how)
+
+
 def test_a_network_without_chains_says_so() -> None:
     with pytest.raises(
         ValueError, match=r"mode=erase: no chain of operators can be erased .*; mode=prune can"

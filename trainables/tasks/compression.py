@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from search_spaces.pruning import (
     Partition,
+    check_sliceable,
     erasing_recipe,
     kept_groups,
     partition,
@@ -166,7 +167,10 @@ def share_cut(groups: Partition, kept: Mapping[str, Any]) -> float:
 
 
 class ChannelPruning(Compression):
-    """OTO v2: channels. config: of `search_spaces/parameters/oto_v2.yaml`; steps: how many there will be."""
+    """OTO v2: channels. config: of `search_spaces/parameters/oto_v2.yaml`; steps: how many there will be.
+
+    SliceError, before anything is trained, if groups of `net` cannot be cut.
+    """
 
     def __init__(
         self,
@@ -178,6 +182,8 @@ class ChannelPruning(Compression):
         deploy: Deploy = lambda net: net,
     ) -> None:
         self.groups, self.config, self.deploy = groups, config, deploy
+        if config["optimizer"] != "dense":
+            check_sliceable(deploy(net), groups)
         start = round(config.get("start_pruning_frac", 0.0) * steps)
         self.optimiser = sparse_optimiser(base, net, groups, start, config)
 
@@ -208,6 +214,7 @@ class OperatorErasing(Compression):
 
     config: of `search_spaces/parameters/oto_v3.yaml`; steps: how many there will be. In mode "erase+prune" channels
     take over with the first epoch at whose beginning all chosen chains are zero and `prune_frac` of the epochs over.
+    SliceError, before anything is trained, if channels are to be cut and cannot be.
     """
 
     def __init__(
@@ -225,6 +232,8 @@ class OperatorErasing(Compression):
         self.gone: frozenset[str] | None = (
             None  # the chains that are out of the training, once channels are pruned
         )
+        if self.mode != "erase":
+            check_sliceable(deploy(net), graph.whole)
         start = round(config["warmup_frac"] * steps)
         if self.mode == "prune":
             self.optimiser = self._for_channels(net, graph.whole, config["target_group_sparsity"], start)
