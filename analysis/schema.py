@@ -19,6 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from analysis.text import escaped
+
 SCHEMA_VERSION = 1
 TIME = pa.timestamp("us", tz="UTC")
 TABLES = ("sweeps", "trials", "results", "events")
@@ -61,6 +63,7 @@ _TRIALS_AFTER = [
     ("started", TIME),
     ("ended", TIME),
     ("cost_s", pa.float64()),
+    ("startup_s", pa.float64()),
     ("peak_memory_mb", pa.float64()),
     ("device", pa.string()),
     ("hostname", pa.string()),
@@ -238,7 +241,7 @@ class Encoder:
     """Turns rows of Python values into rows that JSON can hold, checked against a schema.
 
     Times become microseconds since 1970 UTC. KeyError for a column that the schema lacks, TypeError for
-    a value of another type; both name the column.
+    a value of another type; both name the column. Text that is no Unicode is escaped (`escaped`).
     """
 
     def __init__(self, table: str, schema: pa.Schema) -> None:
@@ -306,7 +309,10 @@ def _bool(value: Any) -> bool:
 def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("must be a string")
-    value.encode()  # a lone surrogate would get into the log and fail later, at every seal
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate would get into the log and fail later, at every seal
+        return escaped(value)
     return str(value)
 
 

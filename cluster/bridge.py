@@ -8,9 +8,10 @@ the source of truth.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -21,6 +22,8 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.conductor import Conductor, Leg
+from cluster.errors import DriverEnded
+from cluster.local import ray_gone
 from cluster.weights import read_from_board
 from cluster.worker import LegRunner, Post
 
@@ -67,7 +70,18 @@ class Places:
         self.conductor, self.post = conductor, post
         self.holds: dict[str, str] = {}  # Tune trial id -> our trial id
         self.killed: dict[str, str] = {}  # our trial id -> why the driver killed its worker
-        self.fatal: Exception | None = None  # what went wrong in the driver itself; never swallowed
+        self.fatal: BaseException | None = None  # what went wrong in the driver itself; never swallowed
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Keeps what goes wrong in the block, which Tune may take for a trial's fault; after that, nothing is done."""
+        if self.fatal is not None:
+            raise self.fatal
+        try:
+            yield
+        except BaseException as error:
+            self.fatal = error
+            raise
 
 
 class LegSearcher(Searcher):
@@ -81,6 +95,10 @@ class LegSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
+        with self.places.guard():
+            return self._suggest(trial_id)
+
+    def _suggest(self, trial_id: str) -> Any:
         conductor = self.places.conductor
         leg = conductor.next_leg()
         if leg is None:
@@ -109,17 +127,16 @@ class LegScheduler(FIFOScheduler):
         self.places = places
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        with self.places.guard():
+            return self._on_result(trial, result)
+
+    def _on_result(self, trial: TuneTrial, result: dict[str, Any]) -> str:
         conductor = self.places.conductor
         held = self.places.holds[trial.trial_id]
         payload = json.loads(result["report"])
         if payload["trial"] != held:
             raise RuntimeError(f"place {trial.trial_id} holds {held} and reported {payload['trial']}")
-        try:
-            goes_on = conductor.report(held, payload)
-        except Exception as error:
-            self.places.fatal = error
-            raise
-        if goes_on:
+        if conductor.report(held, payload):
             return TrialScheduler.CONTINUE
         actor: Any = trial.temporary_state.ray_actor
         if conductor.trials[held].state == "interrupted":
@@ -135,7 +152,8 @@ class LegScheduler(FIFOScheduler):
         held = self.places.holds[trial.trial_id]
         error = _error_of(trial)
         reason = self.places.killed.pop(held, None) or _reason(error)
-        self.places.conductor.lost(held, f"{type(error).__name__}: {error}", reason)
+        with self.places.guard():
+            self.places.conductor.lost(held, f"{type(error).__name__}: {error}", reason)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -156,7 +174,15 @@ class Watch(Callback):
             self.places.conductor.heard_from(held)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        with self.places.guard():
+            self._look(trials)
+
+    def _look(self, trials: list[TuneTrial]) -> None:
         conductor = self.places.conductor
+        gone = ray_gone()
+        if gone:
+            raise DriverEnded(gone)
+        conductor.beat()
         self.tick()
         late = {i: "timed out" for i in conductor.overdue()}
         if conductor.stopping:

@@ -8,14 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pyarrow import fs as pafs
 
 from analysis.store import filesystem
+from cluster.trial import Trial
 
 KEEP = 2
+SUFFIX, TEMPORARY = ".ckpt", ".tmp"
+
+
+class StorageFault(OSError):
+    """The storage failed, not the trial: what it was doing can be done again."""
+
+
+@contextmanager
+def _storage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # every fsspec file system has errors of its own
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise StorageFault(f"{what}: {first}") from error
 
 
 class Checkpoints:
@@ -27,33 +43,48 @@ class Checkpoints:
     def _folder(self, trial: str) -> str:
         return f"{self.root}/{trial}"
 
-    def steps(self, trial: str) -> list[int]:
-        """Steps of the checkpoints of `trial`, oldest first."""
+    def _names(self, trial: str) -> list[str]:
         selector = pafs.FileSelector(self._folder(trial), allow_not_found=True)
-        names = [f.base_name for f in self.fs.get_file_info(selector)]
-        return sorted(int(n.removesuffix(".ckpt")) for n in names if n.endswith(".ckpt"))
+        return [f.base_name for f in self.fs.get_file_info(selector)]
+
+    def steps(self, trial: str) -> list[int]:
+        """Steps of the checkpoints of `trial`, oldest first; files of other names are none of ours."""
+        with _storage(f"the checkpoints of trial {trial} cannot be listed"):
+            stems = [n.removesuffix(SUFFIX) for n in self._names(trial) if n.endswith(SUFFIX)]
+        return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
 
     def save(self, trial: str, step: int, state: Mapping[str, Any]) -> None:
-        """Writes a checkpoint and drops all but the newest two."""
+        """Writes a checkpoint and drops all but the newest two. StorageFault, with no file left behind."""
         import torch
 
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         body = buffer.getvalue()
         folder = self._folder(trial)
-        self.fs.create_dir(folder, recursive=True)
-        with self.fs.open_output_stream(f"{folder}/{step}.tmp") as out:
-            out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-        self.fs.move(f"{folder}/{step}.tmp", f"{folder}/{step}.ckpt")
-        for old in self.steps(trial)[:-KEEP]:
-            self.fs.delete_file(f"{folder}/{old}.ckpt")
+        temporary = f"{folder}/{step}{TEMPORARY}"
+        with _storage(f"the checkpoint of step {step} cannot be written"):
+            try:
+                self.fs.create_dir(folder, recursive=True)
+                with self.fs.open_output_stream(temporary) as out:
+                    out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
+                self.fs.move(temporary, f"{folder}/{step}{SUFFIX}")
+            except BaseException:
+                with suppress(Exception):
+                    self.fs.delete_file(temporary)
+                raise
+        with suppress(Exception):  # what stays is deleted by the next one
+            for old in self.steps(trial)[:-KEEP]:
+                self.fs.delete_file(f"{folder}/{old}{SUFFIX}")
 
     def load(self, trial: str) -> dict[str, Any] | None:
-        """The newest intact checkpoint of `trial`, or None."""
+        """The newest intact checkpoint of `trial`, or None. StorageFault if it cannot be read."""
         import torch
 
         for step in reversed(self.steps(trial)):
-            with self.fs.open_input_stream(f"{self._folder(trial)}/{step}.ckpt") as source:
+            with (
+                _storage(f"the checkpoint of step {step} cannot be read"),
+                self.fs.open_input_stream(f"{self._folder(trial)}/{step}{SUFFIX}") as source,
+            ):
                 raw = source.read()
             digest, _, body = raw.partition(b"\n")
             if hashlib.sha256(body).hexdigest().encode() == digest:
@@ -61,6 +92,62 @@ class Checkpoints:
         return None
 
     def delete(self, trial: str) -> None:
-        """Removes all checkpoints of `trial`."""
-        if self.steps(trial):
-            self.fs.delete_dir(self._folder(trial))
+        """Removes all checkpoints of `trial`, and what a worker that died left half-written."""
+        with _storage(f"the checkpoints of trial {trial} cannot be deleted"):
+            if self._names(trial):
+                self.fs.delete_dir(self._folder(trial))
+
+    def sweep_up(self, trial: str) -> None:
+        """Drops what workers that died left half-written; for who is to go on with `trial`."""
+        with suppress(Exception):  # nothing depends on it
+            for name in self._names(trial):
+                if name.endswith(TEMPORARY):
+                    self.fs.delete_file(f"{self._folder(trial)}/{name}")
+
+
+class Keeper:
+    """Deletes checkpoints that nothing needs: of trials that are done, all but those that `keep` says.
+
+    keep: `best` (of complete trials, that of the best; of those that early stopping stopped, all as long as a longer
+    sweep may promote them), `none`, or `all`.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, keep: str, mode: str, note: Callable[[str], None]) -> None:
+        self.checkpoints, self.keep, self.note = checkpoints, keep, note
+        self.sign = 1.0 if mode == "min" else -1.0
+        self.best: tuple[float, str] | None = None
+
+    def ended(self, trial: Trial) -> None:
+        """To be called when a trial comes to rest."""
+        if trial.state not in ("complete", "pruned", "failed") or self.keep == "all":
+            return
+        if self.keep == "none":
+            if trial.state == "complete" and trial.steps <= 1:
+                return  # it never wrote one; looking costs more than a short trial does
+            self._delete(trial.id)
+            return
+        loss = self.sign * trial.value if trial.state == "complete" and trial.value is not None else None
+        if loss is not None and (self.best is None or loss < self.best[0]):
+            loser, self.best = self.best, (loss, trial.id)
+            if loser is not None:
+                self._delete(loser[1])
+        else:
+            self._delete(trial.id)
+
+    def known(self, trials: Iterable[Trial]) -> None:
+        """Takes over which trial of earlier runs has the checkpoint that is kept."""
+        done = [(self.sign * t.value, t.id) for t in trials if t.state == "complete" and t.value is not None]
+        self.best = min(done, default=None)
+
+    def closed(self, trials: Iterable[Trial]) -> None:
+        """To be called when the sweep is finished: nothing that was stopped goes on, unless it grows."""
+        if self.keep == "none":
+            for trial in trials:
+                if trial.state == "pruned":
+                    self._delete(trial.id)
+
+    def _delete(self, trial: str) -> None:
+        try:
+            self.checkpoints.delete(trial)
+        except StorageFault as fault:  # it is in nobody's way
+            self.note(str(fault))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.commands import DEFAULT_STORAGE, claims, data, networks, papers, runs, tables
-from cluster.errors import UserError
+from cluster.errors import DriverEnded, UserError
 
 EPILOG = """examples:
   fairsweep run trainable=dagnn budget.trials=20 scheduler=asha
@@ -42,7 +42,7 @@ def run_cli(argv: Sequence[str]) -> int:
     except (UserError, UnknownSweep, UnknownPaper, SpaceError, SweepLocked) as error:
         print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
         return 2
-    except StoreError as error:
+    except (StoreError, DriverEnded) as error:
         print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:

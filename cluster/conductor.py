@@ -13,101 +13,24 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from analysis.store import SweepRecord, SweepWriter
+from analysis.text import bounded
+from cluster.judging import OVER, Judge
+from cluster.trial import ENDED, Leg, Rules, Trial, combine, now, trial_id
 from search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
 from search_spaces.space import Space
 
-ENDED = {"complete", "pruned", "failed"}
+__all__ = ["Conductor", "Leg", "Rules", "Trial", "combine", "now", "trial_id"]
 
-
-def now() -> datetime:
-    return datetime.now(timezone.utc)
-
-
-def trial_id(number: int, seed: int) -> str:
-    """The name of the trial of configuration `number` under `seed`."""
-    return f"{number:05d}-{seed}"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a sweep may spend and how its trials are judged.
-
-    trials counts configurations (None: as many as the algorithm asks for); each is run under every seed in
-    `seeds`. minutes is wall time over all runs of the sweep, `spent_s` what earlier runs used of it.
-    timeout_s bounds one trial's time without a report. retries counts lost workers a trial survives.
-    """
-
-    objective: str
-    mode: str
-    trials: int | None
-    seeds: tuple[int, ...]
-    concurrent: int
-    minutes: float | None = None
-    spent_s: float = 0.0
-    timeout_s: float | None = None
-    retries: int = 2
-    fidelity: Callable[[Mapping[str, Any]], tuple[int, int]] = lambda config: (1, 1)
-    first: tuple[Mapping[str, Any], ...] = ()
-
-
-@dataclass
-class Trial:
-    """What the driver knows of a trial."""
-
-    id: str
-    number: int
-    config_id: int
-    seed: int
-    config: dict[str, Any]
-    minimum: int
-    maximum: int
-    state: str = "pending"
-    reason: str = ""
-    steps: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    early: tuple[float, int] | None = None  # the best before `minimum`, used if nothing else was reported
-    judged: dict[int, float] = field(default_factory=dict)
-    reports: dict[int, float] = field(default_factory=dict)  # kept for algorithms that want them
-    retries: int = 0
-    cost_s: float = 0.0
-    heard: float = 0.0  # monotonic time of the last sign of life
-    attrs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def value(self) -> float | None:
-        return self.best if self.best is not None else (self.early[0] if self.early else None)
-
-    @property
-    def value_step(self) -> int | None:
-        return self.best_step if self.best is not None else (self.early[1] if self.early else None)
-
-
-@dataclass(frozen=True)
-class Leg:
-    """What a worker is to do: continue `trial` after step `done`, stopping to report at `milestones`."""
-
-    trial: str
-    config: dict[str, Any]
-    seed: int
-    done: int
-    maximum: int
-    milestones: tuple[int, ...]
-
-    def to_json(self) -> str:
-        return json.dumps(self.__dict__)
-
-    @classmethod
-    def from_json(cls, text: str) -> Leg:
-        raw = json.loads(text)
-        raw["milestones"] = tuple(raw["milestones"])
-        return cls(**raw)
+BEAT_S = 5.0  # between entries of the time that was used, where no report carries one
+REPORT_BEAT_S = 1.0
+REASON, ERROR = 500, 20_000  # characters of a reason and of an error that are kept
 
 
 class Conductor:
@@ -126,10 +49,12 @@ class Conductor:
     ) -> None:
         self.rules, self.space = rules, space
         self.algorithm, self.scheduler, self.writer = algorithm, scheduler, writer
+        self.judge = Judge(scheduler, rules.mode)
         self.columns = dict(columns or {})
         self.on_end = on_end
+        self.on_note: Callable[[str], None] | None = None
         self.trials: dict[str, Trial] = {}
-        self.groups: dict[int, list[Trial]] = {}  # configuration -> its trials, one a seed
+        self.groups = self.judge.groups
         self.active: set[str] = set()
         self.waiting: deque[str] = deque()  # asked, or to be continued, and not running
         self.jobs: dict[int, Job] = {}
@@ -138,6 +63,8 @@ class Conductor:
         self.exhausted = False
         self.wants_reports = bool(getattr(algorithm, "wants_reports", False))
         self.began = time.monotonic()
+        self._beaten = self.began
+        self._noted: set[str] = set()
 
     # -- budget ---------------------------------------------------------------------------------------
 
@@ -145,6 +72,12 @@ class Conductor:
     def elapsed_s(self) -> float:
         """Wall seconds that the sweep has used, earlier runs included."""
         return self.rules.spent_s + time.monotonic() - self.began
+
+    def beat(self, every: float = BEAT_S) -> None:
+        """Enters the time that was used, at most once in `every` seconds: a killed driver enters nothing more."""
+        if time.monotonic() - self._beaten >= every:
+            self._beaten = time.monotonic()
+            self.writer.sweep(elapsed_s=self.elapsed_s)
 
     @property
     def expected(self) -> int:
@@ -190,28 +123,24 @@ class Conductor:
             seed=trial.seed,
             done=trial.steps,
             maximum=trial.maximum,
-            milestones=self.scheduler.milestones(trial.minimum, trial.maximum),
+            milestones=trial.milestones,
         )
 
     def _next_id(self, peek: bool = False) -> str | None:
         if self.waiting:
             return self.waiting[0] if peek else self.waiting.popleft()
-        promotable = self.scheduler.promotable()
-        if promotable is not None:
-            if not peek:
-                self._promote(promotable)
-            return promotable
+        promotable = self.judge.promotable()
+        if promotable:
+            return promotable[0].id if peek else self._promote(promotable)
         if self._may_ask():
             if peek:
                 return ""
             if self._ask():
                 return self.waiting.popleft()
         if not self.active and not any(t.state == "complete" for t in self.trials.values()):
-            survivor = self.scheduler.survivor()
-            if survivor is not None:
-                if not peek:
-                    self._promote(survivor)
-                return survivor
+            survivor = self.judge.survivor()
+            if survivor:
+                return survivor[0].id if peek else self._promote(survivor)
         return None
 
     def _may_ask(self) -> bool:
@@ -261,23 +190,37 @@ class Conductor:
             config=dict(job.config),
             minimum=minimum,
             maximum=maximum,
+            milestones=self.scheduler.milestones(minimum, maximum),
             attrs=dict(job.attrs),
         )
         self.trials[trial.id] = trial
-        self.groups.setdefault(job.number, []).append(trial)
+        self.judge.add(trial)
         return trial
 
-    def _promote(self, trial_id: str) -> None:
-        self.scheduler.promoted(trial_id)
-        self.writer.event("promote", trial=trial_id)
+    def _promote(self, trials: list[Trial]) -> str:
+        """Sends the trials of a configuration on, and returns the first to run."""
+        unit = self.judge.unit(trials[0])
+        self.scheduler.promoted(unit)
+        self.writer.event("promote", trial=unit)
+        self.waiting.extendleft(t.id for t in reversed(trials))
+        return self.waiting.popleft()
+
+    def _release(self) -> None:
+        """Sends on the trials whose configuration goes on without a pause, now that it was judged."""
+        for trial in self.judge.released:
+            trial.state, trial.reason = "pending", ""
+            self.waiting.append(trial.id)
+            self.writer.trial(trial.id, state="pending", reason="")
+        self.judge.released.clear()
 
     # -- reports --------------------------------------------------------------------------------------
 
     def report(self, trial_id: str, payload: Mapping[str, Any]) -> bool:
         """Writes a worker's report down, then decides. True: the trial goes on in its worker.
 
-        payload: `rows` (step, wall_s, time and metrics each), `status` (running, complete or failed),
-        `test` metrics on completion, `failure` (reason, error) and the worker's measurements.
+        payload: `rows` (step, wall_s, time and metrics each), `status` (running, complete, failed, or lost where
+        the storage failed the trial), `test` metrics on completion, `failure` (reason, error), `notes` (text, and
+        whether it is said once a sweep only) and the worker's measurements.
         """
         trial = self.trials[trial_id]
         if trial_id not in self.active:  # already given up; its checkpoint brings these rows again
@@ -292,7 +235,12 @@ class Conductor:
                 decision = self._judge(trial, row["step"], row["metrics"].get(self.rules.objective))
                 if decision != "continue":
                     break  # a worker stops at every milestone, so this is the last row
+            self._release()
             trial.cost_s = float(payload.get("cost_s", trial.cost_s))
+            trial.startup_s += float(payload.get("startup_s", 0.0))
+            for note in payload.get("notes") or ():
+                self.note(note["text"], None if note["once"] else trial_id)
+            self.beat(REPORT_BEAT_S)
             if payload["status"] == "failed":
                 self._end(trial, "failed", payload["failure"]["reason"], payload)
             elif payload["status"] == "complete":
@@ -301,6 +249,8 @@ class Conductor:
                 self._end(trial, "paused", f"paused by {self.scheduler.name} at step {trial.steps}", payload)
             elif decision == "stop":
                 self._end(trial, "pruned", f"stopped by {self.scheduler.name} at step {trial.steps}", payload)
+            elif payload["status"] == "lost":
+                self.lost(trial_id, payload["failure"]["error"], payload["failure"]["reason"])
             elif self.stopping:
                 why = "interrupted" if self.interrupted else "budget.minutes is used up"
                 self._end(trial, "interrupted", f"{why} at step {trial.steps}", payload)
@@ -308,8 +258,11 @@ class Conductor:
                 return True
         return False
 
-    def lost(self, trial_id: str, error: str, reason: str = "worker died") -> None:
-        """A worker ended without a report: the trial goes on from its checkpoint, or has failed for good."""
+    def lost(self, trial_id: str, error: str, reason: str = "worker died", charged: bool = True) -> None:
+        """A worker ended without a report: the trial goes on from its checkpoint, or has failed for good.
+
+        charged: whether it counts among the losses that a trial survives.
+        """
         trial = self.trials[trial_id]
         if trial_id not in self.active:
             return
@@ -320,7 +273,7 @@ class Conductor:
             self._end(
                 trial, "failed", f"timed out: no report for {limit} after step {trial.steps}", {}, error
             )
-        elif trial.retries >= self.rules.retries:
+        elif charged and trial.retries >= self.rules.retries:
             self._end(
                 trial,
                 "failed",
@@ -329,15 +282,27 @@ class Conductor:
                 error,
             )
         else:
-            trial.retries += 1
+            trial.retries += charged
             trial.state = "pending"
             self.active.discard(trial_id)
             self.waiting.appendleft(trial_id)
+            reason = bounded(reason, REASON)
             with self.writer.batch():
                 self.writer.event("retry", trial=trial_id, reason=reason, after_step=trial.steps)
                 self.writer.trial(
                     trial_id, state="pending", reason=f"{reason}; retried", retries=trial.retries
                 )
+
+    def note(self, text: str, trial: str | None = None) -> None:
+        """Enters what a reader of the sweep should know, and says it. Of no trial in particular: once."""
+        text = bounded(text, REASON)
+        if trial is None:
+            if text in self._noted:
+                return
+            self._noted.add(text)
+        self.writer.event("note", text=text, trial=trial)
+        if self.on_note is not None:
+            self.on_note(text if trial is None else f"trial {trial}: {text}")
 
     def overdue(self) -> list[str]:
         """Running trials that have given no sign of life for `timeout_s` seconds."""
@@ -369,6 +334,17 @@ class Conductor:
             self.writer.sweep(state=state, ended=now(), elapsed_s=self.elapsed_s)
         return state
 
+    def abandon(self) -> None:
+        """Ends the books of a driver that fails: interrupted, paused trials stay paused, nobody is charged.
+
+        What is known of the trials may be ahead of what could be written, so it is not written now. Never raises.
+        """
+        self.interrupted = True
+        with suppress(Exception), self.writer.batch():
+            for trial_id in self.active:
+                self.writer.trial(trial_id, state="interrupted", reason="the driver ended", ended=now())
+            self.writer.sweep(state="interrupted", ended=now(), elapsed_s=self.elapsed_s)
+
     # -- the books ------------------------------------------------------------------------------------
 
     def _row(self, trial: Trial, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -383,27 +359,14 @@ class Conductor:
         }
 
     def _judge(self, trial: Trial, step: int, value: float | None) -> str:
-        trial.steps = step
-        if value is None or not math.isfinite(value):
-            return "continue"
-        if self.wants_reports:
+        if self.wants_reports and value is not None and math.isfinite(value):
             trial.reports[step] = value
-        better = (lambda a, b: a < b) if self.rules.mode == "min" else (lambda a, b: a > b)
-        if step < trial.minimum:
-            if trial.early is None or better(value, trial.early[0]):
-                trial.early = (value, step)
-            return "continue"
-        if trial.best is None or better(value, trial.best):
-            trial.best, trial.best_step = value, step
-        if step not in self.scheduler.milestones(trial.minimum, trial.maximum):
-            return "continue"
-        trial.judged[step] = trial.best
-        return self.scheduler.report(trial.id, step, trial.best)
+        return self.judge.report(trial, step, value)
 
     def _end(
         self, trial: Trial, state: str, reason: str, payload: Mapping[str, Any], error: str | None = None
     ) -> None:
-        trial.state, trial.reason = state, reason
+        trial.state, trial.reason = state, bounded(reason, REASON)
         self.active.discard(trial.id)
         if payload.get("failure"):
             error = payload["failure"].get("error")
@@ -412,20 +375,27 @@ class Conductor:
             for name in ("peak_memory_mb", "device", "hostname", "pid", "checkpoint_step")
             if payload.get(name) is not None
         }
-        self.writer.trial(
-            trial.id,
-            state=state,
-            reason=reason,
-            error=error,
-            value=trial.value if state != "failed" else None,
-            best_step=trial.value_step if state != "failed" else None,
-            steps=trial.steps,
-            cost_s=trial.cost_s,
-            retries=trial.retries,
-            ended=now(),
-            **measured,
-            **{f"metric.{name}": value for name, value in (payload.get("test") or {}).items()},
-        )
+        with self.writer.batch():
+            self.writer.trial(
+                trial.id,
+                state=state,
+                reason=trial.reason,
+                error=None if error is None else bounded(error, ERROR),
+                value=trial.value if state != "failed" else None,
+                best_step=trial.value_step if state != "failed" else None,
+                steps=trial.steps,
+                cost_s=trial.cost_s,
+                startup_s=trial.startup_s,
+                retries=trial.retries,
+                ended=now(),
+                **measured,
+                **{f"metric.{name}": value for name, value in (payload.get("test") or {}).items()},
+            )
+            if state in OVER:
+                if len(self.groups[trial.config_id]) > 1:  # when matters: others may have waited for it
+                    self.writer.event("end", trial=trial.id, state=state)
+                self.judge.ended(trial)
+            self._release()
         self._tell(trial.config_id)
         if self.on_end is not None:
             self.on_end(trial)
@@ -447,10 +417,11 @@ class Conductor:
     def replay(self, record: SweepRecord) -> None:
         """Brings a fresh conductor to where the store's rows say that the sweep had come.
 
-        Reports and promotions are replayed in their order, so that scheduler and algorithm end in the
+        Reports, promotions and ends are replayed in their order, so that scheduler and algorithm end in the
         state of the uninterrupted run. Trials that had not ended are continued first.
         """
-        for row in sorted(record.trials.values(), key=lambda r: r["number"]):
+        rows = sorted(record.trials.values(), key=lambda r: r["number"])
+        for row in rows:
             number = row["config_id"]
             if number not in self.jobs:
                 job = Job(number, json.loads(row["config_json"]), json.loads(row.get("search_attrs") or "{}"))
@@ -458,38 +429,38 @@ class Conductor:
                 self.algorithm.adopt(job)
             trial = self._add(self.jobs[number], row["seed"])
             trial.retries = row.get("retries") or 0
-            trial.cost_s = row.get("cost_s") or 0.0
-        promotions = [e for e in record.events if e["kind"] == "promote"]
+            trial.cost_s, trial.startup_s = row.get("cost_s") or 0.0, row.get("startup_s") or 0.0
         metric = f"metric.{self.rules.objective}"
-        for entry in sorted([*record.results, *promotions], key=lambda e: e["seq"]):
+        for entry in sorted([*record.results, *record.events], key=lambda e: e["seq"]):
             if "kind" in entry:
-                self.scheduler.promoted(entry["trial"])
+                self._replay_event(entry)
             else:
                 self._judge(self.trials[entry["trial"]], entry["step"], entry.get(metric))
-        for row in sorted(record.trials.values(), key=lambda r: r["number"]):
+        ended = [row for row in rows if row["state"] in OVER and self.trials[row["trial"]].state not in OVER]
+        for row in ended:  # of which no event says when
+            self.trials[row["trial"]].state = row["state"]
+            self.judge.ended(self.trials[row["trial"]])
+        for row in rows:
             trial = self.trials[row["trial"]]
             trial.state, trial.reason = row["state"], row.get("reason") or ""
-            if trial.state not in ENDED | {"paused"}:
+            at_rest = trial.state in OVER or (trial.state in ("paused", "pruned") and self.judge.rests(trial))
+            if not at_rest:
                 trial.state = "pending"
                 self.waiting.append(trial.id)
         for config_id in sorted(self.jobs):
             self._tell(config_id)
 
-
-def combine(group: list[Trial]) -> Outcome:
-    """One outcome for a configuration from its trials, one a seed.
-
-    Complete if all are, with the mean value; failed if any failed; else pruned or paused, with the mean
-    at the milestones that all have reached.
-    """
-    states = {t.state for t in group}
-    step = min(t.steps for t in group)
-    shared = set.intersection(*(set(t.judged) for t in group)) if group else set()
-    judged = {s: sum(t.judged[s] for t in group) / len(group) for s in sorted(shared)}
-    values = [t.value for t in group if t.value is not None]
-    mean = sum(values) / len(values) if len(values) == len(group) else None
-    if "failed" in states or (states == {"complete"} and mean is None):
-        return Outcome(None, step, "failed", judged)
-    if states == {"complete"}:
-        return Outcome(mean, step, "complete", judged)
-    return Outcome(mean, step, "paused" if "paused" in states else "pruned", judged)
+    def _replay_event(self, event: Mapping[str, Any]) -> None:
+        trial = self.trials.get(event.get("trial") or "")
+        if event["kind"] == "note" and trial is None:
+            self._noted.add(event["text"])
+        if trial is None:
+            return
+        if event["kind"] == "promote":
+            self.scheduler.promoted(self.judge.unit(trial))
+        elif event["kind"] == "end":
+            trial.state = event["state"]
+            self.judge.ended(trial)
+        elif event["kind"] == "rerun":
+            trial.state = "pending"
+            self.judge.revived(trial)

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend: one line, exit code 2, nothing written."""
+"""Errors that are said in one line: what is the user's to mend (exit code 2, nothing written); the end of a driver."""
 
 from __future__ import annotations
 
@@ -9,3 +9,7 @@ class UserError(ValueError):
 
 class MissingData(UserError):
     """A data set that is not on this machine; says what to do."""
+
+
+class DriverEnded(RuntimeError):
+    """The driver of a sweep cannot go on; its books are closed and the sweep can be resumed (exit code 1)."""

@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +19,9 @@ from typing import Any
 from cluster.errors import UserError
 
 CONNECT_S = 10.0
+SILENT_S = 20.0  # that a cluster may be out of reach
+SHUTDOWN_S = 10.0  # that Ray may take to end
+CORE = ("gcs_server", "raylet")  # without these two a Ray is none
 # Tune writes a CSV, a JSON and a TensorBoard file for every trial, and snapshots that we never restore.
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -71,6 +79,82 @@ def find_cluster(address: str | None) -> str | None:
     return found
 
 
+class _Pulse:
+    """Whether the Ray that this process is connected to is still there."""
+
+    def __init__(self) -> None:
+        self.core: list[subprocess.Popen[Any]] = []  # of the embedded Ray
+        self.address: tuple[str, int] | None = None  # of a cluster
+        self._heard = self._asked = time.monotonic()
+
+    def gone(self) -> str | None:
+        """Why it is taken for gone; None as long as it is there."""
+        for process in self.core:
+            if process.poll() is not None:
+                name = Path(str(process.args[0])).name  # type: ignore[index]
+                return f"Ray's {name} has ended ({_ending(process.returncode)})"
+        if self.address is not None and time.monotonic() - self._asked > SILENT_S / 4:
+            self._asked = time.monotonic()
+            with contextlib.suppress(OSError):
+                socket.create_connection(self.address, timeout=SILENT_S / 4).close()
+                self._heard = time.monotonic()
+            if time.monotonic() - self._heard > SILENT_S:
+                return f"the cluster at {self.address[0]}:{self.address[1]} does not answer any more"
+        return None
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+_pulse = _Pulse()
+
+
+def ray_gone() -> str | None:
+    """Why the Ray that `connected` gave is taken for gone; None as long as it is there."""
+    return _pulse.gone()
+
+
+@contextlib.contextmanager
+def _own_session() -> Iterator[list[subprocess.Popen[Any]]]:
+    """Gives what Ray starts in the block a session of its own, and yields those processes.
+
+    A signal to the driver's process group, as `timeout`, a closing terminal or a shell's `kill %1` send it, would
+    else end Ray under the driver. Ray ends its processes with the driver all the same: the kernel tells them when it dies.
+    """
+    from ray._private import services
+
+    started: list[subprocess.Popen[Any]] = []
+    popen = getattr(services, "ConsolePopen", None)
+    if popen is None or sys.platform == "win32":
+        yield started
+        return
+
+    class Apart(popen):  # type: ignore[misc, valid-type]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "start_new_session": True})
+            started.append(self)
+
+    services.ConsolePopen = Apart  # type: ignore[misc]
+    try:
+        yield started
+    finally:
+        services.ConsolePopen = popen  # type: ignore[misc]
+
+
+def _shut_down(ray: Any) -> None:
+    """Ends the connection to Ray; waits for no longer than `SHUTDOWN_S` if Ray is gone."""
+    global _pulse
+    if ray_gone():
+        threading.Thread(target=ray.shutdown, daemon=True).start()
+        deadline = time.monotonic() + SHUTDOWN_S
+        while ray.is_initialized() and time.monotonic() < deadline:
+            time.sleep(0.1)
+    else:
+        ray.shutdown()
+    _pulse = _Pulse()
+
+
 @contextlib.contextmanager
 def connected(options: Mapping[str, Any]) -> Iterator[str]:
     """Connects to Ray and yields where; shuts down only what it started.
@@ -92,16 +176,21 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
         return
     try:
         if address:
+            if "://" not in address:
+                host, _, port = address.rpartition(":")
+                _pulse.address = (host.strip("[]"), int(port))
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            ray.init(
-                address="local",  # without it Ray attaches to whatever cluster was last started here
-                num_cpus=options.get("cpus"),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
+            with _own_session() as started:
+                ray.init(
+                    address="local",  # without it Ray attaches to whatever cluster was last started here
+                    num_cpus=options.get("cpus"),
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                )
+            _pulse.core = [p for p in started if Path(str(p.args[0])).name in CORE]  # type: ignore[index]
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         if address is None:
@@ -114,7 +203,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     try:
         yield f"the cluster at {address}" if address else "an embedded Ray on this machine"
     finally:
-        ray.shutdown()
+        _shut_down(ray)
 
 
 def slots(options: Mapping[str, Any], wanted: int | None) -> int:

@@ -13,20 +13,20 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from analysis.store import Store, SweepRecord, SweepWriter
-from cluster import group, nas_config, sweep
+from cluster import group, growth, nas_config, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.conductor import Conductor, Rules, Trial, now
 from cluster.display import Display
+from cluster.driving import Result, drive
 from cluster.nas_config import FRONT_KIND, NASSettings
 from cluster.nas_front import FrontRun
 from cluster.nas_run import Run
 from cluster.nas_supernet import SupernetRun
-from cluster.sweep import Result
 from cluster.weights import Board
 from search_spaces.algorithms.schedulers import NoScheduler
 from trainables.nas._job import SearchJob
 
-GROWABLE = {**{k: v for k, v in sweep.GROWABLE.items() if k != "budget.trials"}, "search.evaluations": int}
+GROWABLE = {**{k: v for k, v in growth.GROWABLE.items() if k != "budget.trials"}, "search.evaluations": int}
 
 
 def make_run(settings: NASSettings, store: Store) -> Run:
@@ -54,10 +54,15 @@ def run(settings: NASSettings, display: Display | None = None) -> Result:
 def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
     """Takes a search up where its store says that it was."""
     store = sweep.open_store(storage)
-    tree = OmegaConf.create(store.read(name).sweep["config"])
-    settings = nas_config.check(sweep.changed(tree, changes, GROWABLE))
+    found = store.read(name)
+    tree = OmegaConf.create(found.sweep["config"])
+    words, again = growth.split(changes)
+    settings = nas_config.check(growth.changed(tree, words, GROWABLE, growth.used_s(found)))
+    growth.check_time(name, settings.budget["minutes"], found, changes)
     with sweep.engine(settings, store) as concurrent:
         writer = store.open(name)
+        if again:
+            growth.retry_failed(writer)
         record = writer.record
         writer.sweep(state="running", config=settings.to_yaml(), updated=now())
         return _drive(
@@ -92,7 +97,8 @@ def _drive(
         made.append(make_conductor(search, writer, concurrent, record, on_end))
         return made[0]
 
-    post = replace(sweep.make_post(search.settings, store, name), board=board_name)
+    post, notes = sweep.tracked(sweep.make_post(search.settings, store, name))
+    post = replace(post, board=board_name, vital=True)
     workers, options = search.settings.train["workers"], search.settings.cluster
     each = {"CPU": options["cpus_per_trial"], "GPU": options["gpus_per_trial"]}
 
@@ -103,7 +109,7 @@ def _drive(
 
     before = train if workers > 1 else None
     try:
-        result = sweep.drive(search.settings, store, name, writer, make, post, display, search.ended, before)
+        result = drive(search.settings, store, name, writer, make, post, display, search.ended, before, notes)
     finally:
         ray.kill(board)
     search.report(store, name, made[0])

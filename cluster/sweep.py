@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shlex
-import signal
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,30 +15,24 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from analysis.store import Store, StoreError, SweepRecord, SweepWriter
-from cluster import config, provenance
-from cluster.checkpoints import Checkpoints
+from analysis.text import bounded
+from cluster import config, growth, provenance
+from cluster.checkpoints import Checkpoints, Keeper
 from cluster.conductor import Conductor, Rules, Trial, now
 from cluster.config import Settings, data_at_hand
 from cluster.display import Display
+from cluster.driving import Result, drive
 from cluster.errors import MissingData, UserError
 from cluster.local import check_shared, connected, slots
+from cluster.tracking import why_not
 from cluster.worker import Post
 from search_spaces.algorithms import create_scheduler, create_search
 from search_spaces.space import SpaceError
 from trainables import catalog
 from trainables.base import Paper, Setting
 
-MAX_ENGINE_RESTARTS = 5
+COMMAND = 20_000  # characters of the command line that are kept
 RAY_COPIES = "/runtime_resources/working_dir_files/"
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run of a sweep ended. state: finished, interrupted or failed (no trial came to a value)."""
-
-    sweep: str
-    storage: str
-    state: str
 
 
 def run(settings: Settings, display: Display | None = None) -> Result:
@@ -64,12 +54,17 @@ def run(settings: Settings, display: Display | None = None) -> Result:
 def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
     """Takes a sweep up where its store says that it was; `budget.trials=+20` lets it grow."""
     store = open_store(storage)
-    tree = OmegaConf.create(store.read(name).sweep["config"])
-    settings = config.check(changed(tree, changes))
+    found = store.read(name)
+    tree = OmegaConf.create(found.sweep["config"])
+    words, again = growth.split(changes)
+    settings = config.check(growth.changed(tree, words, used_s=growth.used_s(found)))
+    growth.check_time(name, settings.budget["minutes"], found, changes)
     paper = catalog.get(settings.trainable)
     _preflight(settings, paper)
     with engine(settings, store) as concurrent:
         writer = store.open(name)
+        if again:
+            growth.retry_failed(writer)
         record = writer.record
         writer.sweep(**_resumed_row(settings))
         return _drive(settings, paper, store, name, writer, record, concurrent, display or Display())
@@ -84,41 +79,6 @@ def engine(settings: Settings, store: Store) -> Iterator[int]:
         yield concurrent
 
 
-GROWABLE = {
-    "budget.trials": int,
-    "budget.minutes": float,
-    "budget.concurrent": int,
-    "budget.retries": int,
-    "budget.trial_timeout": float,
-    "cluster.address": str,
-    "cluster.cpus": int,
-}
-
-
-def changed(tree: Any, changes: list[str], growable: Mapping[str, type] = GROWABLE) -> Any:
-    """A stored configuration with the settings changed that a resumed run may have otherwise."""
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or key not in growable:
-            raise UserError(f"{change}: it can be resumed with other values of {', '.join(growable)} only")
-        kind = growable[key]
-        if text in ("null", "none"):
-            OmegaConf.update(tree, key, None)
-            continue
-        try:
-            value = kind(text.removeprefix("+"))
-        except ValueError:
-            raise UserError(f"{change}: must be {'a whole number' if kind is int else 'a number'}") from None
-        if text.startswith("+"):
-            if kind is str:
-                raise UserError(f"{change}: only a number can be added to")
-            value += OmegaConf.select(tree, key) or 0
-        if key in ("budget.trials", "search.evaluations") and value < OmegaConf.select(tree, key):
-            raise UserError(f"{change}: it is {OmegaConf.select(tree, key)} already, and can only grow")
-        OmegaConf.update(tree, key, value)
-    return tree
-
-
 def _drive(
     settings: Settings,
     paper: type[Paper],
@@ -129,54 +89,29 @@ def _drive(
     concurrent: int,
     display: Display,
 ) -> Result:
-    checkpoints = Checkpoints(store.checkpoint_dir(name))
-    keeper = _Keeper(checkpoints, settings.keep_checkpoints, paper.metric(paper.objective).mode)
+    mode = paper.metric(paper.objective).mode
+    keeper = Keeper(Checkpoints(store.checkpoint_dir(name)), settings.keep_checkpoints, mode, display.note)
+    made: list[Conductor] = []
 
     def make(on_end: Callable[[Trial], None]) -> Conductor:
-        return make_conductor(settings, paper, writer, concurrent, record, on_end)
+        made.append(make_conductor(settings, paper, writer, concurrent, record, on_end))
+        keeper.known(made[0].trials.values())
+        return made[0]
 
-    return drive(settings, store, name, writer, make, make_post(settings, store, name), display, keeper.ended)
+    post, notes = tracked(make_post(settings, store, name))
+    result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
+    if result.state == "finished":
+        keeper.closed(made[0].trials.values())
+    return result
 
 
-def drive(
-    settings: Settings,
-    store: Store,
-    name: str,
-    writer: SweepWriter,
-    make: Callable[[Callable[[Trial], None]], Conductor],
-    post: Post,
-    display: Display,
-    ended: Callable[[Trial], None],
-    before: Callable[[Conductor], None] | None = None,
-) -> Result:
-    """Runs the conductor that `make` makes to its end on Tune, and closes its books.
-
-    make: is given what is to be called when a trial ends. ended: called then, before the next trial begins.
-    before: runs legs in another way than on Tune, before those that are left.
-    """
-
-    def on_end(trial: Trial) -> None:
-        ended(trial)
-        display.ended(trial)
-
-    with writer:
-        conductor = make(on_end)
-        display.begin(name, store.uri, settings, conductor, writer.recovery)
-        try:
-            with _interruptible(conductor, display):
-                if before is not None:
-                    before(conductor)
-                _run_on_tune(settings, conductor, post, display)
-        finally:
-            state = conductor.close()
-            display.end()
-            if state == "finished" and not any(
-                t.state in ("complete", "pruned") for t in conductor.trials.values()
-            ):
-                state = "failed"
-                writer.sweep(state=state)
-            writer.close(state=state)
-    return Result(name, store.uri, state)
+def tracked(post: Post) -> tuple[Post, tuple[str, ...]]:
+    """`post`, without a tracker that cannot start, and what is to be said of that."""
+    problem = why_not(post.tracking)
+    if problem is None:
+        return post, ()
+    untracked = f"{problem}; the trials are not tracked"
+    return replace(post, tracking={**post.tracking, "name": "none"}), (untracked,)
 
 
 def make_conductor(
@@ -229,7 +164,7 @@ def allowance(settings: Settings, record: SweepRecord | None) -> dict[str, Any]:
     """What `Rules` say of time and faults."""
     return {
         "minutes": settings.budget["minutes"],
-        "spent_s": (record.sweep.get("elapsed_s") or 0.0) if record else 0.0,
+        "spent_s": growth.used_s(record) if record else 0.0,
         "timeout_s": settings.budget["trial_timeout"],
         "retries": settings.budget["retries"],
     }
@@ -245,101 +180,6 @@ def origin(paper: type[Paper], data: str) -> dict[str, Any]:
         "git_dirty": dirty,
         "versions": provenance.versions(),
     }
-
-
-def _run_on_tune(settings: Settings, conductor: Conductor, post: Post, display: Display) -> None:
-    # Tune reads its environment at import, so it comes in after `connected` has set that.
-    from ray import tune
-
-    from cluster.bridge import LegScheduler, LegSearcher, PaperTrainable, Places, Watch
-
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.rules.concurrent)
-    resources = {"cpu": settings.cluster["cpus_per_trial"]}
-    if settings.cluster["gpus_per_trial"]:
-        resources["gpu"] = settings.cluster["gpus_per_trial"]
-    for _ in range(MAX_ENGINE_RESTARTS):
-        if conductor.finished:
-            return
-        places = Places(conductor, json.dumps(asdict(post)))
-        with tempfile.TemporaryDirectory(prefix="fairsweep-tune-") as scratch:
-            tuner = tune.Tuner(
-                tune.with_resources(PaperTrainable, resources),
-                tune_config=tune.TuneConfig(
-                    search_alg=LegSearcher(places),
-                    scheduler=LegScheduler(places),
-                    num_samples=-1,
-                    reuse_actors=True,
-                    trial_dirname_creator=lambda trial: trial.trial_id,
-                ),
-                run_config=tune.RunConfig(
-                    storage_path=scratch,
-                    name="sweep",
-                    verbose=0,
-                    callbacks=[Watch(places, lambda: display.tick(conductor))],
-                ),
-            )
-            try:
-                tuner.fit()
-            except tune.TuneError as error:
-                if places.fatal is not None:
-                    raise places.fatal from None
-                display.note(
-                    f"Tune's controller failed and is started anew: {str(error).strip().splitlines()[-1]}"
-                )
-        for trial_id in list(conductor.active):
-            conductor.lost(trial_id, "the Tune controller ended while the trial ran", "worker lost")
-    if not conductor.finished:
-        raise RuntimeError(f"Tune's controller failed {MAX_ENGINE_RESTARTS} times; the sweep can be resumed")
-
-
-@contextlib.contextmanager
-def _interruptible(conductor: Conductor, display: Display) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends trials cleanly; a second one does not wait."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if conductor.interrupted:
-            raise KeyboardInterrupt
-        conductor.interrupt()
-        display.note(
-            "interrupted: running trials end at their next report; press Ctrl-C again to end at once"
-        )
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except KeyboardInterrupt:
-        conductor.interrupt()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Keeper:
-    """Deletes checkpoints that nothing needs: of trials that are done, all but the best one's."""
-
-    def __init__(self, checkpoints: Checkpoints, keep: str, mode: str) -> None:
-        self.checkpoints, self.keep = checkpoints, keep
-        self.sign = 1.0 if mode == "min" else -1.0
-        self.best: tuple[float, str] | None = None
-
-    def ended(self, trial: Trial) -> None:
-        if trial.state not in ("complete", "pruned", "failed") or self.keep == "all":
-            return
-        if self.keep == "none":
-            if trial.state == "complete" and trial.steps <= 1:
-                return  # it never wrote one; looking costs more than a short trial does
-            self.checkpoints.delete(trial.id)
-            return
-        loss = self.sign * trial.value if trial.state == "complete" and trial.value is not None else None
-        if loss is not None and (self.best is None or loss < self.best[0]):
-            loser, self.best = self.best, (loss, trial.id)
-            if loser is not None:
-                self.checkpoints.delete(loser[1])
-        else:
-            self.checkpoints.delete(trial.id)
 
 
 def make_post(settings: Settings, store: Store, name: str) -> Post:
@@ -417,7 +257,7 @@ def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": provenance.versions(),
-        "command": shlex.join(["fairsweep", *sys.argv[1:]]),
+        "command": bounded(shlex.join(["fairsweep", *sys.argv[1:]]), COMMAND),
     }
 
 

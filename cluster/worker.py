@@ -7,6 +7,8 @@ first, so that a paused trial can be taken up by any worker.
 
 from __future__ import annotations
 
+import errno
+import logging
 import math
 import os
 import socket
@@ -18,11 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.checkpoints import Checkpoints
-from cluster.conductor import Leg
+from analysis.text import bounded
+from cluster.checkpoints import Checkpoints, StorageFault
+from cluster.conductor import ERROR, REASON, Leg
 from cluster.tracking import Tracker, make_tracker
 from trainables import catalog
 from trainables.base import Paper, Setting
+
+logger = logging.getLogger(__name__)
+STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Post:
     checkpoint_s: float = 5.0
     keep: str = "best"
     tracking: Mapping[str, Any] = field(default_factory=dict)
+    vital: bool = False  # the last checkpoint is what the trial is for: without it, it is not complete
     board: str = ""  # the actor that says where shared weights lie, if there are any
 
 
@@ -59,14 +66,16 @@ class LegRunner:
         self.leg: Leg | None = None
         self.paper: Paper | None = None
         self._tracker: Tracker | None = None
+        self._notes: list[dict[str, Any]] = []
+        self._faulted = False  # the storage has failed this leg, and it was said
 
     def take(self, leg: Leg) -> None:
         """Makes `leg` the current one; nothing is built before the first `step`."""
         self.close()
-        self.leg = leg
+        self.leg, self._faulted = leg, False
 
     def step(self) -> dict[str, Any]:
-        """The next report: see `Conductor.report`. Never raises for what the paper's code does."""
+        """The next report: see `Conductor.report`. Never raises for what the paper's code or the storage does."""
         assert self.leg is not None
         rows: list[dict[str, Any]] = []
         report: dict[str, Any] = {"trial": self.leg.trial, "status": "running"}
@@ -75,14 +84,13 @@ class LegRunner:
                 self._build()
             self._train(rows, report)
         except Exception as error:
-            report["status"] = "failed"
-            report["failure"] = {"reason": describe(error), "error": traceback.format_exc()}
+            report["status"] = "lost" if is_storage_fault(error) else "failed"
+            report["failure"] = {"reason": describe(error), "error": bounded(traceback.format_exc(), ERROR)}
+            report.pop("test", None)
         report["rows"] = rows
         self._reported = max([self._reported, *(row["step"] for row in rows)])
         report.update(self._measurements())
-        if self._tracker is not None:
-            for row in rows:
-                self._tracker.log(row["step"], row["metrics"])
+        report["notes"], self._notes = self._notes, []
         if report["status"] != "running":
             self._end(report)
         return report
@@ -90,7 +98,10 @@ class LegRunner:
     def stash(self) -> None:
         """Writes a checkpoint of an unfinished leg, so that nothing is done twice when it goes on."""
         if self.leg is not None and self.paper is not None and not self._over and self._done > self._saved:
-            self._save()
+            try:
+                self._save()
+            except Exception as error:  # it then goes on from an older one
+                logger.warning("trial %s: %s", self.leg.trial, describe(error))
 
     def close(self) -> None:
         """Ends the current leg: checkpoint if unfinished, tracker closed."""
@@ -100,12 +111,19 @@ class LegRunner:
             self._tracker = None
         self.leg, self.paper = None, None
 
+    def _note(self, text: str, once: bool = False) -> None:
+        """What a reader of the sweep should know; once: it is said of the first trial alone."""
+        self._notes.append({"text": text, "once": once})
+
     # -- one leg --------------------------------------------------------------------------------------
 
     _over = False
     _done = 0  # steps trained
     _saved = 0  # steps in the last checkpoint
     _reported = 0  # steps that the driver has, or is being sent
+    _since: float | None = None  # when the paper's setup began
+    _spent = 0.0  # seconds that earlier legs took
+    _startup = 0.0  # seconds of this leg before the setup, until they are reported
 
     def _build(self) -> None:
         leg, post = self.leg, self.post
@@ -113,11 +131,19 @@ class LegRunner:
         self._over, self._done, self._saved = False, 0, 0
         self._reported = leg.done
         self._history: list[dict[str, Any]] = []
-        self._spent, self._since = 0.0, time.monotonic()
-        self._last_save = time.monotonic()
+        self._spent, self._since = 0.0, None
+        began = time.monotonic()
         reset_peak_memory()
+        # What is imported and opened here is no cost of the trial: the next one in this process has it for nothing.
         paper = self.group or catalog.get(post.paper)()
         self._device = prepare_torch(post.threads) if "torch" in sys.modules else "cpu"
+        # A checkpoint may be ahead of the last acknowledged row, or behind it: rows that it holds and the
+        # store lacks are reported again, rows that the store holds and it lacks are computed again.
+        self.checkpoints.sweep_up(leg.trial)
+        state = self.checkpoints.load(leg.trial)
+        if state is not None:
+            self._spent, self._history = state["spent_s"], list(state["history"])
+        self._tracker = self._track(leg)
         setting = Setting(
             seed=leg.seed,
             device=self._device,
@@ -125,19 +151,31 @@ class LegRunner:
             data_dir=Path(post.data_dir) if post.data_dir else None,
             steps=post.steps,
         )
-        self._tracker = make_tracker(post.tracking, post.sweep, leg.trial, leg.config, leg.seed)
+        self._since = self._last_save = time.monotonic()
+        self._startup = self._since - began
         paper.setup(leg.config, setting)
         self._device = getattr(paper, "device", self._device)
-        # A checkpoint may be ahead of the last acknowledged row, or behind it: rows that it holds and the
-        # store lacks are reported again, rows that the store holds and it lacks are computed again.
-        state = self.checkpoints.load(leg.trial)
         if state is not None:
             paper.load_state_dict(state["paper"])
             self._done = self._saved = state["step"]
-            self._spent, self._history = state["spent_s"], list(state["history"])
         self._declared = {m.name for m in paper.metrics if m.split != "test"}
         self._tests = {m.name for m in paper.metrics if m.split == "test"}
         self.paper = paper
+
+    def _track(self, leg: Leg) -> Tracker | None:
+        """The tracker of a leg. Its run gets what the checkpoint holds too, so that it is whole on disk."""
+        post = self.post
+        tracker, problem = make_tracker(
+            post.tracking, post.sweep, leg.trial, leg.config, leg.seed, self._history
+        )
+        if problem:
+            self._note(problem, once=True)
+        return tracker
+
+    @property
+    def _cost(self) -> float:
+        """Seconds that the trial has taken since the first line of the paper's setup, earlier legs included."""
+        return self._spent + (time.monotonic() - self._since if self._since is not None else 0.0)
 
     def _train(self, rows: list[dict[str, Any]], report: dict[str, Any]) -> None:
         leg, paper = self.leg, self.paper
@@ -157,21 +195,23 @@ class LegRunner:
             self._done += 1
             row = {
                 "step": self._done,
-                "wall_s": self._spent + time.monotonic() - self._since,
+                "wall_s": self._cost,
                 "time": time.time(),
                 "metrics": metrics,
             }
             self._history.append(row)
+            if self._tracker is not None:
+                self._tracker.log(self._done, metrics)
             if self._done > self._reported:
                 rows.append(row)
             bad = [f"{n}={v}" for n, v in metrics.items() if not math.isfinite(v)]
             if bad:
                 raise NotFinite(f"not finite: {', '.join(bad)} at step {self._done}")
             if self._done in leg.milestones and self._done > self._reported:
-                self._save()
+                self._try_to_save()
                 break
             if time.monotonic() - self._last_save >= self.post.checkpoint_s:
-                self._save()
+                self._try_to_save()
             if time.monotonic() - began >= self.post.report_s:
                 break
         at_rung = bool(rows) and rows[-1]["step"] in leg.milestones
@@ -181,19 +221,37 @@ class LegRunner:
                 raise ValueError(f"test() returned undeclared metrics: {sorted(set(tests) - self._tests)}")
             report["status"], report["test"] = "complete", tests
             self._over = True
-            if self.post.keep != "none":
+            if self.post.vital:
                 self._save()
+            elif self.post.keep != "none":
+                self._save_last()
+
+    def _try_to_save(self) -> None:
+        """Writes a checkpoint; if the storage fails, the trial goes on without, and tries again later."""
+        try:
+            self._save()
+        except StorageFault as fault:
+            self._last_save = time.monotonic()
+            if not self._faulted:
+                self._note(f"{fault}; the trial went on")
+            self._faulted = True
+
+    def _save_last(self) -> None:
+        """Writes the checkpoint of a trained network. Its value is there and stays, whatever becomes of this."""
+        try:
+            self._save()
+        except Exception as error:
+            self._note(f"complete, but its last checkpoint could not be written: {describe(error)}")
 
     def _save(self) -> None:
         assert self.leg is not None and self.paper is not None
-        spent = self._spent + time.monotonic() - self._since
         self.checkpoints.save(
             self.leg.trial,
             self._done,
             {
                 "paper": self.paper.state_dict(),
                 "step": self._done,
-                "spent_s": spent,
+                "spent_s": self._cost,
                 "history": self._history,
             },
         )
@@ -201,14 +259,16 @@ class LegRunner:
 
     def _end(self, report: dict[str, Any]) -> None:
         self._over = True
-        if self._tracker is not None:
+        if self._tracker is not None and report["status"] != "lost":
             self._tracker.summary(report.get("test") or {}, report["status"])
         self.close()
 
     def _measurements(self) -> dict[str, Any]:
         known = self.paper is not None
+        startup, self._startup = self._startup, 0.0
         return {
-            "cost_s": self._spent + time.monotonic() - self._since if known else 0.0,
+            "cost_s": self._cost,
+            "startup_s": startup,
             "peak_memory_mb": peak_memory_mb(),
             "device": self._device if known else None,
             "hostname": socket.gethostname(),
@@ -221,10 +281,18 @@ class NotFinite(ArithmeticError):
     """A declared metric is NaN or infinite."""
 
 
+def is_storage_fault(error: BaseException) -> bool:
+    """Whether the disk or file system failed, so that the same trial may well succeed when it is tried again."""
+    return isinstance(error, StorageFault) or (isinstance(error, OSError) and error.errno in STORAGE_ERRORS)
+
+
 def describe(error: BaseException) -> str:
     """One line on why a trial failed, in words that the tables can be grouped by."""
-    text = str(error)
-    first = text.splitlines()[0] if text else ""
+    try:
+        text = bounded(str(error), ERROR)
+    except Exception:  # an error may fail to say what it is
+        text = ""
+    first = bounded(text.strip().splitlines()[0], REASON) if text.strip() else ""
     out_of_memory = isinstance(error, MemoryError) or (
         type(error).__name__ in ("OutOfMemoryError", "RuntimeError")
         and (
@@ -233,7 +301,7 @@ def describe(error: BaseException) -> str:
     )
     if out_of_memory:
         return f"out of memory: {first}" if first else "out of memory"
-    if isinstance(error, NotFinite):
+    if isinstance(error, (NotFinite, StorageFault)):
         return first
     return f"raised {type(error).__name__}: {first}" if first else f"raised {type(error).__name__}"
 

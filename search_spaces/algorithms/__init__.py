@@ -89,7 +89,7 @@ def create_scheduler(name: str, mode: str, minimum: int, maximum: int, **options
     if name == "none":
         return NoScheduler()
     if name == "asha":
-        return ASHA(mode, minimum, maximum, eta=int(options.get("eta", 3)))
+        return ASHA(mode, minimum, eta=int(options.get("eta", 3)))
     if name == "median":
         return MedianStopping(
             mode, minimum, maximum,

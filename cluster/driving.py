@@ -1,0 +1,233 @@
+"""Drives a conductor on Ray Tune to its end, and closes its books whatever ends it.
+
+What may end it: the sweep itself, a signal, an error in the driver (a full disk), Tune's controller failing again and
+again, Ray's processes going away. In every case the store says so, and `fairsweep resume` goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from analysis.store import Store, StoreError, SweepWriter
+from cluster.conductor import Conductor, Trial
+from cluster.display import Display, clock
+from cluster.errors import DriverEnded
+from cluster.local import ray_gone
+from cluster.worker import Post, describe
+
+MAX_ENGINE_RESTARTS = 5
+GONE_GRACE_S = 5.0  # that the driver has to end on its own once Ray is gone; Ray would end it after a minute
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run of a sweep ended. state: finished, interrupted or failed (no trial came to a value)."""
+
+    sweep: str
+    storage: str
+    state: str
+
+
+def drive(
+    settings: Any,
+    store: Store,
+    name: str,
+    writer: SweepWriter,
+    make: Callable[[Callable[[Trial], None]], Conductor],
+    post: Post,
+    display: Display,
+    ended: Callable[[Trial], None],
+    before: Callable[[Conductor], None] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Result:
+    """Runs the conductor that `make` makes to its end on Tune, and closes its books.
+
+    make: is given what is to be called when a trial ends. ended: called then, before the next trial begins.
+    before: runs legs in another way than on Tune, before those that are left. notes: what is to be said of the
+    run before its trials. DriverEnded, in one line, if the driver cannot go on.
+    """
+
+    def on_end(trial: Trial) -> None:
+        ended(trial)
+        display.ended(trial)
+
+    with writer:
+        conductor = make(on_end)
+        conductor.on_note = display.note
+        display.begin(name, store.uri, settings, conductor, writer.recovery)
+        books = _Books(conductor, writer, display)
+        try:
+            for text in notes:
+                conductor.note(text)
+            with _interruptible(conductor, display), books.guarded():
+                if before is not None:
+                    before(conductor)
+                _run_on_tune(settings, conductor, post, display)
+            state = books.close()
+        except Exception as error:
+            books.abandon()
+            if isinstance(error, (OSError, StoreError, DriverEnded)) or _of_ray(error):
+                raise DriverEnded(
+                    f"{describe(error).removeprefix('raised ')}; the sweep is interrupted, `fairsweep resume {name}` "
+                    "goes on"
+                ) from error
+            raise
+        finally:
+            display.end()
+    return Result(name, store.uri, state)
+
+
+def _of_ray(error: BaseException) -> bool:
+    return any(kind.__module__.partition(".")[0] == "ray" for kind in type(error).__mro__)
+
+
+class _Books:
+    """Closes the books of a run once, by whoever comes first: the driver, or the watch over Ray."""
+
+    def __init__(self, conductor: Conductor, writer: SweepWriter, display: Display) -> None:
+        self.conductor, self.writer, self.display = conductor, writer, display
+        self._once = threading.Lock()
+        self._over = threading.Event()
+
+    def close(self) -> str:
+        """The regular end."""
+        conductor = self.conductor
+        if conductor.out_of_time and not conductor.interrupted:
+            used = f"budget.minutes={conductor.rules.minutes:g} is used up ({clock(conductor.elapsed_s)})"
+            self.display.note(f"{used}; `fairsweep resume {self.writer.name} budget.minutes=+N` adds to it")
+        state = conductor.close()
+        values = any(t.state in ("complete", "pruned") for t in conductor.trials.values())
+        if state == "finished" and not values:
+            state = "failed"
+        self.writer.close(state=state)
+        self._over.set()
+        return state
+
+    def abandon(self) -> None:
+        """The end by an error; never raises, for there is an error to report already."""
+        with self._once:
+            if not self._over.is_set():
+                self._over.set()
+                self.conductor.abandon()
+                with contextlib.suppress(Exception):
+                    self.writer.close(state="interrupted")
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Watches over Ray while the block runs; without it, the driver would wait a minute and be ended by Ray."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(1.0):
+                if ray_gone() and not done.wait(GONE_GRACE_S):
+                    self._leave(str(ray_gone()))
+
+        watcher = threading.Thread(target=watch, name="fairsweep-watch", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _leave(self, why: str) -> None:
+        code = 130 if self.conductor.interrupted else 1
+        self.abandon()
+        with contextlib.suppress(Exception):
+            self.display.end()
+            resume = f"`fairsweep resume {self.writer.name}` goes on"
+            print(f"fairsweep: error: {why}; the sweep is interrupted, {resume}", file=sys.stderr, flush=True)
+        os._exit(code)  # the main thread hangs in Ray
+
+
+def _run_on_tune(settings: Any, conductor: Conductor, post: Post, display: Display) -> None:
+    # Tune reads its environment at import, so it comes in after `connected` has set that.
+    from ray import tune
+
+    from cluster.bridge import LegScheduler, LegSearcher, PaperTrainable, Places, Watch
+
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.rules.concurrent)
+    resources = {"cpu": settings.cluster["cpus_per_trial"]}
+    if settings.cluster["gpus_per_trial"]:
+        resources["gpu"] = settings.cluster["gpus_per_trial"]
+    failure = ""
+    for _ in range(MAX_ENGINE_RESTARTS):
+        if conductor.finished:
+            return
+        places = Places(conductor, json.dumps(asdict(post)))
+        with tempfile.TemporaryDirectory(prefix="fairsweep-tune-", ignore_cleanup_errors=True) as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(PaperTrainable, resources),
+                tune_config=tune.TuneConfig(
+                    search_alg=LegSearcher(places),
+                    scheduler=LegScheduler(places),
+                    num_samples=-1,
+                    reuse_actors=True,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=scratch,
+                    name="sweep",
+                    verbose=0,
+                    callbacks=[Watch(places, lambda: display.tick(conductor))],
+                ),
+            )
+            try:
+                tuner.fit()
+            except Exception as error:
+                if places.fatal is not None:
+                    raise places.fatal from None
+                if ray_gone():
+                    raise DriverEnded(str(ray_gone())) from None
+                failure = describe(error).removeprefix("raised ")
+                display.note(f"Tune's controller failed and is started anew: {failure}")
+        if places.fatal is not None:
+            raise places.fatal
+        for trial_id in list(conductor.active):
+            conductor.lost(
+                trial_id, "the Tune controller ended while the trial ran", "worker lost", charged=False
+            )
+    if not conductor.finished:
+        raise DriverEnded(f"Tune's controller failed {MAX_ENGINE_RESTARTS} times, last with {failure}")
+
+
+@contextlib.contextmanager
+def _interruptible(conductor: Conductor, display: Display) -> Iterator[None]:
+    """The first Ctrl-C, SIGTERM or SIGHUP ends trials cleanly; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    first = 0.0
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal first
+        if not conductor.interrupted:
+            first = time.monotonic()
+            conductor.interrupt()
+            display.note(
+                "interrupted: running trials end at their next report; press Ctrl-C again to end at once"
+            )
+        elif number == signal.SIGINT or time.monotonic() - first > 1.0:
+            # `timeout` and systemd send one signal twice, to the process and to its group or followed by SIGHUP.
+            raise KeyboardInterrupt
+
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    # What was to be ignored stays so: `nohup` ignores SIGHUP.
+    before = {s: signal.signal(s, handle) for s in numbers if signal.getsignal(s) != signal.SIG_IGN}
+    try:
+        yield
+    except KeyboardInterrupt:
+        conductor.interrupt()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

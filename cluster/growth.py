@@ -1,0 +1,103 @@
+"""What a sweep that is taken up again may have otherwise: more trials, more time, failed trials once more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from analysis.store import SweepRecord, SweepWriter
+from cluster.display import clock
+from cluster.errors import UserError
+
+GROWABLE = {
+    "budget.trials": int,
+    "budget.minutes": float,
+    "budget.concurrent": int,
+    "budget.retries": int,
+    "budget.trial_timeout": float,
+    "cluster.address": str,
+    "cluster.cpus": int,
+}
+RETRY = "retry=failed"
+
+
+def changed(
+    tree: Any, changes: Sequence[str], growable: Mapping[str, type] = GROWABLE, used_s: float = 0.0
+) -> Any:
+    """A stored configuration with the settings changed that a resumed run may have otherwise.
+
+    used_s: wall seconds that the sweep has used. `budget.minutes=+N` adds to the limit, or to what was used where
+    that is more or there was no limit. UserError for what cannot be changed, or cannot be added to.
+    """
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals or key not in growable:
+            raise UserError(
+                f"{change}: it can be resumed with other values of {', '.join(growable)} only, or with {RETRY}"
+            )
+        kind = growable[key]
+        if text in ("null", "none"):
+            OmegaConf.update(tree, key, None)
+            continue
+        try:
+            value = kind(text.removeprefix("+"))
+        except ValueError:
+            raise UserError(f"{change}: must be {'a whole number' if kind is int else 'a number'}") from None
+        before = OmegaConf.select(tree, key)
+        if text.startswith("+"):
+            if kind is str:
+                raise UserError(f"{change}: only a number can be added to")
+            if key == "budget.minutes":
+                before = max(before or 0.0, used_s / 60)
+            elif before is None:
+                raise UserError(f"{change}: there is no limit to add to; {key}={text[1:]} sets one")
+            value += before
+        elif key in ("budget.trials", "search.evaluations") and value < before:
+            raise UserError(f"{change}: it is {before} already, and can only grow")
+        OmegaConf.update(tree, key, value)
+    return tree
+
+
+def used_s(record: SweepRecord) -> float:
+    """Wall seconds that the earlier runs of a sweep have used, whatever ended them."""
+    known = record.sweep.get("elapsed_s")
+    if known is not None:
+        return float(known)
+    last = max((row["time"] for row in record.results if row.get("time")), default=None)
+    began = record.sweep.get("created")
+    return max(0.0, (last - began).total_seconds()) if last and began else 0.0
+
+
+def check_time(name: str, minutes: float | None, record: SweepRecord, changes: Sequence[str]) -> None:
+    """UserError if nothing could run for want of time, though something is asked for."""
+    used = used_s(record)
+    if minutes is None or used < 60 * minutes or (record.sweep["state"] != "finished" and not changes):
+        return
+    raise UserError(
+        f"budget.minutes={minutes:g}: {name} has used {clock(used)} of it; budget.minutes=+N adds N minutes"
+    )
+
+
+def split(changes: Sequence[str]) -> tuple[list[str], bool]:
+    """The settings among `changes`, and whether failed trials are to run again."""
+    wrong = next((c for c in changes if c.startswith("retry=") and c != RETRY), None)
+    if wrong is not None:
+        raise UserError(f"{wrong}: must be {RETRY}")
+    return [c for c in changes if c != RETRY], RETRY in changes
+
+
+def retry_failed(writer: SweepWriter) -> int:
+    """Makes the failed trials of a sweep ones that have not ended, in the store and in the writer's record."""
+    failed = [row for row in writer.record.trials.values() if row["state"] == "failed"]
+    with writer.batch():
+        for row in failed:
+            again = {"state": "pending", "reason": f"run again after: {row['reason']}", "retries": 0}
+            row.update(again)
+            writer.trial(row["trial"], **again, error=None)
+            writer.event("rerun", trial=row["trial"])
+    last = max([e["seq"] for e in (*writer.record.results, *writer.record.events)], default=0)
+    for offset, row in enumerate(failed, start=1):
+        writer.record.events.append({"seq": last + offset, "kind": "rerun", "trial": row["trial"]})
+    return len(failed)

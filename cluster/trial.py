@@ -1,0 +1,120 @@
+"""What a sweep is made of, without Ray: its rules, its trials, and the legs in which they run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from search_spaces.algorithms import Outcome
+
+ENDED = {"complete", "pruned", "failed"}
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def trial_id(number: int, seed: int) -> str:
+    """The name of the trial of configuration `number` under `seed`."""
+    return f"{number:05d}-{seed}"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a sweep may spend and how its trials are judged.
+
+    trials counts configurations (None: as many as the algorithm asks for); each is run under every seed in
+    `seeds`. minutes is wall time over all runs of the sweep, `spent_s` what earlier runs used of it.
+    timeout_s bounds one trial's time without a report. retries counts lost workers and faults of the storage
+    that a trial survives.
+    """
+
+    objective: str
+    mode: str
+    trials: int | None
+    seeds: tuple[int, ...]
+    concurrent: int
+    minutes: float | None = None
+    spent_s: float = 0.0
+    timeout_s: float | None = None
+    retries: int = 2
+    fidelity: Callable[[Mapping[str, Any]], tuple[int, int]] = lambda config: (1, 1)
+    first: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass
+class Trial:
+    """What the driver knows of a trial."""
+
+    id: str
+    number: int
+    config_id: int
+    seed: int
+    config: dict[str, Any]
+    minimum: int
+    maximum: int
+    state: str = "pending"
+    reason: str = ""
+    steps: int = 0
+    best: float | None = None
+    best_step: int | None = None
+    early: tuple[float, int] | None = None  # the best before `minimum`, used if nothing else was reported
+    judged: dict[int, float] = field(default_factory=dict)
+    reports: dict[int, float] = field(default_factory=dict)  # kept for algorithms that want them
+    milestones: tuple[int, ...] = ()  # the steps at which it is judged
+    retries: int = 0
+    cost_s: float = 0.0
+    startup_s: float = 0.0  # of all its legs: imports and tracking, before the paper's setup
+    heard: float = 0.0  # monotonic time of the last sign of life
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float | None:
+        return self.best if self.best is not None else (self.early[0] if self.early else None)
+
+    @property
+    def value_step(self) -> int | None:
+        return self.best_step if self.best is not None else (self.early[1] if self.early else None)
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What a worker is to do: continue `trial` after step `done`, stopping to report at `milestones`."""
+
+    trial: str
+    config: dict[str, Any]
+    seed: int
+    done: int
+    maximum: int
+    milestones: tuple[int, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(self.__dict__)
+
+    @classmethod
+    def from_json(cls, text: str) -> Leg:
+        raw = json.loads(text)
+        raw["milestones"] = tuple(raw["milestones"])
+        return cls(**raw)
+
+
+def combine(group: list[Trial]) -> Outcome:
+    """One outcome for a configuration from its trials, one a seed.
+
+    Complete if all are, with the mean value; failed if any failed; else pruned or paused, with the mean
+    at the milestones that all have reached.
+    """
+    states = {t.state for t in group}
+    step = min(t.steps for t in group)
+    shared = set.intersection(*(set(t.judged) for t in group)) if group else set()
+    judged = {s: sum(t.judged[s] for t in group) / len(group) for s in sorted(shared)}
+    values = [t.value for t in group if t.value is not None]
+    mean = sum(values) / len(values) if len(values) == len(group) else None
+    if "failed" in states or (states == {"complete"} and mean is None):
+        return Outcome(None, step, "failed", judged)
+    if states == {"complete"}:
+        return Outcome(mean, step, "complete", judged)
+    return Outcome(mean, step, "paused" if "paused" in states else "pruned", judged)
