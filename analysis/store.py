@@ -238,8 +238,11 @@ class Store:
         return _record(self._state(sweep, ["results", "trials", "events"]))
 
     def notes(self, sweep: str) -> list[str]:
-        """What a reader of the sweep should know: that it was not closed, what was recovered or dropped."""
-        return _notes(self._state(sweep, ["results", "trials", "events"], ["trial"]))
+        """What a reader of the sweep should know: what its driver noted, that it was not closed, what was recovered."""
+        events = self._state(sweep, ["events"]).tables["events"]
+        told = [json.loads(row) for row in events.filter(pc.equal(events["kind"], "note"))["row"].to_pylist()]
+        notes = [f"trial {n['trial']}: {n['text']}" if n.get("trial") else n["text"] for n in told]
+        return [*notes, *_notes(self._state(sweep, ["results", "trials", "events"], ["trial"]))]
 
     def create(
         self,

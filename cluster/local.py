@@ -120,7 +120,7 @@ def _own_session() -> Iterator[list[subprocess.Popen[Any]]]:
     """Gives what Ray starts in the block a session of its own, and yields those processes.
 
     A signal to the driver's process group, as `timeout`, a closing terminal or a shell's `kill %1` send it, would
-    else end Ray under the driver. Ray ends its processes with the driver all the same: the kernel tells them when it dies.
+    else end Ray under the driver. Its processes end with the driver all the same: the kernel tells them when it dies.
     """
     from ray._private import services
 

@@ -5,6 +5,7 @@ Found through FAIRSWEEP_PLUGINS=tests.papers. None of them imports torch at modu
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -101,13 +102,23 @@ class Slow(_Quadratic):
         return super().step()
 
 
+class Speechless(Exception):
+    """An error that fails to say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
 @register
 class Faulty(_Quadratic):
     """Goes wrong as `fault` says, at step 3."""
 
     slug = "test_faulty"
 
-    FAULTS = ("none", "raise", "not_finite", "memory", "exit", "hang", "undeclared", "exit_once", "setup")
+    FAULTS = (
+        "none", "raise", "not_finite", "memory", "exit", "hang", "undeclared", "exit_once", "setup", "no_unicode",
+        "speechless", "huge", "disk",
+    )  # fmt: skip
 
     @classmethod
     def space(cls) -> Space:
@@ -136,6 +147,14 @@ class Faulty(_Quadratic):
             return {**metrics, "train_loss": float("nan")}
         if fault == "memory":
             raise MemoryError("cannot hold 10 TB")
+        if fault == "no_unicode":
+            raise ValueError("caf\udce9.txt \x1b[2J")
+        if fault == "speechless":
+            raise Speechless
+        if fault == "huge":
+            raise ValueError("x" * 10_000_000)
+        if fault == "disk":
+            raise OSError(errno.ENOSPC, "No space left on device", "/tmp/scratch")
         if fault == "exit":
             os._exit(9)
         if fault == "exit_once":
@@ -148,6 +167,29 @@ class Faulty(_Quadratic):
         if fault == "undeclared":
             return {**metrics, "surprise": 1.0}
         return metrics
+
+
+@register
+class Early(_Quadratic):
+    """Ends by itself at step 3, where `x` is below one half; and with seed 1 in any case."""
+
+    slug = "test_early"
+
+    @property
+    def finished(self) -> bool:
+        early = self.config["x"] < 0.5 or self.setting.seed == 1
+        return self.done >= (3 if early else self.total)
+
+
+@register
+class Lengths(_Quadratic):
+    """Its maximum is ten times `y`, at least three."""
+
+    slug = "test_lengths"
+
+    @classmethod
+    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
+        return Fidelity("epoch", 1, max(3, 10 * config["y"]))
 
 
 @register
