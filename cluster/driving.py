@@ -78,9 +78,11 @@ def drive(
         except Exception as error:
             books.abandon()
             if isinstance(error, (OSError, StoreError, DriverEnded)) or _of_ray(error):
+                why = (
+                    str(error) if isinstance(error, DriverEnded) else describe(error).removeprefix("raised ")
+                )
                 raise DriverEnded(
-                    f"{describe(error).removeprefix('raised ')}; the sweep is interrupted, `fairsweep resume {name}` "
-                    "goes on"
+                    f"{why}; the sweep is interrupted, `fairsweep resume {name}` goes on"
                 ) from error
             raise
         finally:
