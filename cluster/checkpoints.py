@@ -97,6 +97,17 @@ class Checkpoints:
             if self._names(trial):
                 self.fs.delete_dir(self._folder(trial))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes that the checkpoints of each trial take."""
+        selector = pafs.FileSelector(self.root, allow_not_found=True, recursive=True)
+        with _storage("the checkpoints cannot be listed"):
+            files = [f for f in self.fs.get_file_info(selector) if f.is_file]
+        found: dict[str, int] = {}
+        for file in files:
+            trial = file.path.removeprefix(f"{self.root}/").partition("/")[0]
+            found[trial] = found.get(trial, 0) + file.size
+        return found
+
     def sweep_up(self, trial: str) -> None:
         """Drops what workers that died left half-written; for who is to go on with `trial`."""
         with suppress(Exception):  # nothing depends on it

@@ -311,6 +311,8 @@ def prepare_torch(threads: int) -> str:
     import torch
 
     torch.set_num_threads(threads)
+    # The first optimiser of a process imports PyTorch's compiler, which takes two seconds: not in a trial's time.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     return "cuda" if torch.cuda.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else "cpu"
 
 

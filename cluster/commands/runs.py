@@ -7,8 +7,8 @@ import sys
 from typing import Any
 
 from cluster.commands.help import show_help
-from cluster.commands.tables import best_of, print_best, print_trials
-from cluster.errors import UserError
+from cluster.commands.tables import best_of, existing, print_best, print_trials
+from cluster.errors import DriverEnded, UserError
 
 
 def register(add: Any) -> None:
@@ -23,6 +23,7 @@ def register(add: Any) -> None:
         )
         p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
         p.add_argument("--quiet", action="store_true", help="no progress")
+    add("clean", _clean, "drop checkpoints of a finished sweep that only its growth would need", sweep=True)
     p = add("resume", _resume, "go on with a sweep that ended in any way, or let it grow", sweep=True)
     p.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -84,6 +85,25 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     if sweep.open_store(storage).read(args.sweep).sweep["paper"] == nas.SearchJob.slug:
         return _searched(nas.resume(storage, args.sweep, words, display), args.json)
     return _finished(sweep.resume(storage, args.sweep, words, display), args.json)
+
+
+def _clean(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from cluster.checkpoints import StorageFault
+    from cluster.cleaning import clean
+
+    try:
+        found = clean(existing(args.storage), args.sweep)
+    except StorageFault as fault:
+        raise DriverEnded(str(fault)) from None
+    if args.json:
+        report.print_json({"dropped": found.dropped, "bytes": found.bytes, "kept": found.kept})
+    else:
+        mib = found.bytes / 2**20
+        print(
+            f"dropped the checkpoints of {len(found.dropped)} trials ({mib:.1f} MiB), kept {len(found.kept)}"
+        )
+    return 0
 
 
 def _searched(result: Any, as_json: bool) -> int:

@@ -23,7 +23,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     env = {**os.environ, "FAIRSWEEP_PLUGINS": "tests.papers"}
     return subprocess.Popen(
         [sys.executable, "-m", "cluster", *arguments],
-        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
 
 
@@ -124,11 +124,56 @@ def test_one_interrupt_ends_cleanly_and_says_how_to_resume(tmp_path: Path) -> No
         assert kept or not trial["steps"], "an interrupted trial that has taken a step keeps its checkpoint"
     process = start("resume", "s", f"storage={store}", "budget.minutes=+1")
     wait_for_reports(process, store, len(before))
-    process.send_signal(signal.SIGTERM)
+    os.killpg(
+        process.pid, signal.SIGTERM
+    )  # as `timeout` and shells send it: it must not end Ray under the driver
     code, out, err = finish(process, 60)
     assert code == 130, err
+    assert err.count("interrupted at step") == 2, "running trials ended at their next report"
+    assert Store(store).table("sweeps", "s").to_pylist()[0]["closed"]
     after = reports(store)
     assert before.items() <= after.items() and len(after) > len(before)
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Processes below `pid`: number and command."""
+    rows = subprocess.run(
+        ["ps", "-ewwo", "pid,ppid,args"], capture_output=True, text=True
+    ).stdout.splitlines()
+    found: dict[int, str] = {}
+    parents = {pid}
+    for row in rows[1:] * 5:  # children may be listed before their parents
+        number, parent, command = row.split(None, 2)
+        if int(parent) in parents:
+            parents.add(int(number))
+            found[int(number)] = command
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("gone", ["raylet", "gcs_server", "everything"])
+def test_a_driver_closes_its_books_when_ray_is_gone(tmp_path: Path, gone: str) -> None:
+    """Killed for want of memory, or with the whole job (SLURM, systemd): Ray would end the driver in a minute."""
+    store = tmp_path / "store"
+    process = start("run", "trainable=test_slow", "budget.trials=90", "name=s", f"storage={store}")
+    wait_for_reports(process, store, 10)
+    family = descendants(process.pid)
+    began = time.monotonic()
+    if gone == "everything":
+        for number in (process.pid, *family):
+            os.kill(number, signal.SIGTERM)
+    else:
+        (number,) = [n for n, command in family.items() if command.split()[0].endswith(f"/{gone}")]
+        os.kill(number, signal.SIGKILL)
+    code, _, err = finish(process, 100)
+    assert time.monotonic() - began < 45
+    assert code == (130 if gone == "everything" else 1), err
+    assert gone == "everything" or err.count("Ray's") == 1, err
+    assert "Traceback" not in err
+    row = Store(store).table("sweeps", "s").to_pylist()[0]
+    assert row["state"] == "interrupted" and row["elapsed_s"] > 0
+    code, _, err = finish(start("resume", "s", f"storage={store}", "budget.minutes=0.2"))
+    assert code in (0, 2), err
 
 
 SEARCH = (

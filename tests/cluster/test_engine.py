@@ -290,7 +290,15 @@ def test_checkpoints_of_trials_that_asha_stopped_are_cleared_as_documented(tmp_p
     best = {min((t for t in rows if t["trial"] in complete), key=lambda t: t["value"])["trial"]}
     assert stopped
     assert kept(run) == {"best": stopped | best, "none": set(), "all": stopped | complete}[keep]
+    from cluster.cleaning import clean
+
+    found = clean(run.store, "s")
+    assert set(found.dropped) == (stopped if keep != "none" else set())
+    assert (found.bytes > 0) == (keep != "none")
+    assert kept(run) == set(found.kept) == {"best": best, "none": set(), "all": complete}[keep]
     grown = engine(tmp_path, changes=["budget.trials=+9"])
+    with pytest.raises(UserError, match="its trials go on from their checkpoints"):
+        clean(run.store, "s")
     grown.run()
     assert len({(r["trial"], r["step"]) for r in grown.store.table("results", "s").to_pylist()}) == (
         grown.store.table("results", "s").num_rows

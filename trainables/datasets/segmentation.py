@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +269,7 @@ LOADERS: dict[str, Callable[[Path | None], Segmented]] = {
     "stardist_nuclei": stardist_nuclei,
     "synthetic_lesions": synthetic_lesions,
     "synthetic_lesions_small": synthetic_lesions_small,
-    **{name: lambda data_dir, name=name: _dermoscopy(name, data_dir) for name in LAYOUTS},
+    **{name: partial(_dermoscopy, name) for name in LAYOUTS},
 }
 
 
