@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from cluster import config
 from cluster.config import Settings
 from cluster.errors import UserError
+from cluster.nas_budget import Budget, applied, budget_of, refuse_decided
 from search_spaces.algorithms import ARCHITECTURE_SEARCHES
 from search_spaces.algorithms.phases import Plan
 from search_spaces.architectures import kinds, read_size, sizes
@@ -54,7 +55,8 @@ class NASSettings(Settings):
     def heading(self) -> str:
         if self.algorithm["kind"] == FRONT_KIND:
             what = f" on {self.pruned}" if self.pruned is not None else ""
-            return f"{self.algorithm['name']}{what} over {self.algorithm['knob']}"
+            to = "" if self.cost_target is None else f" to {self.cost_target.word}={self.cost_target.value:g}"
+            return f"{self.algorithm['name']}{what} over {self.algorithm['knob']}{to}"
         return f"{self.algorithm['name']} over {self.supernet['kind']}, scored by {self.scored_by}"
 
     @property
@@ -133,6 +135,11 @@ class NASSettings(Settings):
         return self.front_config(self.algorithm["values"][0])["size"]
 
     @property
+    def cost_target(self) -> Budget | None:
+        """What the networks that are found are to cost, if anything."""
+        return budget_of(self.tree)
+
+    @property
     def limits(self) -> dict[str, float]:
         """The limits that are set, by the name of the cost."""
         return {name: value for name, value in self.constraint.items() if value is not None}
@@ -140,7 +147,8 @@ class NASSettings(Settings):
     @property
     def costs(self) -> set[str]:
         """What is to be known of each architecture: what is counted, and latency only where it is asked for."""
-        return {"params", "flops", self.front, *self.limits}
+        budget = set() if self.cost_target is None else {self.cost_target.column}
+        return {"params", "flops", self.front, *self.limits, *budget}
 
     def plan(self, train: bool) -> Plan:
         """How much of each phase there is. train: whether the supernet is still to be trained."""
@@ -155,6 +163,7 @@ class NASSettings(Settings):
 
 def load(overrides: Sequence[str]) -> NASSettings:
     """Composes and checks. UserError names the field, its value and what would be right."""
+    refuse_decided(list(overrides))
     # Hydra would take the one for a choice of its group of papers, and a list without brackets for several runs.
     words = {name: [o for o in overrides if o.startswith(f"{name}=")] for name in ("trainable", "target")}
     rest = [o for o in overrides if not any(o in found for found in words.values())]
@@ -189,6 +198,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     if raw.get("target") is not None:
         raw = {**raw, "algorithm": {**raw["algorithm"], "values": raw["target"]}}
     trainer = _check_front(raw) if front else _check_supernet(raw)
+    raw = applied(raw, trainer if front else None)
     _check_scoring(raw, front)
     config.one_of(raw, "front", COSTS)
     config.one_of(raw, "tracking.name", ("none", "wandb"))

@@ -16,13 +16,14 @@ import torch
 from analysis.drawing import draw_svg
 from analysis.fronts import front_within, keeps
 from analysis.store import Store, SweepRecord
-from cluster import nas_report
+from cluster import nas_budget, nas_report
 from cluster.conductor import Conductor, trial_id
 from cluster.config import data_at_hand
 from cluster.errors import UserError
 from cluster.nas_config import NASSettings
 from cluster.nas_run import Run
 from search_spaces.algorithms.base import Job
+from search_spaces.algorithms.budget_search import BudgetSearch
 from search_spaces.algorithms.front_search import FrontSearch
 from search_spaces.architectures.graphs import Graph
 from search_spaces.architectures.jobs import FRONT
@@ -46,6 +47,8 @@ class FrontRun(Run):
 
     @property
     def title(self) -> str:
+        if self.settings.cost_target is not None:
+            return self.settings.heading
         return f"{self.settings.heading} = {', '.join(map(str, self.settings.algorithm['values']))}"
 
     @property
@@ -70,6 +73,8 @@ class FrontRun(Run):
                 raise UserError(str(error)) from None
         if self.settings.pruned is not None:
             self._check_flops(paper.subject)
+        if self.settings.cost_target is not None:
+            nas_budget.check_reach(self.settings.cost_target, *paper.runtime.bounds())
 
     def _check_flops(self, subject: Subject) -> None:
         """UserError if FLOPs decide and cannot be counted of the network that is to become smaller; said if not."""
@@ -90,6 +95,10 @@ class FrontRun(Run):
     def algorithm(self, record: SweepRecord | None = None) -> FrontSearch:
         chosen, again = self.settings.algorithm, self.settings.retrain
         alone = again["seeds"] if chosen["space"] is not None and again["top"] else 0
+        budget = self.settings.cost_target
+        if budget is not None:
+            low, high = nas_budget.bounds(self.settings.trainer)
+            return BudgetSearch(budget.value, low, high, self.cost, alone, self.dress, self.architecture)
         return FrontSearch(chosen["values"], chosen["seeds"], alone, self.dress, self.architecture)
 
     def dress(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -127,15 +136,30 @@ class FrontRun(Run):
             self._texts[trial] = found.text if found is not None and kept else None
         return self._texts[trial]
 
+    def cost(self, job: Job) -> float | None:
+        """What a completed job of a search to a budget has found costs; None if its checkpoint is gone."""
+        budget, trial = self.settings.cost_target, trial_id(job.number, self.settings.seed)
+        assert budget is not None
+        if trial not in self._costs:
+            found = self.found(trial, job.config["value"], job.config["repeat"])
+            if found is None:
+                return None
+            self.costs(trial, found)
+        return self._costs[trial][budget.column]
+
     def costs(self, trial: str, found: Found) -> dict[str, float | None]:
         """What the network costs that a trial has found, measured once; None is what is not asked for or cannot be
         counted."""
         if trial not in self._costs:
-            timed = found.full is not None or "latency_ms" in self.settings.costs
+            settings = self.settings
+            timed = found.full is not None or "latency_ms" in settings.costs
+            measured = measure_latency(found.module, found.input_shape) if timed else None
+            predicted = settings.cost_target is not None and settings.cost_target.column == "latency_ms"
             self._costs[trial] = {
                 "params": count_parameters(found.module),
                 "flops": _flops(found.module, found.input_shape),
-                "latency_ms": measure_latency(found.module, found.input_shape) if timed else None,
+                "latency_ms": found.cost if predicted else measured,
+                "latency_measured_ms": measured,
             }
         return self._costs[trial]
 
@@ -212,7 +236,6 @@ class FrontRun(Run):
             "scored_by": self._scored_by,
             "test": trial[f"metric.{self.objective.name.replace('val_', 'test_', 1)}"],
             **costs,
-            "latency_measured_ms": costs["latency_ms"],
             **whole,
             "folder": self._export(store, name, trial, found),
             "trial": trial["trial"],

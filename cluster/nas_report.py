@@ -237,6 +237,11 @@ def ended_early(store: Store, name: str) -> str | None:
     )
 
 
+def settings_of(store: Store, name: str) -> dict[str, Any]:
+    """The configuration of a run."""
+    return yaml.safe_load(store.read(name).sweep["config"])
+
+
 def cost_of_front(store: Store, name: str) -> str:
     """The cost that the run's front is set against."""
-    return yaml.safe_load(store.read(name).sweep["config"])["front"]
+    return settings_of(store, name)["front"]

@@ -110,7 +110,7 @@ def _searched(result: Any, as_json: bool) -> int:
     """What a search found: the front, the networks that were trained alone, and where they lie."""
     from analysis import report
     from analysis.store import Store
-    from cluster import nas_report
+    from cluster import nas_budget, nas_report
 
     store = Store(result.storage)
     rows = store.table("architectures", result.sweep).to_pylist()
@@ -119,13 +119,17 @@ def _searched(result: Any, as_json: bool) -> int:
     note = nas_report.ended_early(store, result.sweep)
     if note is not None:
         print(f"note: {note}", file=sys.stderr)
+    target = nas_budget.answer(nas_report.settings_of(store, result.sweep), rows)
     if as_json:
         answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state, "note": note}
-        report.print_json({**answer, "front": front, "retrained": alone})
+        report.print_json({**answer, "target": target, "front": front, "retrained": alone})
     else:
         report.show_rows(front, nas_report.SHOWN, title=f"front of {len(rows)} scored: score against {cost}")
         report.show_rows(alone, nas_report.SHOWN, title="trained alone (95 % CI over seeds)")
-        for line in nas_report.where(front, alone):
+        if target is not None:
+            print(f"target   {nas_budget.in_words(target)}")
+        met = [row for row in rows if target is not None and row["number"] == target["number"]]
+        for line in nas_report.where(met or front, alone):
             print(line)
         for key in nas_report.supernets(rows):
             print(f"supernet {key}  (fairsweep rank {key} --table ... --storage {result.storage})")

@@ -45,16 +45,23 @@ class FrontSearch:
         return ask_each(self._next, self.jobs, n)
 
     def _next(self) -> Job | None:
-        for value in self.values:
-            made = sum(1 for job in self.of(FRONT) if job.config["value"] == value)
-            if made < self.repeats:
-                return self._job(FRONT, value, made)
-        if not self._done(FRONT):
+        run = self._next_run()
+        if run is not None:
+            return self._job(FRONT, *run)
+        if not self._all_run:
             return None
         for text in self.architectures:
             made = sum(1 for job in self.of(RETRAIN) if job.config["architecture"] == text)
             if made < self.alone:
                 return self._job(RETRAIN, None, made, text)
+        return None
+
+    def _next_run(self) -> tuple[float, int] | None:
+        """The value and the repetition of the next run; None if none is to begin now."""
+        for value in self.values:
+            made = sum(1 for job in self.of(FRONT) if job.config["value"] == value)
+            if made < self.repeats:
+                return value, made
         return None
 
     def _job(self, phase: str, value: float | None, repeat: int, architecture: str = "") -> Job:
@@ -80,11 +87,23 @@ class FrontSearch:
         return all(job.number in self.outcomes for job in self.of(phase))
 
     @property
+    def runs(self) -> int:
+        """How many runs there are, as far as is known."""
+        return len(self.values) * self.repeats
+
+    @property
+    def _all_run(self) -> bool:
+        return len(self.of(FRONT)) >= self.runs and self._done(FRONT)
+
+    def _to_train(self) -> list[Job]:
+        """The runs that found what is to be trained alone."""
+        return [j for j in self.of(FRONT) if self._reason(j) == "complete"]
+
+    @property
     def architectures(self) -> list[str]:
-        """The different architectures that completed runs have found, in the order of the runs."""
+        """The different architectures that are to be trained alone, in the order of the runs that found them."""
         if self._architectures is None:
-            complete = [j for j in self.of(FRONT) if self._reason(j) == "complete"]
-            texts = [self.found(job) for job in complete] if self.alone else []
+            texts = [self.found(job) for job in self._to_train()] if self.alone else []
             self._architectures = list(dict.fromkeys(text for text in texts if text))
         return self._architectures
 
@@ -94,7 +113,7 @@ class FrontSearch:
 
     @property
     def finished(self) -> bool:
-        if len(self.of(FRONT)) < len(self.values) * self.repeats or not self._done(FRONT):
+        if not self._all_run:
             return False
         made = Counter(job.config["architecture"] for job in self.of(RETRAIN))
         return all(made[text] >= self.alone for text in self.architectures)
@@ -102,12 +121,9 @@ class FrontSearch:
     @property
     def expected(self) -> int:
         """Number of jobs; until it is known what the runs find, as if each found another architecture."""
-        runs = len(self.values) * self.repeats
-        known = len(self.of(FRONT)) == runs and self._done(FRONT)
-        return runs + self.alone * (len(self.architectures) if known else runs)
+        return self.runs + self.alone * (len(self.architectures) if self._all_run else self.runs)
 
     @property
     def phase(self) -> str:
         """The phase that runs now, for a reader."""
-        runs = len(self.values) * self.repeats
-        return FRONT if len(self.of(FRONT)) < runs or not self._done(FRONT) else RETRAIN
+        return RETRAIN if self._all_run else FRONT

@@ -177,6 +177,20 @@ class ArchitectureSpace(ABC):
                 return architecture
         raise ArchitectureError(f"{self.id}: {ATTEMPTS} draws gave no valid architecture")
 
+    def acceptance(self, probabilities: Mapping[str, Sequence[float]] | None = None) -> float:
+        """The probability that a draw of `sample` is valid, so that it is not drawn anew; exact.
+
+        A valid architecture is thus sampled with the product of the probabilities of its options over this. Listed
+        here where some are invalid; a space too large for that must know better.
+        """
+        if type(self).is_valid is ArchitectureSpace.is_valid:
+            return 1.0
+        if self.size > LISTED:
+            raise NotImplementedError(f"{self.id}: acceptance of {self.size:,} encodings")
+        given = self._distributions(probabilities or {})
+        p = [given.get(c.name, np.full(len(c.options), 1 / len(c.options))) for c in self.choices]
+        return float(sum(prod(q[i] for q, i in zip(p, a.indices, strict=True)) for a in self.enumerate()))
+
     def _distributions(self, probabilities: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
         found = {}
         for name, given in probabilities.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import permutations
+from math import prod
 from typing import Any, ClassVar
 
 from search_spaces.architectures.base import Architecture, ArchitectureError, ArchitectureSpace, Choice
@@ -76,6 +77,25 @@ class CellSpace(ArchitectureSpace):
             if j in reached and self.operations[k] != "none":
                 reached.add(i)
         return self.nodes - 1 in reached
+
+    def acceptance(self, probabilities: Mapping[str, Sequence[float]] | None = None) -> float:
+        """As of all spaces: the probability that the output is reached, node by node over the sets of those reached."""
+        if self.disconnected or "none" not in self.operations:
+            return 1.0
+        given, none = self._distributions(probabilities or {}), self.operations.index("none")
+        closed = {
+            edge: float(given[c.name][none]) if c.name in given else 1 / len(self.operations)
+            for edge, c in zip(self.edges, self.choices, strict=True)
+        }
+        sets: dict[frozenset[int], float] = {frozenset({0}): 1.0}
+        for node in range(1, self.nodes):
+            after: defaultdict[frozenset[int], float] = defaultdict(float)
+            for reached, p in sets.items():
+                missed = prod(closed[j, node] for j in reached)
+                after[reached] += p * missed
+                after[reached | {node}] += p * (1 - missed)
+            sets = dict(after)
+        return sum(p for reached, p in sets.items() if self.nodes - 1 in reached)
 
     def canonical(self, architecture: Architecture) -> Architecture:
         """Of all cells with the same `function`, the one with the fewest weights, then the lowest indices.

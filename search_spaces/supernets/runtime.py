@@ -100,6 +100,15 @@ class RuntimeModel(nn.Module):
         pairs = zip(self.layers, probabilities, strict=True)
         return self.fixed + torch.stack([(row * p[: len(BLOCKS)]).sum() for row, p in pairs]).sum()
 
+    def bounds(self) -> tuple[float, float]:
+        """Costs of the cheapest and of the costliest architecture."""
+        of_blocks = [
+            [0.0 if o == "skip" else row[BLOCKS.index(o)] for o in choice.options]
+            for choice, row in zip(self.space.choices, self.layers.tolist(), strict=True)
+        ]
+        fixed = float(self.fixed)
+        return fixed + sum(map(min, of_blocks)), fixed + sum(map(max, of_blocks))
+
     def of_path(self, path: Architecture) -> float:
         """Cost of an architecture, every entry as the table has it."""
         self.space.check(path)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from analysis.store import Store, SweepRecord, SweepWriter
-from cluster import config, nas, nas_config, nas_report, sweep
+from cluster import config, nas, nas_budget, nas_config, nas_report, sweep
 from cluster.checkpoints import Checkpoints
 from cluster.cli import run_cli
 from cluster.commands import runs
@@ -22,7 +22,8 @@ from cluster.conductor import Conductor
 from cluster.errors import UserError
 from cluster.weights import Shelf
 from cluster.worker import LegRunner
-from search_spaces.algorithms import create_architecture_search
+from search_spaces.algorithms import Outcome, create_architecture_search
+from search_spaces.architectures import create_space
 from search_spaces.architectures.chain import ChainSpace
 from search_spaces.supernets.export import load_network, load_program
 from tests.torch_alone import accuracies
@@ -376,6 +377,127 @@ def test_a_front_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path:
         assert [{k: v for k, v in row.items() if k != "folder"} for row in again.architectures()] == [
             {k: v for k, v in row.items() if k != "folder"} for row in whole.architectures()
         ]
+
+
+BUDGET = (
+    "algorithm=single_path",
+    "algorithm.steps=6",
+    "data=digits300",
+    "retrain.seeds=1",
+    "retrain.steps=1",
+)
+
+
+@pytest.mark.parametrize(
+    ("word", "column", "cost"), [("target_flops", "flops", "flops"), ("target_ms", "latency_ms", "latency")]
+)
+def test_lambda_is_bisected_on_what_the_networks_that_are_found_cost(
+    word: str, column: str, cost: str, tmp_path: Path
+) -> None:
+    """Searches are stood in for: they find 8 lambda^-1/2 thousand multiply-accumulates, or as many milliseconds."""
+    from torch import nn
+
+    engine = Engine(tmp_path, *BUDGET, f"{word}=4000")
+    run = engine.search
+    assert run.settings.front_config(1.0)["cost"] == cost and "over lmbda to " + word in run.title
+
+    def found(trial: str, value: float, repeat: int) -> Found:
+        width = round(8000 / value**0.5)
+        return Found(f"w{width}", nn.Linear(width, 1, bias=False), (width,), cost=float(width))
+
+    run.found = found
+    algorithm, seen = run.algorithm(), []
+    while not algorithm.finished:
+        (job,) = algorithm.ask(1)
+        if job.config["phase"] == "front":
+            settings = json.loads(job.config["settings"])["config"]
+            assert settings["lmbda"] == job.config["value"] and settings["cost"] == cost
+        seen.append((job.config["phase"], job.config["value"], job.config["architecture"]))
+        algorithm.tell(job, Outcome(0.5, 1, "complete"))
+    # The cost is 4000 at lambda = 4: 1 and then 10 are beside it, 10 ** 0.5 too, and 10 ** 0.625 (3895) is within 5 %.
+    fronts = [value for phase, value, _ in seen if phase == "front"]
+    assert fronts == [1.0, 10.0, 3.16228, 5.62342, 4.21697]
+    assert [text for phase, _, text in seen if phase == "retrain"] == ["w3896"]
+    rows = [
+        {"number": k, column: 8000 / v**0.5, "architecture": "a", "options": "{}"}
+        for k, v in enumerate(fronts)
+    ]
+    answer = nas_budget.answer(run.settings.tree, rows)
+    assert answer is not None and answer["within"] and answer["number"] == 4
+    assert nas_budget.in_words(answer).startswith(
+        f"{word}=4,000: 3,895.74 (-2.6%) after 5 of at most 6 searches; a"
+    )
+    far = nas_budget.answer(run.settings.tree, rows[:2])
+    assert (
+        far is not None and not far["within"] and "the nearest: none is within 5%" in nas_budget.in_words(far)
+    )
+    assert nas_config.check(run.settings.tree).tree == run.settings.tree
+
+
+@pytest.mark.slow
+def test_a_search_to_a_budget_is_resumed_anywhere_and_says_what_it_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (*BUDGET, "target_flops=200000")
+    whole = Engine(tmp_path / "whole", *words)
+    whole.search.check()
+    whole.run()
+    rows = whole.architectures()
+    fronts = [t for t in whole.trials() if t["config.phase"] == "front"]
+    assert 1 <= len(fronts) == len(rows) <= 6
+    for row in rows:  # what was bisected on is what the network costs
+        assert row["flops"] == whole.search._paper(1.0, 0).runtime.of_path(
+            create_space("mbconv", "laptop").parse(row["architecture"])
+        )
+    nearest = min(rows, key=lambda row: abs(row["flops"] / 200_000 - 1))
+    assert len(fronts) == 6 or abs(nearest["flops"] / 200_000 - 1) <= 0.05
+    (alone,) = (t for t in whole.trials() if t["config.phase"] == "retrain")
+    assert alone["config.architecture"] == nearest["architecture"]
+    assert runs._searched(sweep.Result("s", whole.store.uri, "finished"), False) == 0
+    said = capsys.readouterr().out
+    assert (
+        f"target   target_flops=200,000: {nearest['flops']:,}" in said
+        and f"best     {nearest['architecture']}" in said
+    )
+    for crash_after in (3, whole.reports - 2):
+        with pytest.raises(Crash):
+            Engine(tmp_path / str(crash_after), *words).run(crash_after)
+        again = Engine(tmp_path / str(crash_after), *words)
+        again.run()
+        assert [t["config.value"] for t in again.trials()] == [t["config.value"] for t in whole.trials()]
+        assert [r["architecture"] for r in again.architectures()] == [r["architecture"] for r in rows]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["target_flops=10"], "target_flops=10: must be from 65,056 to 361,888"),
+        (["target_flops=-1"], "target_flops=-1"),
+        (["target_flops=many"], "target_flops=many"),
+        (["target_flops=100000", "target_ms=1"], "leave one out"),
+        (
+            ["target_flops=100000", "algorithm.values=[1]"],
+            "algorithm.values=[1]: has no meaning with target_flops=100000",
+        ),
+        (["target_flops=100000", "algorithm.seeds=2"], "algorithm.seeds=2: has no meaning"),
+        (
+            ["target_flops=100000", "algorithm.config.cost=params"],
+            "algorithm.config.cost=params: must be flops",
+        ),
+        (["target_ms=1", "algorithm.config.cost=flops"], "algorithm.config.cost=flops: must be latency"),
+        (
+            ["target_ms=1", "algorithm=evolution"],
+            "target_ms=1: algorithm=evolution has none; single_path does",
+        ),
+        (["target_ms=1", "algorithm=oto_v2"], "target_ms=1: algorithm=oto_v2 has none; single_path does"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused_in_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["nas", "algorithm=single_path", *words, f"storage={tmp_path / 'store'}"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1 and not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from search_spaces.architectures.base import ArchitectureSpace
+from search_spaces.architectures.cell import CellSpace
 from search_spaces.supernets import build_supernet
 from tests.trainables.toy_supernet import ToySupernet, batch_for
 from trainables.tasks.path_sampling import (
@@ -45,6 +47,47 @@ def norm(net: ToySupernet, choice: str, option: str) -> float:
 
 
 # ---- probabilities ----
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_average_to_one_although_disconnected_cells_are_drawn_anew(seed: int) -> None:
+    net = build_supernet("cell", "laptop", input_shape=(1, 8, 8), classes=10)
+    space, rule, rng = net.space, PathRule(net), np.random.default_rng(seed)
+    rule.probabilities = {c.name: rng.dirichlet(np.ones(len(c.options))) for c in space.choices}
+    paths = list(space.enumerate())
+    drawn = np.array([np.prod([rule.probabilities[c.name][i] for c, i in zip(space.choices, a.indices, strict=True)])
+                      for a in paths])  # fmt: skip
+    naive = np.array([1 / (space.size * p) for p in drawn])
+    weights = np.array([rule.weight(a) for a in paths[::50]])
+    accepted = space.acceptance(rule.probabilities)
+    assert accepted == pytest.approx(drawn.sum(), abs=1e-12) and accepted < 1
+    # Under the distribution that is sampled, the weights' mean is 1; without the share of valid draws it is not.
+    every = naive * accepted / space.acceptance()
+    assert weights == pytest.approx(every[::50], rel=1e-9)
+    assert (drawn / accepted * every).sum() == pytest.approx(1, abs=1e-12)
+    assert abs((drawn / accepted * naive).sum() - 1) > 1e-3
+    value = rng.random(len(paths))
+    assert (drawn / accepted * every * value).sum() == pytest.approx(value.mean(), abs=1e-12)
+
+
+def test_weights_of_paths_that_are_really_drawn_average_to_one() -> None:
+    net = ToySupernet()
+    rule, rng = PathRule(net), np.random.default_rng(0)
+    rule.probabilities = {name: np.array([0.4, 0.3, 0.2, 0.1]) for name in rule.probabilities}
+    found = [rule.weight(path) for _ in range(4000) for path in rule.sample_paths(rng)]
+    error = np.std(found) / len(found) ** 0.5
+    assert abs(np.mean(found) - 1) < 4 * error < 0.12
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_the_share_of_draws_that_are_connected_is_exact(nodes: int) -> None:
+    operations = ("nor_conv_1x1", "none", "skip_connect")
+    space, rng = CellSpace(nodes, operations), np.random.default_rng(nodes)
+    p = {c.name: rng.dirichlet(np.ones(3)) for c in space.choices}
+    assert space.acceptance(p) == pytest.approx(ArchitectureSpace.acceptance(space, p), abs=1e-12)
+    assert space.acceptance() == pytest.approx(sum(1 for _ in space.enumerate()) / space.size, abs=1e-12)
+    assert CellSpace(nodes, operations, disconnected=True).acceptance(p) == 1
+    assert CellSpace(nodes, ("nor_conv_1x1", "skip_connect")).acceptance() == 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.975, 1.0])

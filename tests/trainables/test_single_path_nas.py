@@ -70,13 +70,41 @@ def test_the_catalogue_finds_it() -> None:
 def test_runtime_has_no_part_in_the_warm_up() -> None:
     with_term, without = trial(lmbda=100.0), trial(runtime_term=False)
     assert with_term.warming_up and difference(with_term, without) == 0
-    with_term.done = without.done = with_term.warmup
+    with_term.done = without.done = 2
     assert not with_term.warming_up and difference(with_term, without) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"warmup_frac": 0.5}, 8),  # 3 epochs of 5 batches: 7.5
+        ({"warmup_frac": 0.2}, 3),
+        ({"warmup_frac": 0.8}, 10),  # the last epoch is a search
+        ({"warmup_frac": 0.5, "threshold_data": "held_out"}, 4),  # of 3 batches
+    ],
+)
+def test_the_warm_up_ends_within_an_epoch(changes: dict[str, Any], expected: int) -> None:
+    paper = trial(steps=3, **changes)
+    seen: list[bool] = []
+    inner = paper.losses
+
+    def losses(x: torch.Tensor, y: torch.Tensor) -> Any:
+        seen.append(paper.warming_up)
+        return inner(x, y)
+
+    paper.losses = losses  # type: ignore[method-assign]
+    while not paper.finished:
+        paper.step()
+    if paper.halves is not None:
+        seen = seen[::2]
+    assert len(seen) == 3 * paper.batches and seen == sorted(seen, reverse=True)
+    assert sum(seen) == expected
+    assert SinglePathNAS.minimum(config("digits300", **changes), 3) == expected // paper.batches + 1
 
 
 def test_after_the_warm_up_the_loss_is_cross_entropy_and_lambda_log_r() -> None:
     paper = trial(lmbda=3.0)
-    paper.done = paper.warmup
+    paper.done = 2
     loss, ce = paper.losses(*batch(paper))
     largest = 361888  # multiply-accumulates of k5_e6 everywhere
     assert (loss - ce).item() == pytest.approx(3 * torch.tensor(float(largest)).log().item(), rel=1e-6)
@@ -88,7 +116,7 @@ def test_after_the_warm_up_the_loss_is_cross_entropy_and_lambda_log_r() -> None:
 def test_runtime_part_of_the_gradient_is_that_of_log_r_alone() -> None:
     """d(lambda log R)/dt = -lambda / R * sigmoid'(norm - t) * dR/dd, for a gate with nothing behind it."""
     paper, without = trial(lmbda=2.0), trial(runtime_term=False)
-    paper.done = without.done = paper.warmup
+    paper.done = without.done = 2
     gradients(paper), gradients(without)
     for k, (block, plain) in enumerate(zip(paper.net.blocks, without.net.blocks, strict=True)):
         margin = block.decide()[1]["e6"].item()
@@ -110,7 +138,7 @@ def test_dropout_on_gates_is_of_the_warm_up_only() -> None:
 
     paper.net.gates = gates  # type: ignore[method-assign]
     paper.losses(*batch(paper))
-    paper.done = paper.warmup
+    paper.done = 2
     paper.losses(*batch(paper))
     assert seen == [0.6, 1.0]
 
@@ -120,7 +148,7 @@ def test_a_large_lambda_shrinks_the_network_and_none_does_not() -> None:
     none = trial(steps=4, runtime_term=False)
     while not big.finished:
         row, other = big.step(), none.step()
-    assert big.warmup == 1 and row["cost"] < 0.5 * other["cost"] == 0.5 * 361888
+    assert row["cost"] < 0.5 * other["cost"] == 0.5 * 361888
     assert other["dead_gates"] == 0
 
 
@@ -212,7 +240,6 @@ def test_accuracy_is_of_the_derived_network_with_statistics_of_its_own() -> None
 
 def test_the_last_epoch_decides_and_not_the_most_accurate() -> None:
     paper = trial(steps=3, warmup_frac=0.2)
-    assert paper.warmup == 1
     for _ in range(2):
         paper.step()
         assert paper.best is None
@@ -343,7 +370,7 @@ def without_statistics(**changes: Any) -> SinglePathNAS:
 def of_one_batch(only: str | None, **changes: Any) -> dict[str, Any]:
     """Loss, cross-entropy and the gradients that a step takes, of 33 images, which two workers share unequally."""
     paper = without_statistics(**changes)
-    paper.done = paper.warmup
+    paper.done = 2
     paper.set_learning_rate(0.0)
     loss, ce = paper.losses(*batch(paper, 33))
     paper._update(loss, only)

@@ -8,6 +8,7 @@ and predicted runtime, are the architecture when training ends. A trial is one s
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,12 @@ def runtime_model(net: SearchNetwork, cost: str, device: str, data_dir: Path | N
     if cost == "latency":
         return RuntimeModel.from_table(net.space, kept_latency(net, device))
     return RuntimeModel.from_table(net.space, net.cost_table(cost))
+
+
+def _batches(images: int, size: int, least: int) -> int:
+    """How many batches an epoch has; a last one of fewer than `least` images is left out."""
+    full, rest = divmod(images, size)
+    return max(full + (rest >= least), 1)
 
 
 def make_optimiser(net: SearchNetwork, config: Mapping[str, Any]) -> torch.optim.Optimizer:
@@ -152,14 +159,14 @@ class SinglePathNAS(NetworkPaper):
     default_steps = 16
 
     @staticmethod
-    def warmup_epochs(config: Mapping[str, Any], epochs: int) -> int:
-        """Epochs without runtime term out of `epochs`; at least one is left for the search."""
-        return min(round(config["warmup_frac"] * epochs), epochs - 1)
+    def warmup_epochs(config: Mapping[str, Any], epochs: int) -> float:
+        """Epochs without runtime term out of `epochs`, the last of them a part; at least one is left for the search."""
+        return min(config["warmup_frac"] * epochs, epochs - 1)
 
     @classmethod
     def minimum(cls, config: Mapping[str, Any], steps: int) -> int:
         """In the warm-up nothing asks for a small network: what the gates say then is not judged."""
-        return cls.warmup_epochs(config, steps) + 1
+        return math.floor(cls.warmup_epochs(config, steps)) + 1
 
     def eligible(self) -> bool:
         """The gates decide when training ends: an earlier epoch, more accurate and costlier, is no better one."""
@@ -194,9 +201,14 @@ class SinglePathNAS(NetworkPaper):
         for costs in self.runtime.buffers():  # workers on several machines have timed different tables
             costs.copy_(self.workers.from_first(costs))
         self.optimiser = make_optimiser(self.net, config)
-        self.warmup = self.warmup_epochs(config, self.epochs)
         # (weights, thresholds): the images that each of them learns on.
         self.halves = self._halves() if config["threshold_data"] == "held_out" else None
+        tasks = self.halves or (self.data,)
+        self.batches = min(
+            _batches(len(t.parts["train"][1]), config["batch_size"], self.least) for t in tasks
+        )
+        self.position = 0  # batches of the epoch that are done
+        self.warmup_steps = round(self.warmup_epochs(config, self.epochs) * self.batches)
 
     def _halves(self) -> tuple[ImageTask, ImageTask]:
         x, y = self.data.parts["train"]
@@ -215,8 +227,8 @@ class SinglePathNAS(NetworkPaper):
 
     @property
     def warming_up(self) -> bool:
-        """Whether the next epoch trains without runtime term and with dropout on the gates."""
-        return self.done < self.warmup
+        """Whether the next batch trains without runtime term and with dropout on the gates."""
+        return self.done * self.batches + self.position < self.warmup_steps
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Of a batch: the loss to descend, CE + lambda log R after the warm-up, and its cross-entropy alone.
@@ -267,6 +279,7 @@ class SinglePathNAS(NetworkPaper):
                 loss, ce = self.losses(x, y)
                 self._update(loss)
                 train_loss.add(ce, len(y))
+                self.position += 1
         else:
             halves = (half.batches(size, self.least) for half in self.halves)
             for (x, y), held_out in zip(*halves, strict=False):
@@ -274,6 +287,8 @@ class SinglePathNAS(NetworkPaper):
                 self._update(ce, "weights")
                 self._update(self.losses(*held_out)[0], "thresholds")
                 train_loss.add(ce, len(y))
+                self.position += 1
+        self.position = 0  # of the next epoch
         shares = self.workers.gather(torch.tensor([train_loss.value], dtype=torch.float64))
         val_loss, val_accuracy = self.data.evaluate(self.inherited(self.net), "validation")
         return {
@@ -293,8 +308,9 @@ class SinglePathNAS(NetworkPaper):
     def found(self) -> Found:
         """The derived network with the weights it inherits, its batch statistics measured."""
         module = self.inherited(self.net).eval()
-        text, shape = self.net.space.format(self.architecture()), tuple(self.net.input_shape)
-        return Found(text, module, shape, self.data.interface(), supernet=self.net)
+        path, shape = self.architecture(), tuple(self.net.input_shape)
+        text, cost = self.net.space.format(path), self.runtime.of_path(path)
+        return Found(text, module, shape, self.data.interface(), supernet=self.net, cost=cost)
 
     def inherited(self, net: SearchNetwork) -> nn.Module:
         """The derived network with the weights it inherits, its batch statistics measured on training images."""

@@ -49,9 +49,15 @@ class PathRule:
         return [self.space.sample(rng, self.probabilities) for _ in range(self.paths)]
 
     def weight(self, path: Architecture) -> float:
-        """1 / (number of paths * probability of `path`): the loss times it is an unbiased estimate."""
+        """1 / (number of valid paths * probability of `path` among them): the loss times it is an unbiased estimate of
+        the mean loss of all valid paths.
+
+        Invalid draws are drawn anew, which makes every valid path likelier than its options: by the share of draws
+        that are valid, here and under the uniform distribution.
+        """
         pairs = zip(self.space.choices, path.indices, strict=True)
-        return float(np.prod([1 / (len(c.options) * self.probabilities[c.name][i]) for c, i in pairs]))
+        of_options = np.prod([1 / (len(c.options) * self.probabilities[c.name][i]) for c, i in pairs])
+        return float(of_options) * self.space.acceptance(self.probabilities) / self.space.acceptance()
 
     def after_backward(self, path: Architecture) -> None:
         """Reads the gradients of `path`, the only one of the update, as the optimiser will see them."""

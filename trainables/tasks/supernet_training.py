@@ -56,7 +56,9 @@ class SupernetTraining:
         labels, the others the first one's probabilities (in-place distillation). "reptile": each path takes two
         steps of its own from the same weights; the mean way they went is the gradient (SUMNAS).
     clip: largest global norm of a gradient; with "reptile" of the inner ones.
-    reweight: losses weigh 1 / (N p_i) and 1 / (n q_j), which makes importance sampling unbiased.
+    reweight: losses weigh 1 / (N p_i) and 1 / (n q_j), which makes importance sampling unbiased: p_i is the
+        probability of a path among the N valid ones, q_j that of an image. Where a probability is 0, as at a full
+        share of importance without a floor, what it belongs to is missing from the estimate.
     rng: of the paths. Order and augmentation of the data draw from PyTorch's global generator.
     workers: who shares the batches. All draw the same order, augmentation and paths; each works on its part.
     """
