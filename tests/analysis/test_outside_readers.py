@@ -235,8 +235,8 @@ def test_a_damaged_file_of_claims_hides_no_other_run(tmp_path: Path) -> None:
         assert Store(tmp_path).table("claims").column("run").to_pylist() == ["b"]
     with pytest.raises(StoreDamaged, match="claims/a"):
         Store(tmp_path).derived("claims", "a")
-    with pytest.raises(StoreError, match="no column 'verdit'; did you mean verdict"):
-        Store(tmp_path).table("claims", "b", columns=["verdit"])
+    with pytest.raises(StoreError, match="no column 'statment'; did you mean statement"):
+        Store(tmp_path).table("claims", "b", columns=["statment"])
 
 
 def test_ls_lists_a_damaged_sweep_and_says_what_is_wrong(

@@ -212,7 +212,7 @@ def test_a_function_gives_a_classifier(function: str, channels: int, side: int) 
     [
         (f"{HERE}:wrong", r"gives \(2, 7\) for two images; must be logits \(2, 10\)"),
         (f"{HERE}:large", "cannot take images of 1x8x8: .*; train.config.side scales them"),
-        (f"{HERE}:broken", "broken: no such luck"),
+        (f"{HERE}:broken", r"broken\(\) failed; ValueError: no such luck"),
         (f"{HERE}:nothing", "has no nothing"),
         ("no_such_room:net", "cannot be imported"),
     ],
