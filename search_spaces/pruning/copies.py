@@ -1,11 +1,13 @@
-"""Copies of modules, with other tensors in place of theirs."""
+"""Copies of modules, with other tensors in place of theirs, and modules that stay as they are."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -40,3 +42,22 @@ def _prepare(value: Any, memo: dict[int, Any]) -> None:
             copy.deepcopy(value, dict(memo))
         except Exception:
             memo[id(value)] = value
+
+
+@contextlib.contextmanager
+def unchanged(module: nn.Module, but: Collection[nn.Module] = ()) -> Iterator[None]:
+    """Attributes and buffers, as of a counter of calls, are afterwards what they were; not those of `but`."""
+    parts = [m for m in module.modules() if m not in but]
+    before = [(vars(m).copy(), m._buffers.copy()) for m in parts]
+    values = {id(b): (b, b.detach().clone()) for _, found in before for b in found.values() if b is not None}
+    try:
+        yield
+    finally:
+        for part, (attributes, buffers) in zip(parts, before, strict=True):
+            vars(part).clear()
+            vars(part).update(attributes)
+            part._buffers.clear()
+            part._buffers.update(buffers)
+        with torch.no_grad():
+            for buffer, value in values.values():
+                buffer.copy_(value)

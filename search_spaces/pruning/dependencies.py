@@ -41,7 +41,7 @@ class Analysis:
     layouts: node -> axes, or a list of them if it makes several tensors. parameters: node -> the parameters of which
     its value is a function, and of nothing else. producers: (parameter, atoms of one of its dimensions).
     sizes: (node, argument) -> the axis whose size the argument states. leaves: name of a tensor -> its axes.
-    larger: the graph for a larger batch, once that was needed.
+    larger: (a larger batch, the graph for it), once that was needed.
     """
 
     graph: Graph
@@ -53,7 +53,7 @@ class Analysis:
     producers: list[tuple[str, np.ndarray]] = field(default_factory=list)
     sizes: dict[tuple[str, str], Axis] = field(default_factory=dict)
     leaves: dict[str, Layout] = field(default_factory=dict)
-    larger: Graph | None = None
+    larger: tuple[int, Graph] | None = None
 
     # -- reading ---------------------------------------------------------------------------------------
 

@@ -7,9 +7,9 @@ found by carrying zeros through the graph, so that a network is called valid onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor, fx, nn
 from search_spaces.pruning.components import partition
 from search_spaces.pruning.effects import draws, pure
 from search_spaces.pruning.groups import Component, Member, Partition
+from search_spaces.pruning.openings import OpeningError
+from search_spaces.pruning.proof import Proof
 from search_spaces.pruning.rebuild import rebuild
 from search_spaces.pruning.trace import Graph, kind, shapes
 from search_spaces.pruning.zeros import emits_zero
@@ -69,6 +71,8 @@ class ErasingGraph:
         self._nodes = {n.name: n for n in self.graph.aten.nodes}
         self._data = self._flowing()
         self._impure = [n for n in self._data if not pure(n)]
+        # What was erased and proven -> whether numbers that follow the batch are computed in what is left.
+        self.open_batch: dict[frozenset[str], bool] = {}
         contracted = _contract(self._data, self._feeds, set(self.graph.results))
         self._segments = self._named(contracted)
         self._owner = {op: s.name for s in self._segments.values() for op in s.operators}
@@ -155,17 +159,68 @@ class ErasingGraph:
 
     # -- the network without ----------------------------------------------------------------------------
 
-    def extract(self, module: nn.Module, erased: Iterable[str]) -> fx.GraphModule:
+    def extract(
+        self, module: nn.Module, erased: Iterable[str], open_batch: bool | None = None
+    ) -> fx.GraphModule:
         """A module in eval mode without these segments and without all that only they need or feed.
 
-        It computes what `module` computes if they and their orphans are zero. ErasingError if it is not valid.
+        It computes what `module` computes if they and their orphans are zero, and is held against that, once for each
+        set. open_batch: how an earlier proof said that it is made; then there is none. ErasingError if it is not
+        valid, or does not compute the same.
         """
         gone = frozenset(erased)
         outcome = self.outcome(gone)
         if not outcome.valid:
             raise ErasingError(f"without {', '.join(sorted(gone))} the network is not connected")
-        whole = rebuild(module, self.whole, {})
-        assert isinstance(whole, fx.GraphModule)
+        if open_batch is None:
+            if gone not in self.open_batch:
+                self.open_batch[gone] = self._prove(module, gone, outcome)
+            open_batch = self.open_batch[gone]
+        try:
+            return self._without(module, outcome, open_batch)
+        except OpeningError as error:
+            raise ErasingError(str(error)) from None
+
+    def check(self, module: nn.Module) -> None:
+        """Proves the extraction of nothing and of as many structures as can go together, until each was in one set.
+
+        For before a training: ErasingError says what cannot be extracted.
+        """
+        self.extract(module, ())
+        left = list(self.erasable)
+        while left:
+            gone: set[str] = set()
+            for name in [*left, *self.erasable]:
+                if self.is_valid(gone | {name}):
+                    gone.add(name)
+            self.extract(module, gone)
+            found = gone | self.orphans(gone)
+            left = [name for name in left if name not in found]
+
+    def _prove(self, module: nn.Module, gone: frozenset[str], outcome: Outcome) -> bool:
+        """Whether sizes that follow the batch must be computed for what is extracted to be what it should."""
+        named = {c.name: c for c in self.partition.prunable}
+
+        def zero(values: Mapping[str, Tensor], moved: Collection[str]) -> None:
+            for name in gone | outcome.orphans:
+                self.partition.zero(named[name], [0], values)
+
+        origin = self.whole.origin
+        name = f"{type(module).__name__} without {', '.join(sorted(gone))}" if gone else type(module).__name__
+        try:
+            proof = Proof(module, self.graph, origin.inputs, origin.analysis.batch, zero)
+        except ValueError as error:
+            raise ErasingError(f"{name}: {error}") from None
+        for open_batch in (False, True) if origin.analysis.batch is not None else (False,):
+            why = proof.why_not(partial(self._without, outcome=outcome, open_batch=open_batch), "more")
+            if not why:
+                return open_batch
+        raise ErasingError(
+            f"{name}: what is extracted does not compute the same; report its architecture ({why})"
+        )
+
+    def _without(self, module: nn.Module, outcome: Outcome, open_batch: bool) -> fx.GraphModule:
+        whole = rebuild(module, self.whole, {}, open_batch)
         copies = {n.meta["origin"]: n for n in whole.graph.nodes if "origin" in n.meta}
         for s in self.segments:
             if s.kind == "add" and s.name not in outcome.zero:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -10,9 +11,9 @@ from torch import fx, nn
 
 from search_spaces.pruning.groups import Partition
 from search_spaces.pruning.proof import varied
-from search_spaces.pruning.trace import TraceError, kind, scope, shapes, trace
+from search_spaces.pruning.trace import Graph, TraceError, kind, scope, shapes, trace
 
-Follow = Callable[[float, float], Any]  # (slope, offset) -> what stands for slope * batch + offset
+Follow = Callable[[float | Fraction, float], Any]  # (slope, offset) -> what stands for slope * batch + offset
 
 
 class OpeningError(ValueError):
@@ -26,15 +27,12 @@ class Openings:
         analysis, inputs = partition.origin.analysis, partition.origin.inputs
         if analysis.batch is None:
             raise OpeningError("none of its inputs is a batch")
-        self.first, self.second = analysis.batch, 2 * analysis.batch + 1
         if analysis.larger is None:
-            try:
-                analysis.larger = trace(module, varied(inputs, self.first, self.second))
-            except TraceError as error:
-                raise OpeningError(f"for a batch of {self.second}, {error}") from None
+            analysis.larger = self._larger(module, inputs, analysis.batch)
+        self.first = analysis.batch
+        self.second, larger = analysis.larger
         here, there = (
-            [n for n in g.aten.nodes if not kind(n).startswith("_assert")]
-            for g in (analysis.graph, analysis.larger)
+            [n for n in g.aten.nodes if not kind(n).startswith("_assert")] for g in (analysis.graph, larger)
         )
         for a, b in zip(here, there, strict=False):
             if (a.op, a.target if a.op == "call_function" else 0) != (
@@ -50,11 +48,21 @@ class Openings:
             )
         self.other = {a.name: b for a, b in zip(here, there, strict=True)}
         for name, value in analysis.graph.constants.items():
-            again = analysis.larger.constants.get(name)
+            again = larger.constants.get(name)
             if isinstance(value, torch.Tensor) and not (
                 isinstance(again, torch.Tensor) and value.shape == again.shape and torch.equal(value, again)
             ):
                 raise OpeningError("a tensor that is written into its forward pass depends on the batch")
+
+    def _larger(self, module: nn.Module, inputs: tuple[Any, ...], batch: int) -> tuple[int, Graph]:
+        """Another batch and the graph for it; three times the first where it must be a multiple of something."""
+        said = ""
+        for second in (2 * batch + 1, 3 * batch):
+            try:
+                return second, trace(module, varied(inputs, batch, second))
+            except TraceError as error:
+                said = said or f"for a batch of {second}, {error}"
+        raise OpeningError(said)
 
     def opened(self, node: fx.Node, where: str, follow: Follow) -> Any:
         """The "args" or "kwargs" of a node, with what `follow` makes in place of numbers that follow the batch."""
@@ -72,16 +80,19 @@ class Openings:
 
         return walk(getattr(node, where), getattr(self.other[node.name], where))
 
-    def follows(self, node: fx.Node, dim: int) -> tuple[int, int]:
+    def follows(self, node: fx.Node, dim: int) -> tuple[Fraction, int]:
         """(slope, offset) of the size of an axis of what the node makes."""
         a, b = (next(iter(shapes(n)))[dim] for n in (node, self.other[node.name]))
         slope, offset = self._line(a, b, node)
-        return int(slope), int(offset)
+        return Fraction(slope), int(offset)
 
-    def _line(self, a: float, b: float, node: fx.Node) -> tuple[float, float]:
-        slope = (b - a) / (self.second - self.first)
+    def _line(self, a: float, b: float, node: fx.Node) -> tuple[float | Fraction, float]:
+        """(slope, offset); of whole numbers the slope may be a share, as where clips of 4 frames are a batch."""
         if type(a) is int and type(b) is int:
-            if slope != int(slope):
+            share = Fraction(b - a, self.second - self.first)
+            offset = a - share * self.first
+            if offset.denominator > 1 or (share.denominator > 1 and offset):
                 raise OpeningError(f"{node.name} does not follow the batch on a straight line")
-            slope = int(slope)
+            return share, int(offset)
+        slope = (b - a) / (self.second - self.first)
         return slope, a - slope * self.first

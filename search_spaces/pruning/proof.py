@@ -21,8 +21,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search_spaces.pruning.copies import copied
-from search_spaces.pruning.trace import Graph
+from search_spaces.pruning.copies import copied, unchanged
+from search_spaces.pruning.trace import Graph, kind
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 NOISE = 0.1  # what parameters are moved by; those of more than SMALL numbers only if they are all the same
@@ -31,6 +31,7 @@ STRICT = {torch.float64: 1e-9, torch.float32: 1e-5}  # of a tensor's own scale: 
 LOOSE = 0.6  # where nothing can be computed in double precision: the type's epsilon to this power, 7e-5 for float32
 SAMPLE = 2**14  # numbers of what a module returns that are compared
 VARIES = 1e-4  # of its scale: what differs less within a tensor is one number
+RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 Site = tuple[str, int]  # path of a module, and which of its calls
 Make = Callable[[nn.Module], nn.Module]
@@ -113,7 +114,8 @@ class Proof:
     # -- inputs ----------------------------------------------------------------------------------------
 
     def _given(self, what: str) -> tuple[Any, ...]:
-        """Inputs: "one" example of the batch, one "more" than it has, "longer" ones, as they were "given", "drawn"."""
+        """Inputs: "one" example of the batch, one "more" than it has, "twice" as many, "longer" ones, as they were
+        "given", "drawn"."""
         if what == "given":
             return self.inputs
         if what == "drawn":
@@ -122,7 +124,11 @@ class Proof:
             return longer(varied(self.inputs, None, None), self.batch)
         if self.batch is None:
             return varied(self.inputs, None, None)
-        return varied(self.inputs, self.batch, 1 if what == "one" else self.batch + 1)
+        return varied(self.inputs, self.batch, self._rows(what))
+
+    def _rows(self, what: str) -> int:
+        batch = self.batch or 0
+        return {"one": 1, "more": batch + 1, "twice": 2 * batch}[what]
 
     def _reference(self, what: str, precise: bool = False) -> Seen | None:
         """What the full network gives; None if it does not run on such inputs."""
@@ -156,11 +162,13 @@ class Proof:
     # -- passes ----------------------------------------------------------------------------------------
 
     def _run(self, net: nn.Module, what: str, precise: bool, note: Note, calibrate: bool = False) -> Any:
-        """The output; `note` is told what every module returns."""
+        """The output; `note` is told what every module returns. What the network keeps of a pass is undone."""
         inputs = pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, self._given(what))
         if precise:
             inputs = pytree.tree_map(_double, inputs)
+        measured = [m for m in net.modules() if isinstance(m, BATCH_NORMS)] if calibrate else ()
         with (
+            unchanged(net, measured),
             torch.random.fork_rng(devices=[]),
             torch.no_grad(),
             Doubles() if precise else contextlib.nullcontext(),
@@ -194,7 +202,11 @@ class Proof:
 
         more: kinds of inputs on which it must as well, if the full network runs on them: "more" or "longer".
         """
-        kinds = [k for k in dict.fromkeys((self.first, *more)) if self._reference(k) is not None]
+        # Batches may have to be multiples of something, as of the frames of a clip.
+        alike = {"more": ("more", "twice")} if self.batch is not None else {}
+        wanted = [(self.first,), *(alike.get(what, (what,)) for what in more)]
+        found = [next((k for k in one if self._reference(k) is not None), None) for one in wanted]
+        kinds = [k for k in dict.fromkeys(found) if k is not None]
         try:
             made = make(self.trial).eval()
         except Exception as error:
@@ -203,8 +215,8 @@ class Proof:
             reason = self._differs(make, made, what)
             if reason and what == "longer":
                 return f"{reason}, with longer inputs than the example's"
-            if reason and "more" in more and what in ("one", "more"):
-                return f"{reason}, for a batch of {1 if what == 'one' else (self.batch or 0) + 1}"
+            if reason and "more" in more and what in ("one", "more", "twice"):
+                return f"{reason}, for a batch of {self._rows(what)}"
             if reason:
                 return reason
         return ""
@@ -423,11 +435,23 @@ class _Watch(fx.Interpreter):
         self.wanted, self.note = wanted, note
 
     def run_node(self, n: fx.Node) -> Any:
+        if kind(n) in RECURRENT:
+            self._check_state(n)
         value = super().run_node(n)
         site = self.wanted.get(n.meta.get("origin", ""))
         if site is not None and isinstance(value, Tensor):
             self.note(site, value)
         return value
+
+    def _check_state(self, n: fx.Node) -> None:
+        """Recurrent operators trust that the state they begin with has the batch of their input (PyTorch 2.13): the
+        modules check it, a graph with the batch of another example does not, and would read beyond its memory."""
+        found: Any = self.map_nodes_to_values(n.args[:2], n)
+        x, states = found
+        first = bool(n.args[8])
+        for state in states if isinstance(states, list | tuple) else [states]:
+            if x.dim() == 3 and state.shape[1] != x.shape[0 if first else 1]:
+                raise ValueError(f"the state of {n.name} is of a batch of {state.shape[1]}")
 
 
 class Doubles(TorchDispatchMode):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -208,10 +209,13 @@ class _Rebuild:
             values = self.openings.opened(node, where, self._follow)
         return fx.node.map_aggregate(values, write)
 
-    def _follow(self, slope: float, offset: float) -> Any:
+    def _follow(self, slope: float | Fraction, offset: float) -> Any:
         """A node for slope * (size of the batch) + offset."""
         value: Any = self._batch_size()
-        value = value if slope == 1 else self.graph.call_function(operator.mul, (value, slope))
+        share = slope.denominator if isinstance(slope, Fraction) else 1
+        factor = slope.numerator if isinstance(slope, Fraction) else slope
+        value = value if factor == 1 else self.graph.call_function(operator.mul, (value, factor))
+        value = value if share == 1 else self.graph.call_function(operator.floordiv, (value, share))
         return value if offset == 0 else self.graph.call_function(operator.add, (value, offset))
 
     def _batch_size(self) -> fx.Node:
@@ -239,9 +243,9 @@ class _Rebuild:
         slope, offset = self.openings.follows(node, dim)
         if not slope:
             return count
-        if count != axis.size and (offset or slope * count % axis.size):
+        if count != axis.size and offset:
             raise OpeningError(f"{node.name} mixes the batch with what is cut")
-        return self._follow(slope * count // axis.size, offset)
+        return self._follow(slope * Fraction(count, axis.size), offset)
 
     def _batch(self, of: np.ndarray) -> np.ndarray:
         """Which atoms are of the batch."""

@@ -69,8 +69,13 @@ def erasing_recipe(
     module: nn.Module, graph: ErasingGraph, erased: Iterable[str], then: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What `graph.extract` did to the full `module`, as JSON. then: the `recipe` of what was cut of the result."""
-    about = _about("erasing", module, graph.whole)
-    return {**about, "erased": sorted(erased), "then": None if then is None else dict(then)}
+    gone = frozenset(erased)
+    return {
+        **_about("erasing", module, graph.whole),
+        "erased": sorted(gone),
+        "open_batch": graph.open_batch.get(gone),
+        "then": None if then is None else dict(then),
+    }
 
 
 def _about(kind: str, module: nn.Module, partition: Partition) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def apply_recipe(module: nn.Module, recipe: Mapping[str, Any]) -> nn.Module:
     inputs = [_restore(entry) for entry in recipe["inputs"]]
     if kind == "erasing":
         try:
-            small = ErasingGraph(module, inputs).extract(module, recipe["erased"])
+            small = ErasingGraph(module, inputs).extract(module, recipe["erased"], recipe.get("open_batch"))
         except ErasingError as error:
             raise RecipeError(f"erased: {error}") from None
         return small if recipe["then"] is None else apply_recipe(small, recipe["then"])

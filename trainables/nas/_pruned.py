@@ -14,7 +14,7 @@ from torch import nn
 
 from search_spaces.costs import UncountedError, count_flops, count_parameters
 from search_spaces.pruning import SliceError, TraceError, partition
-from search_spaces.pruning.erasing import ErasingGraph
+from search_spaces.pruning.erasing import ErasingError, ErasingGraph
 from trainables import catalog
 from trainables.base import Fidelity, Found, Metric, Tiny
 from trainables.catalog import register
@@ -101,7 +101,7 @@ class Pruned(NetworkPaper):
             else:
                 graph = ErasingGraph(deployed, example)
                 self.compression = OperatorErasing(self.net, self.optimiser, graph, *common)
-        except (TraceError, SliceError) as error:
+        except (TraceError, SliceError, ErasingError) as error:
             raise ValueError(f"trainable={config['trainable']}: {error}") from None
         self.optimiser = self.compression.optimiser
 

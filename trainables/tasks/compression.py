@@ -214,7 +214,7 @@ class OperatorErasing(Compression):
 
     config: of `search_spaces/parameters/oto_v3.yaml`; steps: how many there will be. In mode "erase+prune" channels
     take over with the first epoch at whose beginning all chosen chains are zero and `prune_frac` of the epochs over.
-    SliceError, before anything is trained, if channels are to be cut and cannot be.
+    SliceError or ErasingError, before anything is trained, if channels or chains are to be cut and cannot be.
     """
 
     def __init__(
@@ -234,6 +234,8 @@ class OperatorErasing(Compression):
         )
         if self.mode != "erase":
             check_sliceable(deploy(net), graph.whole)
+        if self.mode != "prune":
+            graph.check(deploy(net))
         start = round(config["warmup_frac"] * steps)
         if self.mode == "prune":
             self.optimiser = self._for_channels(net, graph.whole, config["target_group_sparsity"], start)

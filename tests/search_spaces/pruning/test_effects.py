@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.pruning import TraceError, partition, slice_module
-from search_spaces.pruning.erasing import ErasingGraph
+from search_spaces.pruning.copies import unchanged
+from search_spaces.pruning.erasing import ErasingError, ErasingGraph
 from search_spaces.pruning.trace import trace
 from tests.search_spaces.pruning.helpers import zeroed
 from tests.search_spaces.pruning.networks import conv
@@ -129,6 +130,8 @@ def test_nothing_that_is_written_is_lost(name: str) -> None:
     full, _ = zeroed(net, found, 0)
     small = slice_module(full, found, form="graph", check=False)
     assert torch.allclose(small(other), full(other), atol=1e-5 if name != "half precision" else 1e-2)
+    checked = slice_module(full, found)
+    assert torch.allclose(checked(other), full(other), atol=1e-5 if name != "half precision" else 1e-2)
     if "branch" in graph.erasable:
         with torch.no_grad():
             net.branch.weight.zero_()
@@ -248,3 +251,30 @@ def test_what_a_network_keeps_beside_its_tensors_is_no_matter() -> None:
     net(_x(0))  # keeps a tensor that is no leaf
     found = partition(net, _x(0))
     assert [c.name for c in found.prunable] == ["a"]
+
+
+def test_extraction_is_held_against_the_full_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the graph believes: here that a sigmoid emits zero where its layer is."""
+
+    class Gated(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            return self.last(y + self.branch(y).sigmoid())
+
+    monkeypatch.setattr("search_spaces.pruning.erasing.emits_zero", lambda *args, **more: True)
+    net = Gated(_doubled).eval()
+    graph = ErasingGraph(net, torch.randn(2, 3, 6, 6))
+    assert "branch" in graph.erasable
+    with pytest.raises(
+        ErasingError, match=r"^Gated without branch: .* does not compute the same; .* is off by"
+    ):
+        graph.check(net)
+
+
+def test_a_proof_leaves_no_trace_in_what_it_runs() -> None:
+    net = Net(_counted).eval()
+    given = net.calls
+    with unchanged(net):
+        net(torch.randn(2, 3, 6, 6))
+        net.calls, net.seen = torch.tensor(7), 1
+    assert net.calls is given and int(given) == 0 and not hasattr(net, "seen")
