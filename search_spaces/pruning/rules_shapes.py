@@ -71,7 +71,13 @@ def transpose(analysis: Analysis, node: fx.Node) -> Layout:
     return tuple(x)
 
 
-@rule("t", "numpy_T", "mT")
+@rule("mT", "adjoint")
+def transpose_last(analysis: Analysis, node: fx.Node) -> Layout | None:
+    x = analysis.layout(node.args[0])
+    return (*x[:-2], x[-1], x[-2]) if len(x) > 1 else None
+
+
+@rule("t", "numpy_T")
 def flip_last(analysis: Analysis, node: fx.Node) -> Layout | None:
     x = analysis.layout(node.args[0])
     return x if len(x) < 2 else (x[1], x[0]) if len(x) == 2 else None
@@ -154,8 +160,17 @@ def cut_out(analysis: Analysis, node: fx.Node) -> Layout | None:
     index = np.arange(x[dim].size)[start:stop:step]
     if step != 1:
         analysis.channels.block(x[dim], f"{scope(node) or 'the network'} takes every {step}th of it")
-    x[dim] = x[dim].take(index)
+    x[dim] = _part(analysis, node, x[dim], index)
     return tuple(x)
+
+
+def _part(analysis: Analysis, node: fx.Node, axis: Axis, index: np.ndarray) -> Axis:
+    """These positions of `axis`; a single one stays, since it is broadcast to whatever it meets."""
+    part = axis.take(index)
+    if len(index) > 1 or axis.size == 1:
+        return part
+    analysis.channels.block(part, f"{scope(node) or 'the network'} picks one of its positions")
+    return Axis(len(index))
 
 
 @rule("select")
@@ -183,7 +198,7 @@ def split(analysis: Analysis, node: fx.Node) -> list[Layout]:
     dim = argument(node, 2, "dim", 0) % len(x)
     made, start = [], 0
     for shape in shapes(node):
-        part = x[dim].take(np.arange(start, start + shape[dim]))
+        part = _part(analysis, node, x[dim], np.arange(start, start + shape[dim]))
         start += shape[dim]
         made.append((*x[:dim], part, *x[dim + 1 :]))
     return made
@@ -391,4 +406,6 @@ def pixel_unshuffle(analysis: Analysis, node: fx.Node) -> Layout:
 @rule("im2col")
 def unfold(analysis: Analysis, node: fx.Node) -> Layout:
     x, shape = analysis.layout(node.args[0]), analysis.shape(node)
+    for axis in x[-2:]:
+        analysis.channels.block(axis, "its windows go over it")
     return (*x[:-3], analysis.channels.merge((x[-3], Axis(shape[-2] // x[-3].size))), Axis(shape[-1]))
