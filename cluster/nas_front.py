@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class FrontRun(Run):
         """UserError if FLOPs decide and cannot be counted of the network that is to become smaller; said if not."""
         settings = self.settings
         try:
-            count_flops(subject.deployed(subject.net), subject.shape)
+            count_flops(subject.deployed(subject.net), subject.shape, subject.dtype)
         except UncountedError as error:
             if settings.front == "flops" or "flops" in settings.limits:
                 field = "front=flops" if settings.front == "flops" else "constraint.flops"
@@ -153,11 +152,11 @@ class FrontRun(Run):
         if trial not in self._costs:
             settings = self.settings
             timed = found.full is not None or "latency_ms" in settings.costs
-            measured = measure_latency(found.module, found.input_shape) if timed else None
+            measured = _latency_ms(found.module, found) if timed else None
             predicted = settings.cost_target is not None and settings.cost_target.column == "latency_ms"
             self._costs[trial] = {
                 "params": count_parameters(found.module),
-                "flops": _flops(found.module, found.input_shape),
+                "flops": _flops(found.module, found),
                 "latency_ms": found.cost if predicted else measured,
                 "latency_measured_ms": measured,
             }
@@ -222,8 +221,8 @@ class FrontRun(Run):
         if found.full is not None:
             whole = {
                 "full_params": count_parameters(found.full),
-                "full_flops": _flops(found.full, found.input_shape),
-                "full_latency_ms": measure_latency(found.full, found.input_shape),
+                "full_flops": _flops(found.full, found),
+                "full_latency_ms": _latency_ms(found.full, found),
             }
         return {
             "number": trial["number"],
@@ -269,9 +268,18 @@ class FrontRun(Run):
         return nas_report.export(store, name, trial["trial"], save)
 
 
-def _flops(module: Any, input_shape: Sequence[int]) -> int | None:
-    """FLOPs of one example; None if an operator has no formula, which `FrontRun.check` has said."""
+def _flops(module: Any, found: Found) -> int | None:
+    """FLOPs for one example of what `found` takes; None if an operator has no formula, which `FrontRun.check` said."""
     try:
-        return count_flops(module, input_shape)
+        return count_flops(module, found.input_shape, _dtype(found))
     except UncountedError:
         return None
+
+
+def _latency_ms(module: Any, found: Found) -> float:
+    return measure_latency(module, found.input_shape, dtype=_dtype(found))
+
+
+def _dtype(found: Found) -> torch.dtype:
+    """Of the examples that a network takes; whole numbers where it takes pixels as they are stored."""
+    return torch.float32 if found.interface is None else found.interface.seen(1).dtype

@@ -24,7 +24,7 @@ from scipy.stats import kendalltau, spearmanr
 from torch import Tensor, nn
 
 from search_spaces.architectures.base import Architecture, ArchitectureError, Choice
-from search_spaces.flops import UncountedError, count_flops, evaluated
+from search_spaces.flops import UncountedError, count_flops, evaluated, random_input
 
 if TYPE_CHECKING:
     from search_spaces.supernets.base import Supernet
@@ -59,6 +59,7 @@ def measure_latency(
     threads: int = 1,
     repeats: int = 30,
     device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> float:
     """Milliseconds of a forward pass of (batch, *input_shape) in evaluation mode: the median of `repeats` calls.
 
@@ -69,7 +70,7 @@ def measure_latency(
             raise CostError(f"{name}={value}: must be at least 1")
     threads_before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    x = torch.randn(batch, *input_shape, device=device)
+    x = random_input((batch, *input_shape), dtype).to(device)
     times = []
     started, used = time.perf_counter(), time.process_time()
     try:

@@ -263,16 +263,21 @@ def export_program(deployed: Deployed, x: Tensor) -> tuple[torch.export.Exported
     if len(x) < 2:  # of one example a graph is for one for ever
         x = torch.cat([x, x])
     batch = torch.export.Dim("batch", min=deployed.least)
+    # Strictly, by the bytecode, `len(x)` is no number that settles the size; but more is beyond it than otherwise.
+    ways: list[tuple[Tensor, dict[str, Any], int | None]] = [
+        (x, {"dynamic_shapes": ({0: batch},), "strict": strict}, None) for strict in (False, True)
+    ]
+    if deployed.least == 1:
+        ways.append((x[:1], {}, 1))
+    first: Exception | None = None
     with _quiet():
-        try:
-            return torch.export.export(deployed, (x,), dynamic_shapes=({0: batch},)), None
-        except Exception as error:  # what torch.export raises has no public base
-            if deployed.least > 1:
-                raise _not_followed(error) from None
-        try:
-            return torch.export.export(deployed, (x[:1],)), 1
-        except Exception as error:
-            raise _not_followed(error) from None
+        for given, how, most in ways:
+            try:
+                return torch.export.export(deployed, (given,), **how), most
+            except Exception as error:  # what torch.export raises has no public base
+                first = first or error
+    assert first is not None
+    raise _not_followed(first)
 
 
 def _not_followed(error: Exception) -> ExportError:

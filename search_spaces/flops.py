@@ -258,14 +258,22 @@ def count_call(module: nn.Module, *inputs: Any, **named: Any) -> int:
     return counter.get_total_flops() // 2
 
 
-def count_flops(module: nn.Module, input_shape: Sequence[int]) -> int:
+def random_input(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Normal numbers of a fixed seed; whole ones are 0 or 1, which any table has an entry for."""
+    generator = torch.Generator().manual_seed(0)
+    if dtype.is_floating_point:
+        return torch.randn(*shape, generator=generator).to(dtype)
+    return torch.randint(2, tuple(shape), generator=generator).to(dtype)
+
+
+def count_flops(module: nn.Module, input_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> int:
     """Multiply-accumulates for one example of `input_shape` (without the batch), counted in a forward pass.
 
     UncountedError names the operators that have no formula.
     """
     device = next((p.device for p in module.parameters()), "cpu")
     # Random, because what divides by its input or inverts it fails on zeros.
-    x = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    x = random_input((2, *input_shape), dtype).to(device)
     try:
         return count_call(module, x[:1])
     except UncountedError:

@@ -91,6 +91,21 @@ def test_one_example_alone_is_refused_where_the_batch_normalises(tmp_path: Path)
         assert torch.allclose(load_program(tmp_path)(x[:2]), net((x[:2].float() - 5) / 3), atol=1e-6)
 
 
+def test_a_network_that_asks_for_the_length_of_its_input_takes_any_number(tmp_path: Path) -> None:
+    """`len` gives a plain number, so that torch 2.13 exports its graph for the example's alone, unless it follows the
+    bytecode (strict=True)."""
+
+    class Length(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(len(x), -1)[:, :10]
+
+    about = interface()
+    recipe = write_network(tmp_path, Length(), about, {}, onnx=False)
+    assert recipe["batch"]["most"] is None
+    wanted = ((about.example[:5].float() - 5) / 3).flatten(1)[:, :10]
+    assert torch.allclose(load_program(tmp_path)(about.example[:5]), wanted)
+
+
 def test_a_network_that_settles_the_number_of_examples_is_for_one(tmp_path: Path) -> None:
     class Rows(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from trainables import catalog
 from trainables.base import Setting
 from trainables.nas._pruned import Pruned, check_settings
 from trainables.tasks.models import ModelError, make_model
-from trainables.tasks.subjects import PaperSubject, prunable_papers
+from trainables.tasks.subjects import Adapted, PaperSubject, _logits, prunable_papers
 
 torch.set_num_threads(1)
 
@@ -207,6 +208,53 @@ def test_a_function_gives_a_classifier(function: str, channels: int, side: int) 
     assert tests["test_objective"] == made.subject.test(found.module) > 0.2
 
 
+class Answer(NamedTuple):
+    features: Tensor
+    scores: Tensor
+
+
+@dataclass
+class Output:
+    logits: Tensor
+    other: Tensor
+
+
+X = torch.zeros(2, 10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "where"),
+    [
+        (X, None),
+        ({"a": torch.zeros(2, 3), "b": X}, "b"),
+        ((torch.zeros(2, 3), None, X), 2),
+        ({"aux": X, "logits": X}, "logits"),
+        (Answer(torch.zeros(2, 3), X), "scores"),
+        (Output(X, X), "logits"),
+    ],
+)
+def test_the_logits_of_an_answer_are_found(answer: Any, where: Any) -> None:
+    assert _logits(answer, (2, 10)) == where
+    if where is not None:
+        net = Adapted(nn.Identity(), (1, 1, 1), where)
+        net.net.forward = lambda _: answer  # type: ignore[method-assign]
+        assert net(torch.zeros(2, 1, 1, 1)) is X
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (torch.zeros(2, 10, dtype=torch.int64), r"gives \(2, 10\) for two images"),
+        ([X, X], r"0 and 1 could be: call one of them logits"),
+        (None, "gives NoneType for two images"),
+        ({"a": torch.zeros(2, 10, 1), "b": "c"}, r"dict \{'a': \(2, 10, 1\), 'b': 'str'\}"),
+    ],
+)
+def test_an_answer_without_logits_is_described(answer: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        _logits(answer, (2, 10))
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -282,7 +330,8 @@ def test_a_model_of_a_library(name: str, side: int) -> None:
         ("dual_head_kd", {"align": True}, {}, "train.config.align=True: must be False"),
         ("biper", {}, {"lr": 0.1}, "algorithm.config.lr=0.1: .* train.config has biper's own"),
         ("timm:x", {}, {"fine_tune": 2}, "algorithm.config.fine_tune=2: has no meaning for trainable=timm:x"),
-        ("timm:x", {"lr": 0.1}, {}, "train.config.lr=0.1: of timm:x only side can be set"),
+        ("timm:x", {"lr": 0.1}, {}, "train.config.lr=0.1: of timm:x only side, pixels can be set"),
+        ("timm:x", {"pixels": 3}, {}, "train.config.pixels=3: must be one of standardised, raw"),
         ("timm:x", {"side": 0}, {}, "train.config.side=0: must be a whole number"),
         ("dagnn", {}, {}, "trainable=dagnn: its network cannot be pruned; those of att_swin_unet, biper,"),
         (

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from search_spaces.costs import UncountedError, count_flops, count_parameters
-from search_spaces.pruning import SliceError, TraceError, partition
-from search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from search_spaces.pruning import partition
+from search_spaces.pruning.erasing import ErasingGraph
 from trainables import catalog
 from trainables.base import Fidelity, Found, Metric, Tiny
 from trainables.catalog import register
 from trainables.tasks.compression import ChannelPruning, Compression, OperatorErasing, difference
 from trainables.tasks.subjects import (
+    PIXELS,
     ModelSubject,
     PaperSubject,
     Subject,
@@ -34,7 +35,7 @@ OF_A_PAPER = (
     "variant", "lr", "momentum", "weight_decay", "schedule", "batch_size", "augmentation",
 )  # fmt: skip
 OF_NO_OTHER = ("model", "width", "nodes", "fine_tune")  # of OTO's own networks, and what only they can
-MODEL_SETTINGS = ("side",)
+MODEL_SETTINGS = ("side", "pixels")
 
 
 @register
@@ -86,7 +87,7 @@ class Pruned(NetworkPaper):
         config, oto = self.config, self.config["oto"]
         self.subject = self._subject()
         self.net = self.subject.net
-        example = torch.zeros(2, *self.subject.shape, device=self.device)
+        example = torch.zeros(2, *self.subject.shape, dtype=self.subject.dtype, device=self.device)
         steps = self.subject.batches * self.epochs
         self.compression: Compression | None = None
         self.optimiser = self.subject.optimiser
@@ -101,7 +102,7 @@ class Pruned(NetworkPaper):
             else:
                 graph = ErasingGraph(deployed, example)
                 self.compression = OperatorErasing(self.net, self.optimiser, graph, *common)
-        except (TraceError, SliceError, ErasingError) as error:
+        except ValueError as error:
             raise ValueError(f"trainable={config['trainable']}: {error}") from None
         self.optimiser = self.compression.optimiser
 
@@ -112,7 +113,7 @@ class Pruned(NetworkPaper):
             setting = replace(self.setting, data=data)
             return PaperSubject(name, config["train"], setting, self.epochs, self.rng)
         data = self.setting.data or catalog.get(config["by"]).datasets[0]
-        return ModelSubject(name, config["train"].get("side", 0), data, config["oto"], self.setting)
+        return ModelSubject(name, config["train"], data, config["oto"], self.setting)
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -141,7 +142,7 @@ class Pruned(NetworkPaper):
         full = self.subject.deployed(net)
         small = full if self.compression is None else self.compression.cut(net).module
         try:
-            flops = {"test_flops": float(count_flops(small, self.subject.shape))}
+            flops = {"test_flops": float(count_flops(small, self.subject.shape, self.subject.dtype))}
         except UncountedError:  # as a search says before it trains
             flops = {}
         return {
@@ -201,5 +202,8 @@ def check_settings(name: str, train: Mapping[str, Any], oto: Mapping[str, Any]) 
             raise ValueError(
                 f"train.config.{key}={value}: of {name} only {', '.join(MODEL_SETTINGS)} can be set"
             )
-        if type(value) is not int or value < 1:
+        if key == "pixels":
+            if value not in PIXELS:
+                raise ValueError(f"train.config.pixels={value}: must be one of {', '.join(PIXELS)}")
+        elif type(value) is not int or value < 1:
             raise ValueError(f"train.config.{key}={value}: must be a whole number of at least 1")

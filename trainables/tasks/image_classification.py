@@ -91,8 +91,8 @@ class ImageTask:
     """One data set on one device; training, validation and test parts are the same for every trial.
 
     The validation part is a stratified part of the public training images. Pixels are standardised with
-    the mean and deviation of the training part. Batches and augmentations are drawn from `generator` (CPU), or
-    from PyTorch's global one.
+    the mean and deviation of the training part, unless they are to stay `raw`. Batches and augmentations are drawn from
+    `generator` (CPU), or from PyTorch's global one.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class ImageTask:
         device: str,
         augmentation: str = "standard",
         generator: torch.Generator | None = None,
+        raw: bool = False,
     ) -> None:
         if augmentation not in AUGMENTATIONS:
             raise ValueError(f"augmentation={augmentation}: known are {', '.join(AUGMENTATIONS)}")
@@ -110,9 +111,15 @@ class ImageTask:
         self.classes, self.levels = data.classes, data.levels
         self.channels, self.side = data.train_images.shape[1], data.train_images.shape[2]
         self.augmentation = data.augmentation if augmentation == "standard" else augmentation
-        self.generator = generator
+        self.generator, self.raw = generator, raw
         self.parts = _tensors(name, data_dir, device)
         self.mean, self.deviation = _moments(name, data_dir, device)
+
+    @property
+    def stored(self) -> str:
+        """What pixels are before they are standardised, in words."""
+        dtype = str(self.parts["train"][0].dtype).removeprefix("torch.")
+        return f"as they are stored, {dtype} in 0..{self.levels}"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -120,7 +127,9 @@ class ImageTask:
         return self.channels, self.side, self.side
 
     def standardise(self, pixels: Tensor) -> Tensor:
-        """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part."""
+        """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part; as they are, if `raw`."""
+        if self.raw:
+            return pixels
         return (pixels.float() - self.mean) / self.deviation
 
     def interface(self) -> Interface:
@@ -133,8 +142,8 @@ class ImageTask:
             example,
             values,
             self.name,
-            self.mean.cpu(),
-            self.deviation.cpu(),
+            None if self.raw else self.mean.cpu(),
+            None if self.raw else self.deviation.cpu(),
             classes=self.classes,
             names=CLASS_NAMES.get(self.base),
             parts={part: len(labels) for part, (_, labels) in self.parts.items()},

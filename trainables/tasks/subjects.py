@@ -6,9 +6,10 @@ A paper brings all of it, with its base optimiser and learning rates; a network 
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -26,11 +27,14 @@ from trainables.tasks.rng import TrialRNG
 from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 IMAGES = 250  # that are evaluated at a time; some of these networks are large
+PIXELS = ("standardised", "raw")  # what of an image a network is given
+RAW = PIXELS[1]
+Where = str | int | None  # the part of an answer that the logits are; None: the whole
 COLOURS = 3  # channels of networks that take no other number
 
 
 class Subject(ABC):
-    """A network in training. optimiser: the base optimiser, over all its parameters. shape: of one example.
+    """A network in training. optimiser: the base optimiser, over all its parameters. shape, dtype: of one example.
 
     objective: name of what `epoch` and `test` measure; the higher, the better. batches: gradient steps of an epoch.
     """
@@ -38,6 +42,7 @@ class Subject(ABC):
     net: nn.Module
     optimiser: Optimizer
     shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
     objective: str
     batches: int
 
@@ -106,36 +111,79 @@ class PaperSubject(Subject):
 
 
 class Adapted(nn.Module):
-    """`net` for images of fewer channels, which are repeated, or of another side, which are scaled."""
+    """`net` for images of fewer channels, which are repeated, or of another side, which are scaled: its logits."""
 
-    def __init__(self, net: nn.Module, shape: tuple[int, ...]) -> None:
+    def __init__(self, net: nn.Module, shape: tuple[int, ...], where: Where = None) -> None:
         super().__init__()
-        self.net, self.shape = net, shape
+        self.net, self.shape, self.where = net, shape, where
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(fitted(x, self.shape))
+        answer = self.net(fitted(x, self.shape))
+        return answer if self.where is None else _parts(answer)[self.where]
+
+
+def _parts(answer: Any) -> dict[str | int, Any]:
+    """The parts of an answer by name or number; a tensor is the only part of itself, of no name."""
+    if isinstance(answer, Mapping):
+        return dict(answer)
+    if hasattr(answer, "_asdict"):
+        return answer._asdict()
+    if is_dataclass(answer):
+        return {field.name: getattr(answer, field.name) for field in fields(answer)}
+    return dict(enumerate(answer)) if isinstance(answer, list | tuple) else {}
+
+
+def _logits(answer: Any, wanted: tuple[int, int]) -> Where:
+    """Where in `answer` the logits of the shape `wanted` are: None for the whole of it. ValueError if nowhere, or in
+    several places of which none is called so."""
+
+    def fits(value: Any) -> bool:
+        return isinstance(value, Tensor) and tuple(value.shape) == wanted and value.is_floating_point()
+
+    if fits(answer):
+        return None
+    parts = _parts(answer)
+    found = [name for name, value in parts.items() if fits(value)]
+    if len(found) == 1 or "logits" in found:
+        return found[0] if len(found) == 1 else "logits"
+    shown = {k: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for k, v in parts.items()}
+    given = (
+        tuple(answer.shape)
+        if isinstance(answer, Tensor)
+        else f"{type(answer).__name__} {shown or ''}".strip()
+    )
+    several = f"; {' and '.join(map(str, found))} could be: call one of them logits" if found else ""
+    raise ValueError(
+        f"gives {given} for two images; must be logits {wanted}, or have them as a part{several}"
+    )
 
 
 class ModelSubject(Subject):
     """A network by name as a classifier of images, by cross-entropy; everything else is OTO's.
 
-    side: pixels of a side to which images are scaled; 0: as they are. config: `lr`, `weight_decay`, `batch_size`,
-    `augmentation`, and `variant`, `momentum` and `schedule` where there are any.
+    train: `side`, pixels of a side to which images are scaled (default: as they are), and `pixels`: "standardised" or,
+    for a network that takes what is stored, "raw". config: `lr`, `weight_decay`, `batch_size`, `augmentation`, and
+    `variant`, `momentum` and `schedule` where there are any.
     """
 
     objective = "val_accuracy"
 
-    def __init__(self, name: str, side: int, data: str, config: Mapping[str, Any], setting: Setting) -> None:
+    def __init__(
+        self, name: str, train: Mapping[str, Any], data: str, config: Mapping[str, Any], setting: Setting
+    ) -> None:
         self.config = config
-        self.data = ImageTask(data, setting.data_dir, setting.device, config["augmentation"])
-        self.side = side or self.data.side
+        raw = train.get("pixels", PIXELS[0]) == RAW
+        self.data = ImageTask(data, setting.data_dir, setting.device, config["augmentation"], raw=raw)
+        self.dtype = self.data.parts["train"][0].dtype if raw else torch.float32
+        self.side = train.get("side", 0) or self.data.side
         self.net = self._made(name).to(setting.device)
         self.optimiser = base_optimiser(self.net, config)
         full, rest = divmod(len(self.data.parts["train"][1]), config["batch_size"])
         self.batches = full + (rest > 1)
 
     def _made(self, name: str) -> nn.Module:
-        """The network, and in `shape` what it takes: images of the data's channels, or grey ones as coloured."""
+        """The network, and in `shape` what it takes: images of the data's channels, or grey ones as coloured. In
+        `where` the place of its logits, in training and in evaluation."""
         said = ""
         for channels in dict.fromkeys((self.data.channels, COLOURS)):
             if channels < self.data.channels:
@@ -144,20 +192,31 @@ class ModelSubject(Subject):
             net = make_model(name, channels, self.data.classes)
             if not any(p.requires_grad for p in net.parameters()):
                 raise ModelError(f"{name}: it has nothing to train")
+            images = self.interface().seen(2)
             try:
-                with torch.no_grad():
-                    found = copy.deepcopy(net).eval()(torch.zeros(2, *self.shape))
+                with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                    answers = {mode: copy.deepcopy(net).train(mode)(images) for mode in (True, False)}
             except Exception as error:  # whatever a network raises on images that it is not made for
                 said = said or (str(error).splitlines() or [type(error).__name__])[0]
                 continue
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            if shape != (2, self.data.classes):
-                raise ModelError(
-                    f"{name}: gives {shape} for two images; must be logits (2, {self.data.classes})"
-                )
+            try:
+                self.where = {mode: _logits(a, (2, self.data.classes)) for mode, a in answers.items()}
+            except ValueError as error:
+                raise ModelError(f"{name}: {error}") from None
             return net
         size = "x".join(map(str, (self.data.channels, self.side, self.side)))
-        raise ModelError(f"{name}: cannot take images of {size}: {said}; train.config.side scales them")
+        raise ModelError(f"{name}: cannot take images of {size}: {said}; {self._advice(net)}")
+
+    def _advice(self, net: nn.Module) -> str:
+        needed = [
+            p.name
+            for p in inspect.signature(net.forward).parameters.values()
+            if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(needed) > 1:
+            return f"it must take images alone, not {' and '.join(needed)}: wrap it in a module that makes the others"
+        other = "" if self.data.raw else f", train.config.pixels={RAW} leaves pixels {self.data.stored}"
+        return f"train.config.side scales them{other}"
 
     def _factor(self, done: int, epochs: int) -> float:
         kind = self.config.get("schedule", "constant")
@@ -169,7 +228,7 @@ class ModelSubject(Subject):
         for group in optimiser.param_groups:
             group["lr"] = self.config["lr"] * self._factor(done, epochs)
         train_loss = Mean()
-        net = Adapted(self.net, self.shape)
+        net = Adapted(self.net, self.shape, self.where[True])
         for x, y in self.data.batches(self.config["batch_size"]):
             loss = F.cross_entropy(net(x), y)
             optimiser.zero_grad()
@@ -185,10 +244,19 @@ class ModelSubject(Subject):
         return self._accuracy(net, "test")
 
     def interface(self) -> Interface:
-        return self.data.interface().fitting(self.shape)
+        where: Where = getattr(self, "where", {}).get(False)
+        return replace(self.data.interface().fitting(self.shape), logits=where)
+
+    def examples(self) -> Iterator[Tensor]:
+        if not self.data.raw:
+            yield from super().examples()
+            return
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(self.data.levels + 1, (64, *self.shape), generator=generator)
+        yield images.to(self.dtype).to(next(self.net.parameters()).device)
 
     def _accuracy(self, net: nn.Module, part: str) -> float:
-        return self.data.evaluate(Adapted(net, self.shape), part, IMAGES)[1]
+        return self.data.evaluate(Adapted(net, self.shape, self.where[False]), part, IMAGES)[1]
 
 
 # ---- by name ----
