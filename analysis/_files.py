@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
+from analysis.text import escaped, storable
+
 try:
     import fcntl
 except ImportError:  # Windows: a store can be read there, not written
@@ -69,7 +71,12 @@ def filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
             "storage='': must be a path or a URI such as file:///data/sweeps or s3://bucket/sweeps"
         )
     if "://" not in text:
-        return pafs.LocalFileSystem(), str(Path(text).expanduser().absolute())
+        path = str(Path(text).expanduser().absolute())
+        if not storable(path):  # Arrow takes names in UTF-8 alone
+            raise StoreError(
+                f"storage={escaped(path)}: is not valid Unicode (UTF-8); take a folder whose name is"
+            )
+        return pafs.LocalFileSystem(), path
     try:
         system, path = pafs.FileSystem.from_uri(text)
         return system, path.rstrip("/") or "/"

@@ -13,6 +13,15 @@ def escaped(text: str) -> str:
     return _UNFIT.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def storable(text: str) -> bool:
+    """Whether text from outside can be stored as it is: bytes that are no UTF-8 reach Python as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def bounded(text: str, limit: int) -> str:
     """`escaped(text)` in at most `limit` characters: the beginning and the end, and how much is between them."""
     text = escaped(text[: 2 * limit] + text[-2 * limit :]) if len(text) > 4 * limit else escaped(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from analysis.text import bounded, escaped, storable
 from cluster.errors import MissingData, UserError
 from search_spaces.algorithms import SCHEDULERS, SEARCHES
 from search_spaces.space import Space, SpaceError
@@ -72,6 +74,9 @@ def compose_tree(
     overrides: Sequence[str], root: str = "config", groups: Sequence[str] = GROUPS
 ) -> DictConfig:
     """The Hydra configuration `root` for `overrides`; UserError in one line if they do not compose."""
+    for override in overrides:
+        if not storable(override):
+            raise UserError(f"{bounded(override, 200)}: is not valid Unicode (UTF-8); rename what it names")
     _register_papers()
     prepared = [_prepared(o) for o in overrides]
     GlobalHydra.instance().clear()
@@ -297,6 +302,9 @@ def _check_data(raw: Mapping[str, Any], paper: Any) -> None:
         raise UserError(
             f"data={raw['data']}: {paper.slug} has no such data set; {hint(str(raw['data']), paper.datasets)}"
         )
+    if raw["data_dir"] is not None and not storable(os.fspath(Path(str(raw["data_dir"])).absolute())):
+        where = escaped(os.fspath(Path(raw["data_dir"]).absolute()))
+        raise UserError(f"data_dir={where}: is not valid Unicode (UTF-8); rename the folder")
     if raw["data_dir"] is not None and not Path(str(raw["data_dir"])).is_dir():
         raise UserError(f"data_dir={raw['data_dir']}: no such folder on this machine")
 

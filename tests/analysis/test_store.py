@@ -183,6 +183,11 @@ def test_text_that_is_no_unicode_is_stored_escaped(tmp_path: Path) -> None:
     assert Store(tmp_path).notes("s") == ["trial t: lone \ud800"]
 
 
+def test_a_folder_whose_name_is_no_unicode_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"storage=.*caf\\udce9: is not valid Unicode"):
+        Store(tmp_path / "caf\udce9")
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from cluster import config
@@ -52,3 +55,23 @@ def test_every_option_of_every_group_composes(choice: str) -> None:
         words.append("search.configs=[{x: 0.1}]")
     settings = config.load(words)
     assert config.check(settings.tree) == settings
+
+
+def test_settings_that_are_no_unicode_are_refused_in_words_that_can_be_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray does not start from a command line that is no UTF-8, and the store could not say the folder again."""
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    os.mkdir(folder)
+    for setting in (
+        f"data_dir='{folder}'",
+        f"data_dir={folder}",
+        "storage=caf\udce9",
+        "space.omega.high=\ud800",
+    ):
+        with pytest.raises(UserError, match="is not valid Unicode") as caught:
+            config.load(["trainable=biper", setting])
+        str(caught.value).encode()
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match=r"data_dir=.*/caf\\udce9: is not valid Unicode"):
+        config.load(["trainable=biper", "data_dir=."])

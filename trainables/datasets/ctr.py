@@ -172,7 +172,7 @@ def _declared(name: str, folder: Path) -> Declared:
 
 
 def _number_columns(name: str, file: Delimited, label: str, declared: Declared) -> list[str]:
-    """The columns that are numbers: declared so, or mostly numbers with at least one decimal point.
+    """The columns that are numbers: declared so, or with a decimal point and mostly numbers, by rows or by values.
 
     DataError where a column is mostly such numbers and has other cells that nobody declared.
     """
@@ -192,9 +192,11 @@ def _number_columns(name: str, file: Delimited, label: str, declared: Declared) 
             continue
         good, absent = file.numeric(column, missing)
         rows = np.bincount(cells.codes, minlength=len(cells.texts))
-        numbers, others = rows[good & ~absent].sum(), rows[~good & ~absent].sum()
-        decimal = (cells.matching(r"[.eE]") & good & ~absent).any()
-        if column in declared.numbers or (decimal and numbers > others):
+        numbers, others = good & ~absent, ~good & ~absent
+        decimal = (cells.matching(r"[.eE]") & numbers).any()
+        # Most cells of a column of prices may be NULL, which is one word among many numbers.
+        mostly = rows[numbers].sum() > rows[others].sum() or numbers.sum() > others.sum()
+        if column in declared.numbers or (decimal and mostly):
             found.append(column)
     return found
 
@@ -206,8 +208,9 @@ def read_csv(
 
     A column `label` (or `click`) of 0 and 1 is needed. `numbers` are the columns read as numbers, empty cells
     as 0. None: those that `columns.json` in the folder of the files calls numbers, and those with a decimal point
-    in which numbers are in the majority. Every other cell of theirs must be empty or one of the "missing" words of
-    `columns.json`, and is NaN in the table. All other columns are categories, missing being one of them.
+    in which numbers are the majority, of the cells or of the different ones. Every other cell of theirs must be empty
+    or one of the "missing" words of `columns.json`, and is NaN in the table. All other columns are categories, missing
+    being one of them.
     """
     file = delimited.read(name, delimited.from_files(paths))
     label = next((c for c in ("label", "click") if c in file.columns), None)

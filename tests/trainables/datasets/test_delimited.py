@@ -78,6 +78,16 @@ def test_declared_missing_values_are_the_mean_and_an_empty_or_blank_cell_is_miss
     assert abs(price[known].mean()) < 1e-6 and price[known].std() == pytest.approx(1, abs=1e-6)
 
 
+def test_a_column_in_which_most_cells_are_one_word_is_still_one_of_numbers(tmp_path: Path) -> None:
+    text = HEADER + "".join(f"{i % 2},u{i % 3},{'NULL' if i % 4 else f'{i}.5'},a{i % 4}\n" for i in range(40))
+    with pytest.raises(
+        DataError, match=r"data\.csv, line 3: column 'price' has 'NULL', must be a finite number"
+    ):
+        ctr.own_csv(written(tmp_path, text))
+    assert ctr.own_csv(written(tmp_path, text, '{"missing": ["NULL"]}')).fields == ("price", "user", "ad")
+    assert ctr.own_csv(written(tmp_path, text, '{"categories": ["price"]}')).fields == ("user", "price", "ad")
+
+
 def test_words_with_a_number_among_them_are_categories(tmp_path: Path) -> None:
     text = HEADER + "0,u,v1.5,a\n1,u,2.5,a\n0,u,v3,b\n"
     table = ctr.own_csv(written(tmp_path, text))
