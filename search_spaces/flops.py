@@ -205,7 +205,7 @@ class _Watch(TorchDispatchMode):
 @contextmanager
 def evaluated(module: nn.Module) -> Iterator[None]:
     """`module` in evaluation mode; its modes, and its buffers and their values, are afterwards what they were."""
-    modes = [(m, m.training, dict(m._buffers)) for m in module.modules()]
+    modes = [(m, m.training, dict(m._buffers.items())) for m in module.modules()]
     values = [(b, b.clone()) for b in module.buffers()]
     module.eval()
     try:
@@ -213,7 +213,9 @@ def evaluated(module: nn.Module) -> Iterator[None]:
     finally:
         for m, training, buffers in modes:
             m.training = training
-            m._buffers.update(buffers)
+            for name, buffer in buffers.items():
+                if m._buffers[name] is not buffer:  # a compiled (scripted) module gives others and takes none
+                    m._buffers[name] = buffer
         with torch.no_grad():
             for buffer, value in values:
                 if buffer.device.type != "meta" and not torch.equal(buffer, value):
@@ -247,7 +249,10 @@ def count_call(module: nn.Module, *inputs: Any, **named: Any) -> int:
         with evaluated(module), torch.no_grad(), _unfused(), watch, counter:
             module(*inputs, **named)
     except TypeError as error:
-        unseen = re.search(r"no implementation found for '(torch\.ops\.)?([\w.]+)'", str(error))
+        # Of nested tensors it is the dispatch that has no answer.
+        unseen = re.search(
+            r"(?:no implementation found|Multiple dispatch failed) for '(torch\.(?:_)?ops\.)?([\w.]+)'", str(error)
+        )
         if unseen is None:
             raise
         # A compiled part broke off half way, as flex_attention does in PyTorch 2.13: it would not run again.
@@ -266,14 +271,16 @@ def random_input(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Te
     return torch.randint(2, tuple(shape), generator=generator).to(dtype)
 
 
-def count_flops(module: nn.Module, input_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> int:
+def count_flops(module: nn.Module, input_shape: Sequence[int], dtype: torch.dtype | None = None) -> int:
     """Multiply-accumulates for one example of `input_shape` (without the batch), counted in a forward pass.
+
+    dtype: of the example; None: of the network's parameters.
 
     UncountedError names the operators that have no formula.
     """
-    device = next((p.device for p in module.parameters()), "cpu")
+    first = next((p for p in module.parameters() if p.is_floating_point()), torch.empty(0))
     # Random, because what divides by its input or inverts it fails on zeros.
-    x = random_input((2, *input_shape), dtype).to(device)
+    x = random_input((2, *input_shape), dtype or first.dtype).to(first.device)
     try:
         return count_call(module, x[:1])
     except UncountedError:

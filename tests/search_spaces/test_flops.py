@@ -216,7 +216,29 @@ def test_names_tell_what_is_heavy() -> None:
     assert not any(is_heavy(getattr(p, p.overloads()[0])) for p in light)
 
 
+def test_a_tensor_that_the_counter_cannot_dispatch_is_named() -> None:
+    """Nested tensors in PyTorch 2.13; the alternative was a TypeError over forty lines."""
+    layer = nn.Linear(D, 3)
+    network = Call(lambda x: layer(torch.nested.as_nested_tensor([x[0], x[0, :3]], layout=torch.jagged)))
+    with pytest.raises(UncountedError, match=r"no formula for aten\.sym_is_contiguous"):
+        count_flops(network, (T, D))
+
+
 # ---- the network itself ----
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_is_counted_in_its_own_precision(dtype: torch.dtype) -> None:
+    assert count_flops(nn.Linear(D, 3).to(dtype), (T, D)) == T * D * 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_and_traced_modules_are_counted_like_others() -> None:
+    """TorchScript's modules keep their buffers in something that is no dictionary."""
+    network = nn.Sequential(nn.Linear(D, 3), nn.BatchNorm1d(T))
+    scripted = torch.jit.script(network)
+    assert count_flops(scripted, (T, D)) == T * D * 3 and scripted.training
+    assert count_flops(torch.jit.trace(network, torch.zeros(2, T, D)), (T, D)) == T * D * 3
 
 
 def test_counting_changes_nothing() -> None:
