@@ -251,7 +251,8 @@ def count_call(module: nn.Module, *inputs: Any, **named: Any) -> int:
     except TypeError as error:
         # Of nested tensors it is the dispatch that has no answer.
         unseen = re.search(
-            r"(?:no implementation found|Multiple dispatch failed) for '(torch\.(?:_)?ops\.)?([\w.]+)'", str(error)
+            r"(?:no implementation found|Multiple dispatch failed) for '(torch\.(?:_)?ops\.)?([\w.]+)'",
+            str(error),
         )
         if unseen is None:
             raise

@@ -36,7 +36,7 @@ class NASNetSearch(ArchitectureSearch):
     reward_scale: the reward is the objective (its negative if mode is min) times this; the weight of the entropy
         supposes rewards of about 1, so use 0.01 for percentages.
     max_staleness: a result is used if the controller was updated at most this often since it was drawn.
-    hidden, embedding: sizes of the LSTM and of its inputs.
+    hidden, embedding, heads: of the LSTM, its inputs and its outputs; see `Controller`.
     Others: see `Policy`. Where the paper gives no value, those of a public re-implementation are used: embedding,
     epochs, clip, ratio.
     """
@@ -46,14 +46,17 @@ class NASNetSearch(ArchitectureSearch):
         costs: Costs | None = None, constraints: Mapping[str, Any] | None = None, unique: Unique = "network",
         controller: Literal["ppo", "reinforce"] = "ppo", batch: int = 20, lr: float = 3.5e-4, epochs: int = 10,
         clip: float = 0.2, ratio: Literal["decision", "joint"] = "decision", entropy: float = 1e-5,
-        baseline_decay: float = 0.95, hidden: int = 100, embedding: int = 32, reward_scale: float = 1.0,
-        max_staleness: int = 10, known: int = 20,
+        baseline_decay: float = 0.95, hidden: int = 100, embedding: int = 32,
+        heads: Literal["decision", "kind"] = "decision", reward_scale: float = 1.0, max_staleness: int = 10,
+        known: int = 20,
     ) -> None:  # fmt: skip
         super().__init__(space, mode, seed, costs=costs, constraints=constraints, unique=unique)
         if controller not in ("ppo", "reinforce"):
             raise ValueError(f"controller={controller!r}: must be ppo or reinforce")
         if ratio not in ("decision", "joint"):
             raise ValueError(f"ratio={ratio!r}: must be decision or joint")
+        if heads not in ("decision", "kind"):
+            raise ValueError(f"heads={heads!r}: must be decision or kind")
         for name, value, minimum in (
             ("batch", batch, 1), ("epochs", epochs, 1), ("hidden", hidden, 1), ("embedding", embedding, 1),
             ("max_staleness", max_staleness, 0), ("known", known, 0), ("entropy", entropy, 0),
@@ -71,7 +74,7 @@ class NASNetSearch(ArchitectureSearch):
         if not 0 <= baseline_decay < 1:
             raise ValueError(f"baseline_decay={baseline_decay}: must be at least 0 and below 1")
         self.reward_scale, self.max_staleness, self.known = reward_scale, max_staleness, known
-        self._sizes = (hidden, embedding)
+        self._sizes, self._heads = (hidden, embedding), heads
         self._settings: dict[str, Any] = dict(
             rule=controller, batch=batch, lr=lr, epochs=epochs, clip=clip, ratio=ratio, entropy=entropy,
             decay=baseline_decay,
@@ -80,7 +83,7 @@ class NASNetSearch(ArchitectureSearch):
 
     def _restart(self) -> None:
         hidden, embedding = self._sizes
-        controller = Controller(self.space.choices, hidden, embedding, self.seed)
+        controller = Controller(self.space.choices, hidden, embedding, self.seed, self._heads)
         self.policy = Policy(controller, **self._settings)
         self._heard: dict[int, float] = {}  # gains taken in, by job
         self._values: dict[Architecture, float] = {}  # the same by `identity`

@@ -20,9 +20,11 @@ INITIAL = 0.1  # weights begin uniform in (-INITIAL, INITIAL)
 class Controller(nn.Module):
     """A one-layer LSTM that takes the decisions of a space in their order, each given the ones before.
 
-    Decisions with the same options are of one kind; every kind has its own output layer and its own embeddings, so
-    that an option which a decision does not have never has a probability. Decision t sees the embedding of decision
-    t - 1, the first one a learned start; the state begins at zero. Everything is in float64: see `Policy.loss`.
+    Every decision has an output layer and embeddings of its own, the paper's 2 x 5B softmax classifiers. With
+    heads=`kind` decisions of the same options share them, as public re-implementations do: only the state then tells
+    such decisions apart, and what one learns the others unlearn. An option which a decision does not have never has a
+    probability. Decision t sees the embedding of decision t - 1, the first one a learned start; the state begins at
+    zero. Everything is in float64: see `Policy.loss`.
 
     choices: the decisions; T of them.
     hidden: units of the LSTM. embedding: size of a decision's embedding.
@@ -31,11 +33,15 @@ class Controller(nn.Module):
     offsets: Tensor  # token of the first option of each decision
 
     def __init__(
-        self, choices: Sequence[Choice], hidden: int = 100, embedding: int = 32, seed: int = 0
-    ) -> None:
+        self, choices: Sequence[Choice], hidden: int = 100, embedding: int = 32, seed: int = 0,
+        heads: Literal["decision", "kind"] = "decision",
+    ) -> None:  # fmt: skip
         super().__init__()
-        kinds = list(dict.fromkeys(choice.options for choice in choices))
-        self.kind = [kinds.index(choice.options) for choice in choices]
+        kinds = [choice.options for choice in choices]
+        self.kind = list(range(len(kinds)))
+        if heads == "kind":
+            kinds = list(dict.fromkeys(kinds))
+            self.kind = [kinds.index(choice.options) for choice in choices]
         starts = np.cumsum([1, *map(len, kinds)]).tolist()  # token 0 is the start
         self.register_buffer("offsets", torch.tensor([starts[k] for k in self.kind]), persistent=False)
         self.embedding = nn.Embedding(starts[-1], embedding)
@@ -51,13 +57,12 @@ class Controller(nn.Module):
         """Log-probability of each decision (N, T) given those before, and the entropy of its distribution (N, T)."""
         tokens = torch.cat([torch.zeros_like(decisions[:, :1]), (decisions + self.offsets)[:, :-1]], 1)
         states, _ = self.lstm(self.embedding(tokens))
-        chosen, entropy = states.new_empty(decisions.shape), states.new_empty(decisions.shape)
-        for kind, head in enumerate(self.heads):
-            where = [t for t, k in enumerate(self.kind) if k == kind]
-            log = head(states[:, where]).log_softmax(-1)
-            chosen[:, where] = log.gather(-1, decisions[:, where, None]).squeeze(-1)
-            entropy[:, where] = -(log.exp() * log).sum(-1)
-        return chosen, entropy
+        of_step, chosen, entropy = states.unbind(1), [], []
+        for t, kind in enumerate(self.kind):
+            log = self.heads[kind](of_step[t]).log_softmax(-1)
+            chosen.append(log.gather(-1, decisions[:, t, None])[:, 0])
+            entropy.append(-(log.exp() * log).sum(-1))
+        return torch.stack(chosen, 1), torch.stack(entropy, 1)
 
     @torch.no_grad()
     def draw(self, rng: np.random.Generator, count: int = 1) -> list[tuple[int, ...]]:
