@@ -106,7 +106,7 @@ def _group(paper: type[Paper], claims: list[Claim], data: str, words: list[str],
         named |= {n: None for claim in claims for n in claim.tunes if n not in named}
     space = declared.freed(named)
     # A parameter that another arm sets keeps here what it is fixed at, not the paper's value.
-    fixed = {n: p.value for n, p in declared.parameters.items() if p.fixed and n in named}
+    fixed = {n: p.value_for(data) for n, p in declared.parameters.items() if p.fixed and n in named}
     arms = []
     for claim in claims:
         try:

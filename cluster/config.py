@@ -111,6 +111,9 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         space = space.for_data(raw["data"] or paper.datasets[0])
     except SpaceError as error:
         raise UserError(str(error)) from None
+    data = raw["data"] or paper.datasets[0]
+    if get(raw, "budget.steps") is None and data in paper.paper_steps:
+        raw = {**raw, "budget": {**raw["budget"], "steps": paper.paper_steps[data]}}
     one_of(raw, "search.name", SEARCHES)
     one_of(raw, "scheduler.name", SCHEDULERS)
     one_of(raw, "tracking.name", ("none", "wandb"))

@@ -312,7 +312,7 @@ def _filled(paper: type[Paper], chosen: Mapping[str, Any], data: str, where: str
         raise UserError(
             f"{where}.{unknown[0]}={chosen[unknown[0]]}: {config.hint(unknown[0], list(space.parameters))}"
         )
-    fixed = {n: p.value for n, p in space.parameters.items() if p.fixed}
+    fixed = {n: p.value_for(data) for n, p in space.parameters.items() if p.fixed}
     try:
         return space.freed(chosen).fill(chosen, data, fixed)
     except SpaceError as error:

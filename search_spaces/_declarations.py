@@ -21,6 +21,7 @@ _KEYS = {
     "categorical": {"choices"} | _SHARED_KEYS,
     "boolean": _SHARED_KEYS,
 }
+_OTHERS = "it serves the data sets that are not named"
 _ALL_KEYS = set().union(*_KEYS.values())
 # What Hydra's key grammar and W&B's sweep schema both take.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*", re.ASCII)
@@ -125,7 +126,7 @@ def _parameter(name: str, raw: Any, declared: Parameter | None) -> Parameter:
     if not isinstance(raw, Mapping):
         if declared is None:
             return _scalar(name, raw)
-        return replace(declared, value=_at(name, raw, lambda v: declared.typed(v, text=True)))
+        return replace(declared, value=_at(name, raw, lambda v: declared.typed(v, text=True)), values={})
     kind = raw.get("type")
     if kind not in KINDS:
         raise SpaceError(f"{name}.type={show(kind)}: must be one of {', '.join(KINDS)}")
@@ -135,13 +136,17 @@ def _parameter(name: str, raw: Any, declared: Parameter | None) -> Parameter:
         if key not in _KEYS[kind]:
             raise SpaceError(f"{name}.{key}={show(value)}: unknown key of a {kind}; {hint(key, _KEYS[kind])}")
     bare = Parameter(name, kind, **_domain(name, kind, raw, declared))
-    value = SEARCHED
+    value, values = SEARCHED, {}
     # `value: null` frees a parameter that is declared fixed, unless null is one of its choices.
     if "value" in raw and (raw["value"] is not None or None in bare.choices):
-        value = _at(f"{name}.value", raw["value"], lambda v: bare.typed(v, text=True))
+        for data, given in _by_data(f"{name}.value", raw["value"], _OTHERS).items():
+            where = f"{name}.value.{data}" if isinstance(raw["value"], Mapping) else f"{name}.value"
+            values[data] = _at(where, given, lambda v: bare.typed(v, text=True))
+        value = values.pop("default")
     return replace(
         bare,
         value=value,
+        values=values,
         paper=_paper(name, raw, bare, value is SEARCHED, declared),
         when=_when(name, raw.get("when", {})),
         help=_at(f"{name}.help", raw.get("help", ""), _text),
@@ -172,7 +177,7 @@ def _domain(name: str, kind: str, raw: Mapping[str, Any], declared: Parameter | 
         if raw.get(key) is None:
             raise SpaceError(f"{name}.{key} is missing: a searched {kind} parameter has a low and a high")
     low = _at(f"{name}.low", raw["low"], lambda v: number(v, kind, text=True))
-    by_data = _by_data(f"{name}.high", raw["high"], "it serves the data sets that are not named")
+    by_data = _by_data(f"{name}.high", raw["high"], _OTHERS)
     high = _at(f"{name}.high", by_data.pop("default"), lambda v: number(v, kind, text=True))
     log, step = raw.get("log", False), raw.get("step")
     if not isinstance(log, bool):

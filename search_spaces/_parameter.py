@@ -49,6 +49,8 @@ class Parameter:
     log: whether the scale is logarithmic. step: values are low, low + step, ..., high.
     choices: the values of a categorical parameter; empty for a fixed string declared without choices.
     value: the fixed value, or SEARCHED. A fixed number may lie outside the range.
+    values: data set -> its own fixed value, where the paper's experiment on it has another than `value`, which serves
+    the data sets that are not named; `Space.for_data` puts it in the place of `value`.
     paper: data set -> the paper's value; "default" serves the data sets that are not named.
     when: parent -> values; the parameter exists only if every parent has one of its values.
     """
@@ -62,6 +64,7 @@ class Parameter:
     step: float | int | None = None
     choices: tuple[Any, ...] = ()
     value: Any = SEARCHED
+    values: Mapping[str, Any] = field(default_factory=dict)
     paper: Mapping[str, Any] = field(default_factory=dict)
     when: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     help: str = ""
@@ -70,6 +73,10 @@ class Parameter:
     def fixed(self) -> bool:
         """Whether the parameter has one value and is not searched."""
         return self.value is not SEARCHED
+
+    def value_for(self, data: str | None) -> Any:
+        """The fixed value on a data set, or SEARCHED."""
+        return self.values.get(data, self.value) if data is not None else self.value
 
     # -- values ---------------------------------------------------------------------------------------
 
@@ -259,7 +266,7 @@ class Parameter:
         if self.paper:
             raw["paper"] = dict(self.paper)
         if self.fixed:
-            raw["value"] = self.value
+            raw["value"] = {"default": self.value, **self.values} if self.values else self.value
         if self.when:
             raw["when"] = {parent: list(values) for parent, values in self.when.items()}
         if self.help:

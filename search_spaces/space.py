@@ -5,6 +5,7 @@ A file maps names to parameters::
     K: {type: int, low: 1, high: 64, log: true, paper: {default: 10, pubmed: 20}, help: hops}
     model: {type: categorical, choices: [dagnn, gcn], paper: dagnn, value: dagnn}   # value: fixed
     n: {type: int, low: 1, high: {default: 9999, digits: 800}, paper: 100}         # as far as the data go
+    width: {type: int, low: 8, high: 64, paper: 64, value: {default: 16, cifar10: 64}}   # fixed, by data set
     alpha: {type: float, low: 0.05, high: 0.5, paper: 0.1, when: {model: appnp}}    # exists only then
     momentum: 0.9                                                                  # fixed
     optimizer: {lr: {type: float, low: 1.0e-4, high: 0.1, log: true, paper: 0.01}} # group: optimizer.lr
@@ -105,11 +106,11 @@ class Space:
                 return False
         return True
 
-    def _build(self, choose: Callable[[Parameter], Any]) -> dict[str, Any]:
+    def _build(self, choose: Callable[[Parameter], Any], data: str | None = None) -> dict[str, Any]:
         config: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
             if not parameter.when or self.active(config, name):
-                config[name] = parameter.value if parameter.fixed else choose(parameter)
+                config[name] = parameter.value_for(data) if parameter.fixed else choose(parameter)
         return config
 
     def sample(self, rng: np.random.Generator) -> dict[str, Any]:
@@ -125,7 +126,7 @@ class Space:
 
         A paper's value that a user's range excludes stays as it is; `validate` then refuses it.
         """
-        return self._build(lambda p: p.paper.get(data or "default", p.paper["default"]))
+        return self._build(lambda p: p.paper.get(data or "default", p.paper["default"]), data)
 
     def freed(self, values: Mapping[str, Any]) -> Space:
         """This space with the parameters that `values` names open to their values: those with a domain are searched
@@ -134,13 +135,16 @@ class Space:
         for name in set(values) & set(parameters):
             p = parameters[name]
             domain = p.choices or p.kind == "boolean" or p.low is not None
-            parameters[name] = replace(p, value=SEARCHED if domain else values[name])
+            parameters[name] = replace(p, value=SEARCHED if domain else values[name], values={})
         return Space(self.name, self.source, parameters)
 
     def for_data(self, data: str) -> Space:
-        """This space on one data set: ranges end where it sets a high of its own. SpaceError if that leaves none."""
+        """This space on one data set: ranges end where it sets a high of its own, what is fixed has the value that it
+        has on it. SpaceError if that leaves no range."""
         parameters = dict(self.parameters)
         for name, p in self.parameters.items():
+            if p.values:
+                p = parameters[name] = replace(p, value=p.value_for(data), values={})
             if p.highs:
                 assert p.low is not None and p.high is not None
                 high = p.highs.get(data, p.high)
@@ -161,8 +165,9 @@ class Space:
         `defaults`, then the paper's own for `data`. SpaceError as `validate`."""
         self._check_names(config)
         given = {**(defaults or {}), **config}
-        found = self._build(lambda p: given.get(p.name, p.paper.get(data or "default", p.paper["default"])))
-        return self.validate({**found, **config})
+        space = self if data is None else self.for_data(data)
+        found = space._build(lambda p: given.get(p.name, p.paper.get(data or "default", p.paper["default"])))
+        return space.validate({**found, **config})
 
     def validate(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`config` with its values in their types.

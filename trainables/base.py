@@ -195,6 +195,8 @@ class Tiny:
 class Paper(ABC):
     """One published method with its baselines, as something that can be trained step by step.
 
+    paper_steps: data set -> calls of `step` of the paper's own experiment on it, where a sweep's budget does not say.
+
     Life of a trial: `setup`, then `step` until `finished` or the budget's end, then `test` once.
     `state_dict` / `load_state_dict` may be called between any two steps; a loaded paper continues
     exactly as if it had not been interrupted, so the state includes the optimiser, the learning-rate
@@ -211,6 +213,7 @@ class Paper(ABC):
     objective: ClassVar[str]
     tiny: ClassVar[Tiny]
     claims: ClassVar[tuple[Claim, ...]] = ()
+    paper_steps: ClassVar[Mapping[str, int]] = {}
 
     @classmethod
     def space(cls) -> Space:

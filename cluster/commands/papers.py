@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,12 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
         "datasets": list(paper.datasets),
         "objective": paper.objective,
         "metrics": [{"name": m.name, "mode": m.mode, "split": m.split} for m in paper.metrics],
-        "fidelity": {"unit": fidelity.unit, "minimum": fidelity.minimum, "maximum": fidelity.maximum},
+        "fidelity": {
+            "unit": fidelity.unit,
+            "minimum": fidelity.minimum,
+            "maximum": fidelity.maximum,
+            "paper": dict(paper.paper_steps),
+        },
         "claims": [c.statement for c in paper.claims],
         "space": space.to_mapping(),
     }
@@ -61,8 +67,15 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
     print(f"objective  {paper.objective} ({paper.metric(paper.objective).mode})")
     print(f"metrics    {', '.join(f'{m.name} ({m.split})' for m in paper.metrics)}")
     print(f"fidelity   {fidelity.minimum} to {fidelity.maximum} x {fidelity.unit}")
+
+    def by_data(values: Mapping[str, Any]) -> str:
+        return ", ".join(number(v) if k == "default" else f"{k}: {number(v)}" for k, v in values.items())
+
+    if paper.paper_steps:
+        print(f"           {by_data(paper.paper_steps)}: the paper's own, unless budget.steps says otherwise")
     for claim in paper.claims:
         print(f"claim      {claim.statement}")
+
     rows = []
     for name, p in space.parameters.items():
         if p.kind == "boolean":
@@ -75,15 +88,12 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
                 domain += f" ({', '.join(f'{data}: {number(high)}' for data, high in p.highs.items())})"
         scale = "log" if p.log else f"step {p.step}" if p.step else None
         when = ", ".join(f"{k}={'|'.join(map(number, v))}" for k, v in p.when.items()) or None
-        own = (
-            ", ".join(number(v) if k == "default" else f"{k}: {number(v)}" for k, v in p.paper.items())
-            or None
-        )
+        own = by_data(p.paper) or None
         rows.append(
             {
                 "parameter": name,
                 "kind": p.kind,
-                "range": f"= {number(p.value)}" if p.fixed else domain,
+                "range": f"= {by_data({'default': p.value, **p.values})}" if p.fixed else domain,
                 "scale": scale,
                 "paper": own,
                 "when": when,

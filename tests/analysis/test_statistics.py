@@ -227,3 +227,16 @@ def test_statistics_need_neither_ray_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_ties_of_accuracies_are_ties_in_shares_as_in_per_cent() -> None:
+    """0.81 - 0.80 and 0.71 - 0.70 differ in the last bits; as they are ranked, they are one difference."""
+    a, b = [0.81, 0.71, 0.62, 0.93, 0.50, 0.55], [0.80, 0.70, 0.61, 0.92, 0.51, 0.58]
+    shares = paired(a, b)
+    percent = paired([round(100 * x) for x in a], [round(100 * x) for x in b])
+    assert shares.p_wilcoxon == percent.p_wilcoxon
+    assert shares.p_t == pytest.approx(percent.p_t) and shares.difference == pytest.approx(
+        percent.difference / 100
+    )
+    assert paired([0.1 + 0.2, 0.7], [0.3, 0.7]).p_wilcoxon == 1.0, "equal up to rounding is equal"
+    assert paired([1e-30, 2e-30], [0.0, 0.0]).difference == pytest.approx(1.5e-30), "small is not noise"

@@ -107,6 +107,26 @@ def test_a_users_high_stands_in_the_place_of_that_of_the_data_set() -> None:
     assert message == "paper.yaml: k.low=8: must be below 7, where data=digits ends"
 
 
+def test_what_is_fixed_may_differ_by_data_set() -> None:
+    k = {**I, "value": {"default": 4, "cifar": 9}}
+    space = Space.from_mapping({"k": k, "x": F}, source="paper.yaml")
+    assert [space.paper_config(data)["k"] for data in (None, "cifar", "other")] == [4, 9, 4]
+    assert (
+        space.for_data("cifar").parameters["k"].value == 9
+        and space.for_data("other").parameters["k"].value == 4
+    )
+    assert space.fill({}, "cifar")["k"] == 9
+    assert Space.from_mapping(space.to_mapping(), source="paper.yaml") == space
+    for mine in (5, {**k, "value": 5}):
+        changed = Space.from_mapping({"k": mine, "x": F}, source="paper.yaml", declared=space)
+        assert changed.for_data("cifar").parameters["k"].value == 5, "a user's value is for every data set"
+    free = Space.from_mapping({"k": {**k, "value": None}, "x": F}, source="paper.yaml", declared=space)
+    assert (
+        not free.for_data("cifar").parameters["k"].fixed and not space.freed({"k": 1}).parameters["k"].fixed
+    )
+    assert refusal(lambda: space.fill({"k": 4}, "cifar")).endswith("k=4: is fixed at 9")
+
+
 def test_children_come_after_parents_however_they_are_written() -> None:
     child = {"type": "boolean", "paper": True, "when": {"b": True}}
     grandchild = {"type": "boolean", "paper": True, "when": {"g.c": True}}
@@ -157,6 +177,8 @@ REFUSED: list[tuple[Any, list[str]]] = [
     ({"x": {**B, "choices": [1]}}, ["x.choices=[1]", "boolean"]),
     ({"x": {**F, "type": "flaot"}}, ["x.type='flaot'", "float"]),
     ({"k": {**I, "high": {"digits": 7}}}, ["k.high.default is missing"]),
+    ({"k": {**I, "value": {"cifar": 7}}}, ["k.value.default is missing"]),
+    ({"k": {**I, "value": {"default": 7, "cifar": "x"}}}, ["k.value.cifar='x'", "whole number"]),
     ({"k": {**I, "high": {"default": 9, "digits": 10}}}, ["k.high.digits=10", "at most the default, 9"]),
     ({"k": {**I, "high": {"default": 9, "digits": "x"}}}, ["k.high.digits='x'", "whole number"]),
     ({"k": {**I, "high": {"default": 9, 3: 7}}}, ["k.high.3=7", "quote it"]),

@@ -283,10 +283,23 @@ def test_a_gate_weighs_the_numbers_of_its_context() -> None:
     assert not torch.allclose(gate(x, weights), gate(x))
 
 
-def test_one_mlp_has_a_first_layer_of_twice_the_width() -> None:
+def test_one_mlp_is_a_stream_and_a_head() -> None:
     made, x = model(model="mlp", mlp1_depth=3), ids()
-    assert [m.out_features for m in made.stream if isinstance(m, nn.Linear)] == [16, 8, 8]
+    assert [m.out_features for m in made.stream if isinstance(m, nn.Linear)][1:] == [8, 8]
     torch.testing.assert_close(made(x), made.head(made.stream(made.embedding(x).flatten(1))).squeeze(1))
+
+
+@pytest.mark.parametrize(
+    ("data", "fields"),
+    [("movielens_small", 7), ("synthetic_multiplicative", 8), ("frappe", 10), ("movielens_latest", 3), ("criteo", 39),
+     ("avazu", 22)],
+)  # fmt: skip
+def test_one_mlp_has_as_many_parameters_as_the_two_streams_of_dual_mlp(data: str, fields: int) -> None:
+    def parameters(name: str) -> int:
+        made = final_mlp.build(config(data, model=name), (3,) * fields, CONTEXTS)
+        return sum(p.numel() for p in made.parameters()) - made.embedding.table.weight.numel()
+
+    assert parameters("mlp") == pytest.approx(parameters("dual_mlp"), rel=0.03)
 
 
 def test_deepfm_adds_weights_and_products_of_pairs() -> None:
@@ -347,7 +360,7 @@ def test_paper_values_of_each_data_set() -> None:
 
 def test_parameters_exist_only_where_they_mean_something() -> None:
     assert "fs_hidden" not in config(hard_split=True) and "fs1_context" not in config(use_fs=False)
-    assert "num_heads" not in config(fusion="sum") and "mlp2_width" not in config(model="mlp")
+    assert "num_heads" not in config(fusion="sum") and "mlp2_width" not in config(model="deepfm")
     assert "fusion" not in config(model="dual_mlp") and "hard_split" in config(model="dual_mlp")
     with pytest.raises(SpaceError, match="cross_layers"):
         Space.load("final_mlp").validate({**config(), "cross_layers": 2})

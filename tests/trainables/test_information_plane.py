@@ -502,9 +502,31 @@ def test_a_trial_that_is_cut_short_counts_the_network_as_it_is() -> None:
     for _ in range(3):
         paper.step()
     assert paper.curve[-1]["epoch"] < 30
-    now = paper.plane()["ixt"][4]
-    highest = max([now, *(p["ixt"][4] for p in paper.curve)])
-    assert paper.test()["compression"] == pytest.approx(highest - now)
+    course = [*paper.curve, paper.plane()]
+    begun = ip.fitting_begins([p["ity"][4] for p in course])
+    ixt = [p["ixt"][4] for p in course]
+    assert paper.test()["compression"] == pytest.approx(max(ixt[begun:]) - ixt[-1])
+
+
+def test_compression_is_not_measured_from_the_untrained_network() -> None:
+    assert ip.fitting_begins([0.1, 0.12, 0.18, 0.5, 1.0, 0.8]) == 3, "a tenth of the way is 0.19"
+    assert ip.fitting_begins([0.1, 0.12, 0.2, 0.5, 1.0, 0.8]) == 2
+    assert ip.fitting_begins([0.9, 0.5, 0.2]) == 2, "it never fits: there is nothing to lose"
+    paper = trial(2)
+    for _ in range(2):
+        paper.step()
+    flat = {k: v for k, v in paper.curve[0].items() if k in ("noise", "reach", "drift")}
+    made_up = [(1, 11.5, 0.2), (2, 8.0, 0.21), (5, 9.0, 0.4), (9, 8.5, 0.6)]
+    paper.curve = [
+        {**flat, "epoch": e, "ixt": [12, 12, 12, 12, ixt, 1], "ity": [0.9, 0.9, 0.9, 0.9, ity, 0.5]}
+        for e, ixt, ity in made_up
+    ]
+    now = dict(paper.plane(), epoch=20)
+    now["ixt"], now["ity"] = [*now["ixt"][:4], 7.0, 1.0], [*now["ity"][:4], 0.8, 0.5]
+    paper.plane = lambda: now  # type: ignore[method-assign]
+    found = paper.test()
+    assert (found["compression"], found["compression_epoch"]) == (2.0, 5.0), "not the 4.5 bits from epoch 1"
+    assert found["relevance_gain"] == pytest.approx(0.4)
 
 
 def test_accuracy_is_of_the_best_network_and_the_plane_of_the_last() -> None:

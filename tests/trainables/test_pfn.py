@@ -387,17 +387,30 @@ def test_exact_process_is_the_best_and_knows_the_noise() -> None:
     task = ContextTask("synthetic_gp", None, "cpu")
     scores = {m: task.evaluate(Baseline(m, task), "test") for m in ("gp", "knn", "prior")}
     assert all(a < b for a, b in zip(scores["gp"][0], scores["knn"][0], strict=True))
-    assert task.gap_closed(scores["gp"][0]) == 1 and task.gap_closed(scores["prior"][0]) == 0
+    for labelled in (task.labelled, task.few):
+        assert task.gap_closed(Baseline("gp", task), labelled) == 1
+        assert task.gap_closed(Baseline("prior", task), labelled) == 0
     # The mean of -log N(y; 0, 1.01) is the entropy of N(0, 1.01) up to the draw.
     np.testing.assert_allclose(scores["prior"][0], 0.5 * math.log(2 * math.pi * math.e * 1.01), atol=0.05)
     assert scores["gp"][1] > 0.9 and abs(scores["prior"][1]) < 0.01
 
 
+class Between:
+    """Densities a share of the way from the prior predictive to the exact process, by the number of labelled points."""
+
+    def __init__(self, task: ContextTask, shares: dict[int, float]) -> None:
+        self.ends, self.shares = (Baseline("prior", task), Baseline("gp", task)), shares
+
+    def predict(self, sets, n: int):
+        (prior, mean), (exact, _) = (end.predict(sets, n) for end in self.ends)
+        return prior + self.shares[n] * (exact - prior), mean
+
+
 def test_gap_closed_is_the_least_over_the_numbers_of_labelled_points() -> None:
     task = ContextTask("synthetic_gp", None, "cpu")
-    prior, exact = (task.evaluate(Baseline(m, task), "test")[0] for m in ("prior", "gp"))
-    mixed = [p + share * (e - p) for p, e, share in zip(prior, exact, (0.9, 0.7, 0.8), strict=True)]
-    assert task.gap_closed(mixed) == pytest.approx(0.7)
+    mixed = Between(task, {1: 0.5, 2: 0.6, 3: 0.95, 5: 0.9, 10: 0.7, 15: 0.8})
+    assert task.gap_closed(mixed, task.labelled) == pytest.approx(0.7, abs=1e-5)
+    assert task.gap_closed(mixed, task.few) == pytest.approx(0.5, abs=1e-5), "one point is where it is widest"
 
 
 def test_marginal_of_the_mixture_is_a_density() -> None:

@@ -258,6 +258,7 @@ class DiffusionGAHB(NetworkPaper):
         ),
     )
 
+    paper_steps = {"celeba": 19_532}  # 1000 epochs of 100 000 images in batches of 512
     default_steps = 60  # 600 gradient steps; the paper's own is 1000 epochs of 250 000 images
     unit = "10 gradient steps"
     gradient_steps = 10

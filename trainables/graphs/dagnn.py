@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from trainables.base import Claim, Tiny
 from trainables.catalog import register
+from trainables.datasets import graphs, planetoid
 from trainables.tasks.node_classification import LOADERS, METRICS, NodeTask
 from trainables.tasks.sparse import SparseMatrix, dropout, hops, linear
 from trainables.tasks.training import NetworkPaper
@@ -210,6 +211,7 @@ class DAGNNPaper(NetworkPaper):
         ),
     )
 
+    paper_steps = {**dict.fromkeys((*planetoid.SIZES, *graphs.GNN_BENCHMARK), 1000), "amazon_computers": 3000}
     default_steps = 200  # the paper's own is 1000
     # The authors' selection and early stopping (train_eval.py of github.com/mengliu1998/DeeperGNN): the
     # weights of the least validation loss are kept; in the second half of the epochs training ends when

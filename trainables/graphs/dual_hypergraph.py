@@ -306,6 +306,7 @@ class DualHypergraph(NetworkPaper):
         ),
     )
 
+    paper_steps = dict.fromkeys(graph_sets.TU, 500)
     default_steps = 60  # the paper's own is 500 on TUDataset, 200 for reconstruction
     # The authors' selection (trainers/classification_TU.py of github.com/harryjo97/EHGNN).
     selection = "val_loss"

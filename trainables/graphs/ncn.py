@@ -274,6 +274,7 @@ class NCNPaper(NetworkPaper):
         ),
     )
 
+    paper_steps = dict.fromkeys(("cora", "citeseer", "pubmed"), 100)
     default_steps = 20  # the paper's own is 100
 
     @classmethod

@@ -117,6 +117,7 @@ class PaDa(NetworkPaper):
         ),
     )
 
+    paper_steps = {"cifar10": 250}
     default_steps = 40
 
     @classmethod

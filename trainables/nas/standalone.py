@@ -40,6 +40,7 @@ class Standalone(NetworkPaper):
     objective = "val_accuracy"
     tiny = Tiny("digits", 3)
 
+    paper_steps = {"cifar10": 200}
     default_steps = 6
 
     @classmethod

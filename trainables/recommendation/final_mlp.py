@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from trainables.base import Claim, Tiny
 from trainables.catalog import register
 from trainables.datasets import ctr
-from trainables.tasks.ctr import METRICS, CTRTask
+from trainables.tasks.ctr import METRICS, CTRTask, matched_width
 from trainables.tasks.training import Mean, NetworkPaper
 
 # ---- layers ----
@@ -204,7 +204,9 @@ class TwoStream(nn.Module):
 
 
 class OneStream(nn.Module):
-    """A single MLP whose first layer is twice as wide (`mlp`), or a stream beside explicit interactions.
+    """A single MLP (`mlp`), or a stream beside explicit interactions.
+
+    mlp: a first stream whose first layer is as wide as it takes to have the weights of DualMLP's two streams and head.
 
     deepfm (Guo et al., IJCAI 2017): plus a weight for each value and the products of all pairs of embeddings.
     dcn (Wang et al., ADKDD 2017): beside layers x' = x0 (w x) + b + x on the embeddings x0.
@@ -217,7 +219,7 @@ class OneStream(nn.Module):
         self.embedding = Embedding(sizes, dim)
         units = [config["mlp1_width"]] * config["mlp1_depth"]
         if self.model == "mlp":
-            units[0] *= 2
+            units[0] = matched_width(config, width)
         self.stream = Stream(width, units, config["batch_norm1"], config["dropout1"])
         crosses = config["cross_layers"] if self.model == "dcn" else 0
         self.crosses = nn.ModuleList(linear(width, 1, bias=False) for _ in range(crosses))
@@ -311,6 +313,7 @@ class FinalMLP(NetworkPaper):
         ),
     )
 
+    paper_steps = dict.fromkeys(ctr.PUBLIC, 100)
     default_steps = 8  # the paper allows 100 and stops early
     carried = ("stale",)
 

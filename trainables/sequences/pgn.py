@@ -306,6 +306,7 @@ class Forecaster(NetworkPaper):
         ),
     )
 
+    paper_steps = dict.fromkeys(("ett_h1", "ett_h2", "electricity", "traffic", "weather"), 25)
     default_steps = 6  # the paper allows 25 and stops early
     carried = ("stale",)
 

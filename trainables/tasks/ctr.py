@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +33,23 @@ def random_split(rows: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     # In whole numbers: int(rows * 0.8) would depend on how 0.8 is rounded.
     train, validation, test = np.split(order, [rows * 8 // 10, rows * 8 // 10 + rows // 10])
     return {"train": np.sort(train), "validation": np.sort(validation), "test": np.sort(test)}
+
+
+def matched_width(config: Mapping[str, Any], inputs: int) -> int:
+    """Units of the first layer with which a stream has as many parameters as the two streams of DualMLP, heads counted.
+
+    Both on `inputs` features; the embedding is the same for both. Exact to half of what a unit adds.
+    """
+
+    def count(units: Sequence[int], norm: bool) -> int:
+        # Of a layer: weights, biases and, with batch norm, scales and shifts; then the weights of the head.
+        return sum((a + 1 + 2 * norm) * b for a, b in pairwise([inputs, *units])) + units[-1]
+
+    norms = [config[f"batch_norm{s}"] for s in (1, 2)]
+    first, second = ([config[f"mlp{s}_width"]] * config[f"mlp{s}_depth"] for s in (1, 2))
+    wanted = count(first, norms[0]) + count(second, norms[1])
+    one, two = (count([u, *first[1:]], norms[0]) for u in (1, 2))
+    return max(1, round(1 + (wanted - one) / (two - one)))
 
 
 @lru_cache(maxsize=2)

@@ -7,7 +7,7 @@ points their negative log density in nats and its mean (of a class: its probabil
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +38,7 @@ METRICS = (
     Metric("test_nll", "min", "test", "nats"),
     Metric("test_score", "max", "test", "AUC or R2"),
     Metric("test_gap_closed", "max", "test", "ratio"),
+    Metric("test_gap_closed_few", "max", "test", "ratio"),  # the same with few labelled points
     Metric("test_nll_larger", "min", "test", "nats"),
 )
 PRIORS = {"synthetic_gp": GaussianProcessPrior(), "synthetic_gp_mix": GaussianProcessPrior(mixed=True)}
@@ -46,8 +47,8 @@ BASELINES = ("gp", "fitted", "knn", "prior")
 
 SEEDS = {"validation": 1, "test": 2}  # of the held-out sets, which are the same for every trial
 GP_SETS = {"validation": 128, "test": 500}
-GP_LABELLED, GP_QUERIES = (5, 10, 15), 10
-TABLE_SPLITS, TABLE_LABELLED = 20, (30,)
+GP_LABELLED, GP_QUERIES, GP_FEW = (5, 10, 15), 10, (1, 2, 3)
+TABLE_SPLITS, TABLE_LABELLED, TABLE_FEW = 20, (30,), (10,)
 
 
 class Predictor(Protocol):
@@ -85,10 +86,10 @@ def _shuffled(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class ContextTask:
     """Sets to train on, drawn without end from a prior, and held-out sets to be answered.
 
-    synthetic_gp, synthetic_gp_mix: regression; the held-out sets are other draws of the same prior, 10 queries
-    after 5, 10 and 15 labelled points. Tables: two classes; trained on a prior of random networks only; the held-out
-    sets are 20 splits of one half of the table's rows (validation) or the other (test) into 30 labelled rows and
-    queries, features standardised by the labelled rows.
+    synthetic_gp, synthetic_gp_mix: regression; the held-out sets are other draws of the same prior, 10 queries after 5,
+    10 and 15 labelled points, and apart from these after 1, 2 and 3 (`few`). Tables: two classes; trained on a prior of
+    random networks only; the held-out sets are 20 splits of one half of the table's rows (validation) or the other
+    (test) into 30 labelled rows (few: 10) and queries, features standardised by the labelled rows.
     """
 
     def __init__(self, name: str, data_dir: Path | None, device: str) -> None:
@@ -101,8 +102,9 @@ class ContextTask:
         if self.classification:
             self.prior = NeuralPrior(_halves(name, self.data_dir)["test"][0].shape[1])
             self.labelled: tuple[int, ...] = TABLE_LABELLED
+            self.few: tuple[int, ...] = TABLE_FEW
         else:
-            self.prior, self.labelled = PRIORS[name], GP_LABELLED
+            self.prior, self.labelled, self.few = PRIORS[name], GP_LABELLED, GP_FEW
 
     def draw(self, batch: int, size: int) -> Sets:
         """`batch` sets of `size` points from the prior."""
@@ -144,16 +146,18 @@ class ContextTask:
         target, mean = torch.cat(targets), torch.cat(means)
         return losses, 1 - ((target - mean).square().mean() / target.var(correction=0)).item()
 
-    def gap_closed(self, losses: list[float]) -> float:
-        """Which share of the way from the prior predictive to the reference `losses` on the test sets go.
+    def gap_closed(self, predictor: Predictor, labelled: Sequence[int]) -> float:
+        """Which share of the way from the prior predictive to the reference `predictor` goes on the test sets.
 
-        The least over `labelled`. The reference is the exact posterior of the process that drew the set, or logistic
-        regression on a table. 0 is the prior predictive, 1 the reference.
+        The least over the numbers of `labelled` points. The reference is the exact posterior of the process that drew
+        the set, or logistic regression on a table. 0 is the prior predictive, 1 the reference.
         """
-        prior, _ = self.evaluate(Baseline("prior", self), "test")
-        reference, _ = self.evaluate(Baseline("fitted" if self.classification else "gp", self), "test")
-        gaps = zip(prior, losses, reference, strict=True)
-        return min((p - loss) / max(p - best, 1e-6) for p, loss, best in gaps)
+        ends = Baseline("prior", self), Baseline("fitted" if self.classification else "gp", self)
+        shares = []
+        for n in labelled:
+            loss, prior, reference = (self.nll(who, "test", n) for who in (predictor, *ends))
+            shares.append((prior - loss) / max(prior - reference, 1e-6))
+        return min(shares)
 
 
 @lru_cache(maxsize=32)
@@ -277,13 +281,15 @@ class Baseline(nn.Module):
 
     def _knn(self, x: Tensor, y: Tensor, queries: Tensor, sets: Sets) -> Any:
         def nearest(distance: Tensor) -> Tensor:
-            k = min(self.options.get("k", 5), x.shape[1] - 1)
+            k = min(self.options.get("k", 5), max(1, x.shape[1] - 1))
             near = distance.topk(k, largest=False)[1]
             return y[:, None].expand(*near.shape[:2], -1).gather(2, near)
 
         votes = nearest(torch.cdist(queries, x))
         if self.task.classification:
             return (votes.sum(2) + 1) / (votes.shape[2] + 2)
+        if x.shape[1] == 1:  # no other one to leave it out for: the variance of the process
+            return votes.mean(2), torch.ones_like(votes[..., 0])
         others = torch.cdist(x, x) + torch.diag(torch.full((x.shape[1],), torch.inf, device=x.device))
         variance = (y - nearest(others).mean(2)).square().mean(1, keepdim=True) + 1e-3
         return votes.mean(2), variance.expand(votes.shape[:2])

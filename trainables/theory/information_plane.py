@@ -143,6 +143,16 @@ def drift_and_noise(
     return drift, [stack.var(0, correction=0).sum().sqrt().item() for stack in stacks]
 
 
+def fitting_begins(ity: Sequence[float], share: float = 0.1) -> int:
+    """The first place at which I(T;Y) has made `share` of its way up from the first to its highest; the last if none.
+
+    Before it a layer shows the weights it was drawn with: an untrained layer can keep more of X than a trained one ever
+    does, and losing that is not what the paper calls compression, which follows on fitting.
+    """
+    rise = max(ity) - ity[0]
+    return next((i for i, bits in enumerate(ity) if rise > 0 and bits >= ity[0] + share * rise), len(ity) - 1)
+
+
 # ---- training ----
 
 
@@ -169,8 +179,8 @@ class InformationPlane(NetworkPaper):
         Metric("last_ity", "max", "train", "bits"),
         Metric("gradient_snr", "max", "train", "ratio"),
         Metric("test_accuracy", "max", "test", "fraction"),
-        # Of the last hidden layer, over training. Its highest I(X;T) less the final one; the final I(T;Y)
-        # less that at the highest I(X;T); and when the highest I(X;T) was.
+        # Of the last hidden layer, over training once fitting has begun (`fitting_begins`). Its highest I(X;T) less
+        # the final one; the final I(T;Y) less that at the highest I(X;T); and when the highest I(X;T) was.
         Metric("compression", "max", "test", "bits"),
         Metric("relevance_gain", "max", "test", "bits"),
         Metric("compression_epoch", "min", "test", "epochs"),
@@ -210,6 +220,7 @@ class InformationPlane(NetworkPaper):
     unit = "10 epochs"
     epochs_a_step = 10
     measurements = 15
+    paper_steps = {"var_u": 800}
     default_steps = 150
     carried = ("curve",)
 
@@ -314,7 +325,8 @@ class InformationPlane(NetworkPaper):
         now: dict[str, Any] = {"epoch": self.done * self.epochs_a_step, **self.plane()}
         course = [p for p in self.curve if p["epoch"] < now["epoch"]] + [now]
         ixt, ity = ([p[name][-2] for p in course] for name in ("ixt", "ity"))
-        peak = int(np.argmax(ixt))
+        begun = fitting_begins(ity)
+        peak = begun + int(np.argmax(ixt[begun:]))
         drifting = [p["epoch"] for p in self.curve if self.snr(p) >= 1]
         diffusing = [p["epoch"] for p in self.curve if p["epoch"] > max(drifting, default=0)]
         return {

@@ -320,6 +320,7 @@ class AttSwinUNetPaper(NetworkPaper):
         ),
     )
 
+    paper_steps = dict.fromkeys(("isic2017", "isic2018", "ph2"), 150)
     default_steps = 20
     prunable: ClassVar = {}
 

@@ -256,6 +256,7 @@ class BiPer(NetworkPaper):
             return 0
         return min(round(config["stage1_frac"] * epochs), epochs - 1)
 
+    paper_steps = {"cifar10": 900}
     default_steps = 45
     prunable: ClassVar = {"weight_mode": "fp", "activations": "full"}  # weights of zero are +-1 when binary
 

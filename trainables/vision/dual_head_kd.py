@@ -189,6 +189,7 @@ class DualHeadKD(NetworkPaper):
         )
     )
 
+    paper_steps = {"cifar100": 240, "cifar10": 240}
     default_steps = 80  # the paper's own is 240
     prunable: ClassVar = {
         "align": False

@@ -252,15 +252,8 @@ def build(channels: int, side: int, config: Mapping[str, Any]) -> MultiOutput:
 
 # ---- training ----
 
-_claim = partial(
-    Claim,
-    treatment={"n_heads": 4, "combine_heads": False},
-    metric="test_psnr_best_overall",
-    data="digits_simulated_motion",
-    seeds=10,
-    steps=7,
-    tunes=("lr", "weight_decay"),
-)
+_claim = partial(Claim, treatment={"n_heads": 4, "combine_heads": False}, metric="test_psnr_best_overall")
+_claim = partial(_claim, data="digits_simulated_motion", seeds=10, steps=7, tunes=("lr", "weight_decay"))
 
 
 @register
@@ -305,8 +298,10 @@ class MultiOutputDeblur(NetworkPaper):
             data="digits_simulated_motion_control",
         ),
     )
-
-    default_steps = 7  # the paper has 200 000 iterations
+    paper_steps = {
+        "gopro": 3350
+    }  # the 200 000 iterations of the paper: 60 batches of the training part an epoch
+    default_steps = 7
     prunable: ClassVar = {}
 
     @classmethod

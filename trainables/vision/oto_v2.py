@@ -160,6 +160,7 @@ class OTOv2(NetworkPaper):
     objective = "val_accuracy"
     tiny = Tiny("digits", 5)
     claims = _claims()
+    paper_steps = {"cifar10": 300}
     default_steps = 30
     carried = ("kept", "difference")
 
