@@ -14,5 +14,5 @@ def paper_config(slug: str, data: str, **changes: Any) -> dict[str, Any]:
     """The paper's own configuration for `data` with `changes` of its space, completed and validated by that."""
     declared = Space.load(slug)
     raw = yaml.safe_load(Path(declared.source).read_text()) | changes
-    space = Space.from_mapping(raw, declared=declared)
+    space = Space.from_mapping(raw, declared=declared).for_data(data)
     return space.validate(space.paper_config(data))
