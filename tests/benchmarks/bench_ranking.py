@@ -53,7 +53,7 @@ def configuration(args: argparse.Namespace, strategy: str) -> dict[str, Any]:
     declared = PaDa.space()
     chosen = {"strategy": strategy, "supernet": args.supernet, "size": args.size, **args.set}
     space = Space.from_mapping({**declared.to_mapping(), **chosen}, source="pa_da", declared=declared)
-    return space.validate(space.paper_config(args.data))
+    return space.for_data(args.data).validate(space.paper_config(args.data))
 
 
 def one(args: argparse.Namespace, job: tuple[str, int]) -> dict[str, Any]:

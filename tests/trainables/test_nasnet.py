@@ -27,7 +27,7 @@ def config(data: str = "digits", **changes: Any) -> dict[str, Any]:
     declared = Space.load("nasnet")
     raw = yaml.safe_load(Path(declared.source).read_text()) | changes
     space = Space.from_mapping(raw, declared=declared)
-    return space.validate(space.paper_config(data))
+    return space.for_data(data).validate(space.paper_config(data))
 
 
 def trial(steps: int | None = None, seed: int = 0, **changes: Any) -> NASNetChild:

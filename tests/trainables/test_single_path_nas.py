@@ -32,7 +32,7 @@ def config(data: str = "digits", **changes: Any) -> dict[str, Any]:
     declared = Space.load("single_path_nas")
     raw = yaml.safe_load(Path(declared.source).read_text()) | changes
     space = Space.from_mapping(raw, declared=declared)
-    return space.validate(space.paper_config(data))
+    return space.for_data(data).validate(space.paper_config(data))
 
 
 def trial(steps: int = 4, seed: int = 0, data_dir: Path | None = None, **changes: Any) -> SinglePathNAS:
