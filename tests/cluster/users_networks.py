@@ -180,6 +180,7 @@ class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.classes = nn.Embedding(CLASSES, 24)
+        nn.init.normal_(self.classes.weight, std=0.2)
         self.enter, self.block, self.leave = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 24)
         self.out = nn.Linear(24, CLASSES, bias=False)
         self.out.weight = self.classes.weight
