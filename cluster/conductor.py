@@ -65,6 +65,7 @@ class Conductor:
         self.began = time.monotonic()
         self._beaten = self.began
         self._noted: set[str] = set()
+        self._ended: list[Trial] = []  # of which `on_end` has not been told
 
     # -- budget ---------------------------------------------------------------------------------------
 
@@ -227,7 +228,7 @@ class Conductor:
             return False
         trial.heard = time.monotonic()
         rows = [row for row in payload["rows"] if row["step"] > trial.steps]
-        decision = "continue"
+        decision, going_on = "continue", False
         with self.writer.batch():
             if rows:
                 self.writer.results([self._row(trial, row) for row in rows])
@@ -250,19 +251,24 @@ class Conductor:
             elif decision == "stop":
                 self._end(trial, "pruned", f"stopped by {self.scheduler.name} at step {trial.steps}", payload)
             elif payload["status"] == "lost":
-                self.lost(trial_id, payload["failure"]["error"], payload["failure"]["reason"])
+                self._lose(trial_id, payload["failure"]["error"], payload["failure"]["reason"])
             elif self.stopping:
                 why = "interrupted" if self.interrupted else "budget.minutes is used up"
                 self._end(trial, "interrupted", f"{why} at step {trial.steps}", payload)
             else:
-                return True
-        return False
+                going_on = True
+        self._announce()
+        return going_on
 
     def lost(self, trial_id: str, error: str, reason: str = "worker died", charged: bool = True) -> None:
         """A worker ended without a report: the trial goes on from its checkpoint, or has failed for good.
 
         charged: whether it counts among the losses that a trial survives.
         """
+        self._lose(trial_id, error, reason, charged)
+        self._announce()
+
+    def _lose(self, trial_id: str, error: str, reason: str, charged: bool = True) -> None:
         trial = self.trials[trial_id]
         if trial_id not in self.active:
             return
@@ -332,6 +338,7 @@ class Conductor:
                     reason = f"stopped by {self.scheduler.name} at step {trial.steps}"
                     self.writer.trial(trial.id, state="pruned", reason=reason)
             self.writer.sweep(state=state, ended=now(), elapsed_s=self.elapsed_s)
+        self._announce()
         return state
 
     def abandon(self) -> None:
@@ -397,8 +404,14 @@ class Conductor:
                 self.judge.ended(trial)
             self._release()
         self._tell(trial.config_id)
-        if self.on_end is not None:
-            self.on_end(trial)
+        self._ended.append(trial)
+
+    def _announce(self) -> None:
+        """Tells who has come to rest, once it is on disk: whoever is told may drop the trial's checkpoints."""
+        while self._ended:
+            trial = self._ended.pop(0)
+            if self.on_end is not None:
+                self.on_end(trial)
 
     def _tell(self, config_id: int) -> None:
         """Tells the algorithm of a configuration once all its seeds have come to rest."""

@@ -78,9 +78,8 @@ def drive(
         except Exception as error:
             books.abandon()
             if isinstance(error, (OSError, StoreError, DriverEnded)) or _of_ray(error):
-                why = (
-                    str(error) if isinstance(error, DriverEnded) else describe(error).removeprefix("raised ")
-                )
+                own = isinstance(error, (DriverEnded, StoreError))
+                why = str(error) if own else describe(error).removeprefix("raised ")
                 raise DriverEnded(
                     f"{why}; the sweep is interrupted, `fairsweep resume {name}` goes on"
                 ) from error
