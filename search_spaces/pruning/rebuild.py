@@ -192,8 +192,8 @@ class _Rebuild:
             widths = self._widths(node, out)
             args[1] = widths if widths != list(argument(node, 1, "pad")) else args[1]
         for given, position in (("groups", None), ("num_groups", 1)):
-            if (node.name, given) in self.analysis.sizes:
-                count = self._count(self.analysis.sizes[node.name, given])
+            axis = self.analysis.sizes.get((node.name, given))
+            if axis is not None and (count := self._count(axis)) != axis.size:  # others may follow the batch
                 _set(args, kwargs, position if position else 6, given, count)
         return self.graph.create_node("call_function", target, tuple(args), kwargs, node.name)
 
