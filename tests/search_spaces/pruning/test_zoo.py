@@ -22,13 +22,13 @@ QUICK = {  # a few of each kind; what comes of channels, and of operators
     "old_weight_norm": ("whole", "whole"),
     "dropout_left_on": ("whole", "whole"),
     "triangle_of_channels": ("whole", "whole"),
-    "DynamicKernel": ("exact", "refused"),
+    "DynamicKernel": ("exact", "whole"),
 }
 
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_few_of_the_zoo(name: str, tmp_path: Path) -> None:
-    found = [verdict(name, how, 2, tmp_path) for how in (channels, operators)]
+    found = [verdict(name, how, 1, tmp_path) for how in (channels, operators)]
     assert tuple(v.kind for v in found) == QUICK[name], found
 
 
@@ -49,6 +49,6 @@ def test_nothing_in_the_zoo_becomes_a_wrong_network(tmp_path: Path) -> None:
         k: t for k, t in applied.items() if t
     }
     assert not wrong
-    assert len(ZOO) >= 100 and len(applied) >= 300
-    assert sum(v.kind == "exact" for v in found.values()) >= 95
+    assert len(ZOO) >= 139 and len(applied) >= 420
+    assert sum(v.kind == "exact" for v in found.values()) >= 135
     assert all(v.text for v in found.values() if v.kind in ("whole", "refused"))

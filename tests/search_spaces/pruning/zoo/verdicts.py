@@ -34,7 +34,7 @@ from search_spaces.pruning import (
 )
 from search_spaces.pruning.copies import copied
 from search_spaces.pruning.erasing import ErasingError, ErasingGraph
-from tests.search_spaces.pruning.zoo import attention, convolutions, sequences, vision  # noqa: F401  the list
+from tests.search_spaces.pruning.zoo import attention, blocks, convolutions, sequences, vision  # noqa: F401  the list
 from tests.search_spaces.pruning.zoo.cases import ZOO
 
 BATCHES = (2, 1, 5)
