@@ -106,6 +106,19 @@ class Engine:
         return self.store.table("architectures", self.name).to_pylist()
 
 
+def test_the_time_of_earlier_runs_counts_in_a_search_too(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, "algorithm=evolution", "budget.minutes=1")
+    row, metrics = nas.row(engine.search), engine.search.metrics
+    writer, _ = opened(engine.store, "s", row, engine.settings, metrics)
+    writer.sweep(elapsed_s=61.0)
+    writer.__exit__(None, None, None)  # killed
+    writer, record = opened(engine.store, "s", row, engine.settings, metrics)
+    engine.search.begin(record)
+    conductor = nas.make_conductor(engine.search, writer, 1, record)
+    assert conductor.out_of_time and conductor.next_leg() is None
+    writer.close(state=conductor.close())
+
+
 def test_a_search_trains_scores_and_retrains_and_says_so_in_the_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
