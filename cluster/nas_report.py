@@ -20,7 +20,7 @@ from cluster.conductor import Conductor, trial_id
 from search_spaces.algorithms.phases import PhasedSearch
 from search_spaces.architectures.base import Architecture, ArchitectureSpace
 from search_spaces.architectures.graphs import graph_of
-from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, members
+from search_spaces.architectures.jobs import CHILD, FRONT, RETRAIN, SCORE, members
 from trainables.base import Setting
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 DRAWING = "architecture.svg"
+MISSED = 0.01  # of a share that is to go; that of a few chains is rounded to a whole number of them
 
 
 def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) -> list[dict[str, Any]]:
@@ -215,6 +216,25 @@ def where(front: list[dict[str, Any]], alone: list[dict[str, Any]]) -> list[str]
 def supernets(rows: list[dict[str, Any]]) -> list[str]:
     """Keys of the supernets that gave the scores, as `fairsweep rank` takes them."""
     return sorted({row["supernet"] for row in rows if row["supernet"] is not None})
+
+
+def note(store: Store, name: str) -> str | None:
+    """What else to say of a search that has ended; None if there is nothing to say."""
+    return ended_early(store, name) or targets_missed(store.table("trials", name).to_pylist())
+
+
+def targets_missed(trials: list[dict[str, Any]]) -> str | None:
+    """Where less of a network went than was asked; None if that is nowhere."""
+    share = "metric.test_group_sparsity"
+    missed = [
+        f"target={t['config.value']:g}: only {t[share]:.2f} ({t['trial']})"
+        for t in trials
+        if t["config.phase"] == FRONT and t.get(share) is not None and t[share] < t["config.value"] - MISSED
+    ]
+    if not missed:
+        return None
+    said = "; ".join(missed)
+    return f"{said} of what can go is zero (chains go whole; more algorithm.steps may help)"
 
 
 def ended_early(store: Store, name: str) -> str | None:

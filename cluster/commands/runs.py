@@ -116,7 +116,7 @@ def _searched(result: Any, as_json: bool) -> int:
     rows = store.table("architectures", result.sweep).to_pylist()
     cost = nas_report.cost_of_front(store, result.sweep)
     front, alone = nas_report.front(rows, cost), nas_report.retrained(rows)
-    note = nas_report.ended_early(store, result.sweep)
+    note = nas_report.note(store, result.sweep)
     if note is not None:
         print(f"note: {note}", file=sys.stderr)
     target = nas_budget.answer(nas_report.settings_of(store, result.sweep), rows)

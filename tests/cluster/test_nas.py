@@ -533,6 +533,19 @@ def test_a_front_that_cannot_be_is_refused_in_one_line(
     assert said in error and len(error.strip().splitlines()) == 1
 
 
+def test_less_than_was_asked_is_said() -> None:
+    """At the end of a short training, or of a gentle one, not all that is to go is zero."""
+    share = "metric.test_group_sparsity"
+    trials = [
+        {"config.phase": "front", "config.value": 0.5, "trial": trial, share: found}
+        for trial, found in (("a", 0.25), ("b", 0.5), ("c", 0.53), ("d", None))
+    ]
+    said = "target=0.5: only 0.25 (a) of what can go is zero (chains go whole; more algorithm.steps may help)"
+    assert nas_report.targets_missed(trials) == said
+    assert nas_report.targets_missed(trials[1:]) is None
+    assert nas_report.targets_missed([{"config.phase": "front", "config.value": 30.0, "trial": "a"}]) is None
+
+
 def test_where_the_networks_lie_is_said() -> None:
     rows: list[dict[str, Any]] = [
         {"architecture": name, "score": score, "folder": folder}
