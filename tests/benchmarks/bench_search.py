@@ -102,11 +102,15 @@ def bare(
     return losses
 
 
+def seed_for(bench: str, name: str, seed: int) -> int:
+    """A seed of its own for each table: tables of one space would share the draws of one seed, and the tests below take
+    their results as independent. The same for `ours` and `bare`, which are paired."""
+    return int(np.random.SeedSequence([seed, *f"{bench}/{name}".encode()]).generate_state(1)[0])
+
+
 def one(job: tuple[str, str, str, str, int]) -> tuple[str, str, str, int, list[float], float]:
     who, search, bench, name, seed = job
-    # Of its own for each table: tables of one space would share the draws of one seed, and the tests below take their
-    # results as independent. The same for `ours` and `bare`, which are paired.
-    drawn = int(np.random.SeedSequence([seed, *f"{bench}/{name}".encode()]).generate_state(1)[0])
+    drawn = seed_for(bench, name, seed)
     import torch
 
     torch.set_num_threads(1)
