@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.fronts import keeps
 from cluster import config
 from cluster.errors import UserError
 from search_spaces.algorithms.budget_search import SEARCHES, TOLERANCE, deviation
@@ -38,6 +39,7 @@ def budget_of(tree: Mapping[str, Any]) -> Budget | None:
 
 def refuse_decided(overrides: list[str]) -> None:
     """UserError if the words of a command fix what a search to a budget decides itself."""
+    overrides = [o.lstrip("+") for o in overrides]
     asked = next((o for o in overrides if o.split("=")[0] in WORDS and not o.endswith("=null")), None)
     for word in overrides if asked else ():
         if word.split("=")[0] in (*DECIDED, "target"):
@@ -93,6 +95,30 @@ def check_reach(budget: Budget, least: float, most: float) -> None:
         )
 
 
+def check_limits(limits: Mapping[str, float], least: Mapping[str, float]) -> None:
+    """UserError if no network of the space keeps a limit. least: what the cheapest costs, by the name of the cost."""
+    for name, limit in limits.items():
+        if name in least and limit < least[name]:
+            raise UserError(
+                f"constraint.{name}={_amount(limit)}: must be at least {_amount(least[name])}, what the cheapest"
+                " network of this space costs"
+            )
+
+
+def check_agreement(tree: Mapping[str, Any]) -> None:
+    """UserError if a limit on the cost that a budget is about excludes all that is near enough to it."""
+    budget = budget_of(tree)
+    limit = None if budget is None else tree["constraint"].get(budget.column)
+    if budget is None or limit is None:
+        return
+    least = budget.value * (1 - TOLERANCE)
+    if limit < least:
+        raise UserError(
+            f"constraint.{budget.column}={_amount(limit)}: must be at least {_amount(least)} with"
+            f" {budget.word}={_amount(budget.value)}; leave it out"
+        )
+
+
 def answer(tree: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """How near the searches of a run have come to its budget; None without one or without a network.
 
@@ -101,14 +127,17 @@ def answer(tree: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any
     budget = budget_of(tree)
     if budget is None or not rows:
         return None
-    row = min(rows, key=lambda r: (abs(deviation(r[budget.column], budget.value)), r["number"]))
+    limits = {name: limit for name, limit in tree.get("constraint", {}).items() if limit is not None}
+    kept = [row for row in rows if keeps(row, limits)]
+    row = min(kept or rows, key=lambda r: (abs(deviation(r[budget.column], budget.value)), r["number"]))
     off = deviation(row[budget.column], budget.value)
     return {
         "word": budget.word,
         "target": budget.value,
         "cost": row[budget.column],
         "deviation": off,
-        "within": abs(off) <= TOLERANCE,
+        "within": bool(kept) and abs(off) <= TOLERANCE,
+        "kept": bool(kept),
         "number": row["number"],
         "architecture": row["architecture"],
         "options": row["options"],
@@ -119,6 +148,8 @@ def answer(tree: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any
 def in_words(found: Mapping[str, Any]) -> str:
     """One line on an `answer`."""
     nearest = "" if found["within"] else f", the nearest: none is within {TOLERANCE:.0%}"
+    if not found["kept"]:
+        nearest = ", the nearest; but none keeps the limits"
     return (
         f"{found['word']}={_amount(found['target'])}: {_amount(found['cost'])} ({found['deviation']:+.1%}) after"
         f" {found['searches']} of at most {SEARCHES} searches{nearest}; {found['architecture']} {found['options']}"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from cluster import config
 from cluster.config import Settings
 from cluster.errors import UserError
-from cluster.nas_budget import Budget, applied, budget_of, refuse_decided
+from cluster.nas_budget import Budget, applied, budget_of, check_agreement, refuse_decided
 from search_spaces.algorithms import ARCHITECTURE_SEARCHES
 from search_spaces.algorithms.phases import Plan
 from search_spaces.architectures import kinds, read_size, sizes
@@ -173,7 +173,34 @@ def load(overrides: Sequence[str]) -> NASSettings:
         tree["trainable"] = None if name in ("", "null") else name
     if words["target"]:
         tree["target"] = _numbers(words["target"][-1].partition("=")[2])
-    return check(tree)
+    made = check(tree)
+    _refuse_unused(made)
+    return made
+
+
+def _refuse_unused(settings: NASSettings) -> None:
+    """UserError for settings that a front would not read. Not of a stored configuration, which may have them."""
+    chosen = settings.algorithm
+    if chosen["kind"] != FRONT_KIND:
+        return
+    name, knob = chosen["name"], chosen["knob"]
+    if knob in chosen["config"]:
+        to = settings.cost_target
+        right = (
+            f"{to.word} bisects it; leave it out" if to is not None else "must be given as algorithm.values"
+        )
+        raise UserError(
+            f"algorithm.config.{knob}={chosen['config'][knob]}: {name} is run at several; {right}"
+        )
+    if settings.pruned is None and settings.train["steps"] is not None:
+        raise UserError(
+            f"train.steps={settings.train['steps']}: is of a supernet; the epochs of {name} are algorithm.steps"
+        )
+    if settings.pruned is None and settings.train["config"]:
+        word, value = next(iter(settings.train["config"].items()))
+        raise UserError(
+            f"train.config.{word}={value}: is of a supernet or a trainable; the settings of {name} are algorithm.config"
+        )
 
 
 def _numbers(text: str) -> list[float]:
@@ -204,6 +231,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     config.one_of(raw, "tracking.name", ("none", "wandb"))
     for name in raw["constraint"]:
         config.number(raw, f"constraint.{name}", float, low=0, optional=True, open_low=True)
+    check_agreement(raw)
     for path in ("search.evaluations", "search.batch", "search.batch_size", "retrain.seeds"):
         config.number(raw, path, int, low=1)
     config.number(raw, "search.recalibrate", int, low=2, optional=True)

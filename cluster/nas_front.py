@@ -33,6 +33,7 @@ from trainables import catalog
 from trainables.base import DataError, Found, Metric, Setting
 from trainables.nas._job import OF_PRUNED, SearchJob
 from trainables.nas._pruned import Pruned
+from trainables.nas.single_path_nas import SinglePathNAS
 from trainables.tasks.subjects import ModelSubject, Subject, is_paper
 
 
@@ -74,6 +75,11 @@ class FrontRun(Run):
             self._check_flops(paper.subject)
         if self.settings.cost_target is not None:
             nas_budget.check_reach(self.settings.cost_target, *paper.runtime.bounds())
+        if isinstance(paper, SinglePathNAS):
+            counted = {
+                name: paper.cheapest(name) for name in self.settings.limits if name in ("params", "flops")
+            }
+            nas_budget.check_limits(self.settings.limits, counted)
 
     def _check_flops(self, subject: Subject) -> None:
         """UserError if FLOPs decide and cannot be counted of the network that is to become smaller; said if not."""
@@ -97,7 +103,9 @@ class FrontRun(Run):
         budget = self.settings.cost_target
         if budget is not None:
             low, high = nas_budget.bounds(self.settings.trainer)
-            return BudgetSearch(budget.value, low, high, self.cost, alone, self.dress, self.architecture)
+            return BudgetSearch(
+                budget.value, low, high, self.cost, alone, self.dress, self.architecture, self.kept
+            )
         return FrontSearch(chosen["values"], chosen["seeds"], alone, self.dress, self.architecture)
 
     def dress(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -145,6 +153,11 @@ class FrontRun(Run):
                 return None
             self.costs(trial, found)
         return self._costs[trial][budget.column]
+
+    def kept(self, job: Job) -> bool:
+        """Whether what a completed job of a search to a budget has found keeps the limits."""
+        known = self.cost(job) is not None
+        return known and keeps(self._costs[trial_id(job.number, self.settings.seed)], self.settings.limits)
 
     def costs(self, trial: str, found: Found) -> dict[str, float | None]:
         """What the network costs that a trial has found, measured once; None is what is not asked for or cannot be

@@ -32,7 +32,8 @@ class BudgetSearch(FrontSearch):
     `SEARCHES` of them; then jobs of phase `retrain` of the one that is nearest.
 
     low, high: of the weight; costs fall from the first to the second. cost: of what a completed job has found, None if
-    that is not known any more; the same for the same job whenever it is asked. Others: see `FrontSearch`.
+    that is not known any more; the same for the same job whenever it is asked. kept: whether that keeps what limits
+    there are otherwise; what does not is too dear like what costs more, and is never found. Others: see `FrontSearch`.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class BudgetSearch(FrontSearch):
         alone: int = 0,
         dress: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
         found: Callable[[Job], str | None] = lambda job: None,
+        kept: Callable[[Job], bool] = lambda job: True,
     ) -> None:
         if not 0 < low < high:
             raise ValueError(f"low={low}, high={high}: must be positive, the second above the first")
         if not target > 0:
             raise ValueError(f"target={target}: must be positive")
         super().__init__([(low * high) ** 0.5], 1, alone, dress, found)
-        self.target, self.low, self.high, self.cost = target, low, high, cost
+        self.target, self.low, self.high, self.cost, self.kept = target, low, high, cost, kept
 
     def _known(self) -> list[tuple[Job, float | None]]:
         """The jobs that have ended and what they found costs; None if they failed."""
@@ -59,8 +61,12 @@ class BudgetSearch(FrontSearch):
 
     @property
     def nearest(self) -> Job | None:
-        """The job that found what is nearest to the target; the earlier one of equals."""
-        known = [(abs(deviation(cost, self.target)), job) for job, cost in self._known() if cost is not None]
+        """The job that found what is nearest to the target, within the limits; the earlier one of equals."""
+        known = [
+            (abs(deviation(cost, self.target)), job)
+            for job, cost in self._known()
+            if cost is not None and self.kept(job)
+        ]
         return min(known, key=lambda pair: (pair[0], pair[1].number))[1] if known else None
 
     @property
@@ -83,7 +89,7 @@ class BudgetSearch(FrontSearch):
             value = log(job.config["value"])
             if cost is None:
                 failed.add(job.config["value"])
-            elif cost > self.target:
+            elif cost > self.target or not self.kept(job):
                 low = max(low, value)
             else:
                 high = min(high, value)
@@ -91,6 +97,11 @@ class BudgetSearch(FrontSearch):
         while _value(middle) in failed:  # a search that failed once may fail again
             middle = (low + middle) / 2
         return _value(middle), 0
+
+    @property
+    def expected(self) -> int:
+        """Number of jobs; until it is known what is found, as if it took all searches."""
+        return self.runs + self.alone * (len(self.architectures) if self._all_run else 1)
 
     def _to_train(self) -> list[Job]:
         return [] if self.nearest is None else [self.nearest]

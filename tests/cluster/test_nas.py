@@ -447,6 +447,46 @@ def test_lambda_is_bisected_on_what_the_networks_that_are_found_cost(
     assert nas_config.check(run.settings.tree).tree == run.settings.tree
 
 
+def test_what_is_near_a_budget_but_breaks_a_limit_is_not_what_was_found(tmp_path: Path) -> None:
+    """Networks of 40 or 90 parameters cost about as much; one may have 50 at most."""
+    from torch import nn
+
+    engine = Engine(tmp_path, *BUDGET, "target_flops=4000", "constraint.params=50")
+    run = engine.search
+
+    def found(trial: str, value: float, repeat: int) -> Found:
+        length = round(100 / value**0.5)
+        net = nn.Conv1d(1, 1, 40 if value > 4.5 else 90, padding="same", bias=False)
+        return Found(f"v{value:g}", net, (1, length), cost=1.0)
+
+    run.found = found
+    algorithm, seen = run.algorithm(), []
+    while not algorithm.finished:
+        (job,) = algorithm.ask(1)
+        seen.append(job)
+        algorithm.tell(job, Outcome(0.5, 1, "complete"))
+    values = {job.config["value"]: run.cost(job) for job in seen if job.config["phase"] == "front"}
+    (alone,) = (job.config["architecture"] for job in seen if job.config["phase"] == "retrain")
+    kept = {value: cost for value, cost in values.items() if value > 4.5}
+    assert kept and len(kept) < len(values)
+    assert alone == f"v{min(kept, key=lambda v: abs(kept[v] - 4000)):g}"
+    rows = [
+        {
+            "number": k,
+            "flops": cost,
+            "params": 40 if value > 4.5 else 90,
+            "architecture": "a",
+            "options": "{}",
+        }
+        for k, (value, cost) in enumerate(values.items())
+    ]
+    answer = nas_budget.answer(run.settings.tree, rows)
+    assert answer is not None and answer["kept"] and rows[answer["number"]]["params"] == 40
+    broken = nas_budget.answer(run.settings.tree, [row for row in rows if row["params"] == 90])
+    assert broken is not None and not broken["within"]
+    assert "the nearest; but none keeps the limits" in nas_budget.in_words(broken)
+
+
 @pytest.mark.slow
 def test_a_search_to_a_budget_is_resumed_anywhere_and_says_what_it_found(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -497,6 +537,26 @@ def test_a_search_to_a_budget_is_resumed_anywhere_and_says_what_it_found(
             ["target_flops=100000", "algorithm.config.cost=params"],
             "algorithm.config.cost=params: must be flops",
         ),
+        (
+            ["++target_flops=100000", "algorithm.values=[1]"],
+            "algorithm.values=[1]: has no meaning with target_",
+        ),
+        (
+            ["target_flops=100000", "constraint.flops=50000"],
+            "constraint.flops=50,000: must be at least 95,000 with target_flops=100,000",
+        ),
+        (
+            ["target_flops=100000", "constraint.params=1889"],
+            "constraint.params=1,889: must be at least 1,890, what the cheapest network",
+        ),
+        (["constraint.flops=65055"], "constraint.flops=65,055: must be at least 65,056"),
+        (
+            ["algorithm.config.lmbda=3"],
+            "algorithm.config.lmbda=3: single_path is run at several; must be given",
+        ),
+        (["target_flops=100000", "algorithm.config.lmbda=3"], "target_flops bisects it; leave it out"),
+        (["train.steps=3"], "train.steps=3: is of a supernet; the epochs of single_path are algorithm.steps"),
+        (["train.config.lr=0.1"], "train.config.lr=0.1: is of a supernet or a trainable"),
         (["target_ms=1", "algorithm.config.cost=flops"], "algorithm.config.cost=flops: must be latency"),
         (
             ["target_ms=1", "algorithm=evolution"],

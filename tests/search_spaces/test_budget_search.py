@@ -79,6 +79,21 @@ def test_noise_does_not_lead_out_of_the_interval() -> None:
         assert search.hit == (least <= TOLERANCE)
 
 
+def test_what_breaks_another_limit_is_too_dear_and_never_found() -> None:
+    """The first search costs exactly what is asked, but only what has lambda above 2 keeps the limit."""
+    search = BudgetSearch(
+        60_000, LOW, HIGH, smooth, alone=1, found=lambda job: "a", kept=lambda job: job.config["value"] > 2
+    )
+    assert search.expected == 7
+    jobs = run(search, [])
+    assert len(lambdas(jobs)) == 6 and search.expected == len(jobs) == 7 and lambdas(jobs)[0] == 1
+    assert search.nearest is not None and search.nearest.config["value"] == pytest.approx(2.05353, rel=1e-5)
+    assert not search.hit
+    assert not BudgetSearch(60_000, LOW, HIGH, smooth, kept=lambda job: False).hit
+    nothing = BudgetSearch(60_000, LOW, HIGH, smooth, alone=1, found=lambda job: "a", kept=lambda job: False)
+    assert len(run(nothing, [])) == 6 and nothing.nearest is None
+
+
 def test_a_search_that_fails_counts_and_is_not_tried_again() -> None:
     search = BudgetSearch(35_000, LOW, HIGH, smooth)
     jobs = run(search, [], fail=(0, 1))

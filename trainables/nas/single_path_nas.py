@@ -299,6 +299,10 @@ class SinglePathNAS(NetworkPaper):
             "dead_gates": self.net.dead_gates(),
         }
 
+    def cheapest(self, cost: str) -> float:
+        """What the cheapest network of the space costs; cost: flops or params."""
+        return runtime_model(self.net, cost, self.device, None).bounds()[0]
+
     # -- what is found --------------------------------------------------------------------------------
 
     def architecture(self) -> Architecture:
