@@ -39,6 +39,7 @@ OPEN = (
     "algorithm.config.",
 )  # keys that may be new
 CONF = Path(__file__).parent / "conf"
+_registered: dict[str, Space] = {}  # what Hydra's store holds
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
 
 
@@ -168,6 +169,9 @@ def _register_papers() -> None:
             space = catalog.space_of(slug)
         except (SpaceError, OSError) as error:
             raise UserError(f"trainable={slug}: {error}") from None
+        if _registered.get(slug) is space:  # making a node of a space takes longer than composing with it
+            continue
+        _registered[slug] = space
         store.store(
             group="trainable",
             name=slug,

@@ -44,6 +44,7 @@ __all__ = ["SEARCHED", "Parameter", "Space", "SpaceError", "register_folder"]
 
 _WANDB_METHODS = ("bayes", "random", "grid")
 _folders = [Path(__file__).parent / "parameters"]
+_read: dict[str, tuple[tuple[int, int, int], Space]] = {}  # path -> state of the file, what it held
 
 
 def register_folder(path: str | Path) -> None:
@@ -77,9 +78,21 @@ class Space:
 
     @classmethod
     def from_file(cls, path: str | Path) -> Space:
-        """Reads a YAML file. Raises SpaceError, also for a name that is declared twice."""
+        """Reads a YAML file. Raises SpaceError, also for a name that is declared twice.
+
+        A file that has not changed since it was read last is not read again.
+        """
         path = Path(path)
-        return cls.from_mapping(_declarations.read_yaml(path), source=str(path), name=path.stem)
+        try:
+            stat = path.stat()
+        except OSError:  # the reader says what is wrong
+            return cls.from_mapping(_declarations.read_yaml(path), source=str(path), name=path.stem)
+        state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        known = _read.get(str(path))
+        if known is None or known[0] != state:
+            space = cls.from_mapping(_declarations.read_yaml(path), source=str(path), name=path.stem)
+            known = _read[str(path)] = (state, space)
+        return known[1]
 
     @classmethod
     def from_mapping(

@@ -129,7 +129,8 @@ def test_what_no_group_can_train_is_said(words: list[str], said: str) -> None:
 
 # ---- fronts ----
 
-TOGETHER = (*FRONT, "train.workers=2")
+TINY = (*FRONT, "data=digits300")
+TOGETHER = (*TINY, "train.workers=2")
 
 
 @pytest.mark.parametrize("count", [1, 2, 32])
@@ -195,7 +196,7 @@ def test_a_group_runs_the_searches_of_a_front_and_no_more_and_survives_what_a_sw
     assert Near.sizes == [2] * 4
     rest = Engine(tmp_path / "some", *TOGETHER).run().trials
     assert {t.config["phase"] for t in list(rest.values())[2:]} == {"retrain"}
-    Engine(tmp_path / "whole", *FRONT).run()
+    Engine(tmp_path / "whole", *TINY).run()
     assert found(tmp_path / "some") == found(tmp_path / "whole")
 
 
@@ -225,7 +226,7 @@ def test_a_front_of_two_workers_is_interrupted_and_goes_on(tmp_path: Path) -> No
     rows = found(tmp_path)
     assert len(rows) == 2 and all(row["alone"] is not None and row["params"] > 0 for row in rows)
 
-    alone = Engine(tmp_path / "alone", *FRONT, "algorithm.steps=2", "retrain.top=0")
+    alone = Engine(tmp_path / "alone", *TINY, "algorithm.steps=2", "retrain.top=0")
     alone.run()
     losses = [
         sorted(

@@ -42,6 +42,11 @@ SMALL = (
 )  # fmt: skip
 
 
+# Reports after which a driver dies, of so many: a few that stand for all, and (slow) all.
+MOMENT = {"few": lambda reports: sorted({0, reports // 2, reports - 1}), "all": range}
+MOMENTS = pytest.mark.parametrize("moments", ["few", pytest.param("all", marks=pytest.mark.slow)])
+
+
 class Crash(Exception):
     pass
 
@@ -119,6 +124,7 @@ def test_the_time_of_earlier_runs_counts_in_a_search_too(tmp_path: Path) -> None
     writer.close(state=conductor.close())
 
 
+@pytest.mark.usefixtures("files")
 def test_a_search_trains_scores_and_retrains_and_says_so_in_the_tables(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,6 +169,7 @@ def test_intervals_of_accuracies_stay_within_0_and_1() -> None:
     )
 
 
+@pytest.mark.usefixtures("files")
 def test_the_exported_network_is_the_one_that_was_retrained(tmp_path: Path) -> None:
     engine = Engine(tmp_path)
     engine.run()
@@ -180,18 +187,12 @@ def test_the_exported_network_is_the_one_that_was_retrained(tmp_path: Path) -> N
     assert not any(isinstance(p, torch.nn.parameter.UninitializedParameter) for p in network.parameters())
 
 
-@pytest.fixture
-def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Searches leave their tables, but no networks: those are for tests of their own, and take long to write."""
-    monkeypatch.setattr(nas_report, "export", lambda *_: "")
-
-
-@pytest.mark.usefixtures("no_files")
-def test_a_search_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+@MOMENTS
+def test_a_search_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, moments: str) -> None:
     whole = Engine(tmp_path / "whole", "algorithm=evolution")
     whole.run()
     columns = ["trial", "config_json", "state", "value", "steps", "metric.test_accuracy"]
-    for crash_after in range(whole.reports):
+    for crash_after in MOMENT[moments](whole.reports):
         storage = tmp_path / str(crash_after)
         with pytest.raises(Crash):
             Engine(storage, "algorithm=evolution").run(crash_after)
@@ -333,6 +334,7 @@ def accuracy(program: Any) -> float:
     return float((logits.argmax(1).numpy() == data.test_labels).mean())
 
 
+@pytest.mark.usefixtures("files")
 def test_a_front_over_lambda_finds_networks_measures_them_and_trains_them_alone(tmp_path: Path) -> None:
     engine = Engine(tmp_path, *FRONT)
     engine.run()
@@ -377,15 +379,15 @@ def test_what_a_front_finds_beyond_a_limit_is_not_trained_alone(tmp_path: Path) 
     assert [engine.search.architecture(job) for job in jobs] == [None, "30.0"]
 
 
-@pytest.mark.usefixtures("no_files")
-def test_a_front_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
-    whole = Engine(tmp_path / "whole", *FRONT)
+@MOMENTS
+def test_a_front_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, moments: str) -> None:
+    whole = Engine(tmp_path / "whole", *FRONT, "data=digits300")
     whole.run()
-    for crash_after in range(0, whole.reports, 2):
+    for crash_after in MOMENT[moments](whole.reports):
         storage = tmp_path / str(crash_after)
         with pytest.raises(Crash):
-            Engine(storage, *FRONT).run(crash_after)
-        again = Engine(storage, *FRONT)
+            Engine(storage, *FRONT, "data=digits300").run(crash_after)
+        again = Engine(storage, *FRONT, "data=digits300")
         again.run()
         assert [{k: v for k, v in row.items() if k != "folder"} for row in again.architectures()] == [
             {k: v for k, v in row.items() if k != "folder"} for row in whole.architectures()

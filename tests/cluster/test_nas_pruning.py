@@ -15,7 +15,7 @@ from cluster.cli import run_cli
 from cluster.errors import UserError
 from search_spaces.pruning import apply_recipe
 from search_spaces.supernets.export import load_program
-from tests.cluster.test_nas import FILES, Crash, Engine, no_files  # noqa: F401  # a fixture
+from tests.cluster.test_nas import FILES, Crash, Engine
 from tests.torch_alone import accuracies
 from trainables.base import Found
 from trainables.tasks import compression
@@ -31,6 +31,7 @@ BOTH = (
 TIMES = ("latency_ms", "latency_measured_ms", "full_latency_ms", "folder")
 
 
+@pytest.mark.usefixtures("files")
 def test_every_point_of_the_front_is_a_network_that_was_cut_and_measured(tmp_path: Path) -> None:
     engine = Engine(tmp_path, *BIPER)
     engine.run()
@@ -67,7 +68,6 @@ def test_every_point_of_the_front_is_a_network_that_was_cut_and_measured(tmp_pat
     assert rows[0]["params"] > rows[1]["params"] and any(row["on_front"] for row in rows)
 
 
-@pytest.mark.usefixtures("no_files")
 def test_a_front_of_both_modes_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     def without_times(engine: Engine) -> list[dict[str, Any]]:
         return [{k: v for k, v in row.items() if k not in TIMES} for row in engine.architectures()]
@@ -85,6 +85,7 @@ def test_a_front_of_both_modes_that_is_killed_anywhere_ends_as_the_uninterrupted
         assert without_times(again) == without_times(whole)
 
 
+@pytest.mark.usefixtures("files")
 def test_a_network_of_ones_own_and_its_own_front(tmp_path: Path) -> None:
     words = ("algorithm=oto_v2", "target=0.5", "algorithm.seeds=2", "algorithm.steps=3", "data=digits300")
     given = Engine(tmp_path, *words, "trainable=trainables.vision._residual:small_residual", name="given")

@@ -19,7 +19,7 @@ from search_spaces.architectures import ArchitectureSpace, create_space
 from search_spaces.architectures.files import write_table
 from search_spaces.architectures.tables import Metric, Source
 from search_spaces.supernets.normalisation import recalibrate
-from tests.cluster.test_nas import SMALL, Crash, Engine
+from tests.cluster.test_nas import MOMENT, MOMENTS, SMALL, Crash, Engine
 from trainables.tasks.latency import kept_latency
 from trainables.tasks.small_images import Reduction, SmallImageTask
 
@@ -122,6 +122,7 @@ def test_scores_and_trainings_of_other_data_are_both_named(
     assert len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.usefixtures("files")
 def test_a_table_can_be_asked_in_place_of_networks(tmp_path: Path) -> None:
     space = create_space("chain")
     name = table(tmp_path, space, listed(space))
@@ -164,13 +165,16 @@ def test_a_search_that_runs_out_of_networks_says_so(
     assert note == f"note: {said}\n" and json.loads(answer)["note"] == said
 
 
-def test_a_search_of_a_table_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
+@MOMENTS
+def test_a_search_of_a_table_that_is_killed_anywhere_ends_as_the_uninterrupted_one(
+    tmp_path: Path, moments: str
+) -> None:
     space = create_space("chain")
     words = ["scoring=table", f"table={table(tmp_path, space, listed(space))}", "retrain.top=0"]
     whole = Engine(tmp_path / "whole", *words)
     whole.run()
     assert {row["phase"] for row in whole.architectures()} == {"score"}
-    for crash_after in range(0, whole.reports, 3):
+    for crash_after in MOMENT[moments](whole.reports):
         with pytest.raises(Crash):
             Engine(tmp_path / str(crash_after), *words).run(crash_after)
         again = Engine(tmp_path / str(crash_after), *words)
@@ -193,6 +197,7 @@ def test_what_the_table_lacks_is_never_proposed(algorithm: str, tmp_path: Path) 
     assert {space.canonical(space.parse(text)) for text in found} == networks  # all, and then it ends
 
 
+@pytest.mark.usefixtures("files")
 def test_a_table_of_a_part_of_the_space_is_searched_in_that_part(tmp_path: Path) -> None:
     part = create_space("cell", operations=["nor_conv_1x1", "nor_conv_3x3"])
     name = table(tmp_path, part, listed(part), split="validation", unit="fraction")

@@ -17,8 +17,13 @@ torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(
-    ("kind", "strategy", "algorithm"), [("mbconv", "sandwich", "nsga2"), ("nasnet", "pada", "evolution")]
+    ("kind", "strategy", "algorithm"),
+    [
+        ("mbconv", "sandwich", "nsga2"),
+        pytest.param("nasnet", "pada", "evolution", marks=pytest.mark.slow),
+    ],
 )
+@pytest.mark.usefixtures("files")
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 def test_a_search_goes_through_all_its_phases(
     kind: str, strategy: str, algorithm: str, tmp_path: Path

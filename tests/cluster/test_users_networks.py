@@ -161,6 +161,7 @@ def reproduced(folders: list[str], data: str, scratch: Path) -> list[float]:
     return accuracies(folders, *ImageTask(data, None, "cpu").parts["test"], scratch)
 
 
+@pytest.mark.usefixtures("files")
 def test_a_network_that_takes_what_is_stored_is_cut_counted_and_handed_over(tmp_path: Path) -> None:
     words = "data=digits300", "algorithm.steps=1", "algorithm.config.optimizer=one_shot"
     folder, reported = run(tmp_path, "pixels", "oto_v2", *words)
@@ -168,6 +169,7 @@ def test_a_network_that_takes_what_is_stored_is_cut_counted_and_handed_over(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_users_network_is_cut_counted_and_handed_over(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

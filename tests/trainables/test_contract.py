@@ -1,9 +1,13 @@
-"""What every registered paper must do, whatever it is: the contract of `trainables.base.Paper`."""
+"""What every registered paper must do, whatever it is: the contract of `trainables.base.Paper`.
+
+The tests of a paper share one whole run of it: what another run must equal is not computed again for each.
+"""
 
 from __future__ import annotations
 
 import io
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,24 @@ def train(paper: Paper, steps: int) -> list[dict[str, float]]:
     while not paper.finished and len(rows) < steps:
         rows.append(paper.step())
     return rows
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A trial of a paper's tiny configuration from its first step to its last, seed 0, that nothing disturbed."""
+
+    slug: str
+    rows: list[dict[str, float]]
+    tests: dict[str, float]
+
+
+@pytest.fixture(scope="module", params=PAPERS)
+def whole(request: pytest.FixtureRequest) -> Whole:
+    made = start(request.param)
+    rows = train(made, made.tiny.steps)
+    while not made.finished:
+        made.step()
+    return Whole(request.param, rows, made.test())
 
 
 def test_there_are_papers_of_different_tasks() -> None:
@@ -87,10 +109,8 @@ def test_fidelity_judges_nothing_before_the_minimum(slug: str) -> None:
         assert 1 <= fidelity.minimum <= fidelity.maximum <= paper.tiny.steps
 
 
-@pytest.mark.parametrize("slug", PAPERS)
-def test_improves_and_reports_what_it_declares(slug: str) -> None:
-    paper = start(slug)
-    rows = train(paper, paper.tiny.steps)
+def test_improves_and_reports_what_it_declares(whole: Whole) -> None:
+    paper, rows = catalog.get(whole.slug), whole.rows
     declared = {m.name for m in paper.metrics if m.split != "test"}
     assert rows
     for row in rows:
@@ -100,11 +120,8 @@ def test_improves_and_reports_what_it_declares(slug: str) -> None:
     values = [row[paper.objective] for row in rows]
     best = min(values) if objective.mode == "min" else max(values)
     assert objective.better(best, values[0]), f"{paper.objective} never improved on {values[0]}"
-    while not paper.finished:
-        paper.step()
-    tests = paper.test()
-    assert set(tests) == {m.name for m in paper.metrics if m.split == "test"}
-    assert all(math.isfinite(v) for v in tests.values())
+    assert set(whole.tests) == {m.name for m in paper.metrics if m.split == "test"}
+    assert all(math.isfinite(v) for v in whole.tests.values())
 
 
 @pytest.mark.parametrize("slug", PAPERS)
@@ -137,52 +154,40 @@ def test_random_points_of_the_whole_space_train(slug: str) -> None:
             assert all(math.isfinite(v) for v in row.values()), config
 
 
-@pytest.mark.parametrize("slug", PAPERS)
-def test_same_seed_same_numbers_and_other_seed_other_numbers(slug: str) -> None:
-    first, again, other = (train(start(slug, seed=s), 2) for s in (3, 3, 4))
-    assert first == again
-    assert first != other
-
-
-@pytest.mark.parametrize("slug", PAPERS)
-def test_trials_do_not_disturb_each_other(slug: str) -> None:
-    alone = train(start(slug, seed=1), 3)
-    a, b = start(slug, seed=1), start(slug, seed=2)
-    mixed = []
-    for _ in range(len(alone)):
+def test_same_seed_same_numbers_and_other_seed_other_numbers_also_beside_each_other(whole: Whole) -> None:
+    a, b = start(whole.slug), start(whole.slug, seed=1)
+    same, other = [], []
+    for _ in range(min(3, len(whole.rows))):
         torch.rand(7)
         np.random.rand(3)
-        mixed.append(a.step())
-        b.step()
-    assert mixed == alone
+        same.append(a.step())
+        other.append(b.step())
+    assert same == whole.rows[: len(same)]
+    assert other != same
 
 
-@pytest.mark.parametrize("slug", PAPERS)
-def test_setup_again_leaves_nothing_of_the_last_trial(slug: str) -> None:
-    fresh = start(slug, seed=5)
-    used = start(slug, seed=6)
+def test_setup_again_leaves_nothing_of_the_last_trial(whole: Whole) -> None:
+    used = start(whole.slug, seed=6)
     train(used, 2)
     config = {**used.space().paper_config(used.tiny.data), **used.tiny.config}
-    used.setup(config, Setting(seed=5, data=used.tiny.data, steps=used.tiny.steps))
-    assert train(used, 2) == train(fresh, 2)
+    used.setup(config, Setting(seed=0, data=used.tiny.data, steps=used.tiny.steps))
+    assert train(used, 2) == whole.rows[:2]
 
 
-@pytest.mark.parametrize("slug", PAPERS)
-def test_resumed_in_the_middle_equals_uninterrupted(slug: str) -> None:
-    whole = start(slug)
-    rows = train(whole, whole.tiny.steps)
-    tests = whole.test()
-    cuts = sorted({1, len(rows) // 2, len(rows) - 1} - {0})
-    for cut in cuts:
-        first = start(slug)
-        train(first, cut)
-        buffer = io.BytesIO()
-        torch.save(first.state_dict(), buffer)
+def test_resumed_in_the_middle_equals_uninterrupted(whole: Whole) -> None:
+    cuts = sorted({1, len(whole.rows) // 2, len(whole.rows) - 1} - {0})
+    saved, first = {}, start(whole.slug)
+    for step in range(1, max(cuts) + 1):  # that it was saved must not change how it goes on
+        assert first.step() == whole.rows[step - 1]
+        if step in cuts:
+            saved[step] = io.BytesIO()
+            torch.save(first.state_dict(), saved[step])
+    for cut, buffer in saved.items():
         buffer.seek(0)
-        second = start(slug)
+        second = start(whole.slug)
         second.load_state_dict(torch.load(buffer, weights_only=True))
-        assert train(second, whole.tiny.steps) == rows[cut:], f"cut after step {cut}"
-        assert second.test() == tests
+        assert train(second, len(whole.rows)) == whole.rows[cut:], f"cut after step {cut}"
+        assert second.test() == whole.tests
 
 
 @pytest.mark.parametrize("slug", PAPERS)

@@ -48,7 +48,9 @@ def test_extracted_network_survives_torch_export(kind: str, tmp_path: Path) -> N
     check(build_supernet(kind), 0, "batch", tmp_path, onnx=False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [k if k != "nasnet" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
+)
 def test_recalibrated_network_survives_onnx(kind: str, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package)
