@@ -38,17 +38,26 @@ def number(value: Any) -> str:
     return str(value)
 
 
+def console(**options: Any) -> Console:
+    """A console that shows text as it is: nothing in it is markup, an emoji's name or worth a colour.
+
+    Errors, choices and paths come from outside, and Rich reads `[/data/images]` as a closing tag. Every console of
+    fairsweep is made here. options: those of `rich.console.Console`.
+    """
+    made = Console(**{"markup": False, "emoji": False, "highlight": False, **options})
+    if not made.is_terminal and "width" not in options:
+        made.width = max(made.width, WIDE)
+    return made
+
+
 def show_rows(
     rows: Sequence[Mapping[str, Any]],
     columns: Sequence[str],
     title: str | None = None,
-    console: Console | None = None,
+    on: Console | None = None,
 ) -> None:
-    """Prints `columns` of `rows` as a table; columns that are empty everywhere are left out."""
+    """Prints `columns` of `rows` as a table; columns that are empty everywhere are left out. on: see `console`."""
     kept = [c for c in columns if any(row.get(c) is not None for row in rows)]
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)
     table = Table(title=title, box=box.SIMPLE, title_justify="left", pad_edge=False)
     for column in kept:
         numeric = all(isinstance(row.get(column), (int, float)) or row.get(column) is None for row in rows)
@@ -59,7 +68,7 @@ def show_rows(
         )
     for row in rows:
         table.add_row(*(number(row.get(c)) for c in kept))
-    console.print(table)
+    (on or console()).print(table)
 
 
 def configuration(config: Mapping[str, Any], hidden: Iterable[str] = ()) -> str:

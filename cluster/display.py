@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from analysis import report
 from analysis.report import configuration
 from cluster.conductor import Conductor, Trial
 from cluster.config import Settings
@@ -37,8 +39,41 @@ def make_display(quiet: bool = False) -> Display:
     """Rich's live view where standard error is a terminal, else lines; nothing if `quiet`."""
     if quiet:
         return Display()
-    console = Console(stderr=True)
-    return LiveDisplay(console) if console.is_terminal else LineDisplay()
+    console = report.console(stderr=True)
+    return Guarded(LiveDisplay(console) if console.is_terminal else LineDisplay())
+
+
+class Guarded(Display):
+    """`inner` for as long as it works: a display that fails (a terminal that is gone, say) never ends a sweep."""
+
+    def __init__(self, inner: Display) -> None:
+        self.inner = inner
+
+    def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None:
+        self._show("begin", name, uri, settings, conductor, recovery)
+
+    def tick(self, conductor: Conductor) -> None:
+        self._show("tick", conductor)
+
+    def ended(self, trial: Trial) -> None:
+        self._show("ended", trial)
+
+    def note(self, text: str) -> None:
+        self._show("note", text)
+
+    def end(self) -> None:
+        self._show("end")
+
+    def _show(self, what: str, *arguments: Any) -> None:
+        try:
+            getattr(self.inner, what)(*arguments)
+        except Exception as error:
+            broken, self.inner = self.inner, Display()
+            with contextlib.suppress(Exception):
+                broken.end()  # a live view gives the terminal back
+            with contextlib.suppress(Exception):
+                line = " ".join(f"{type(error).__name__}: {error}".split())
+                print(f"fairsweep: no more progress is shown ({line}); the sweep goes on", file=sys.stderr)
 
 
 def _best(conductor: Conductor) -> Trial | None:

@@ -92,9 +92,7 @@ def _rank(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _prune(args: argparse.Namespace, rest: list[str]) -> int:
-    from rich.console import Console
-
-    from analysis.report import WIDE
+    from analysis import report
     from cluster.models import load_model
     from search_spaces.pruning import TraceError, partition
     from search_spaces.pruning.report import explain
@@ -112,15 +110,11 @@ def _prune(args: argparse.Namespace, rest: list[str]) -> int:
         table = explain(partition(model, inputs), model)
     except TraceError as error:
         raise UserError(f"model={args.explain}: {error}") from None
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, WIDE)
-    console.print(table)
+    report.console().print(table)
     return 0
 
 
 def _bench(args: argparse.Namespace, rest: list[str]) -> int:
-    from rich.console import Console
     from rich.progress import track
 
     from analysis import report
@@ -141,7 +135,7 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
         rows = truth_tables.build_rows(protocol, log, args.data_dir, args.processes)
         shown = track(
             rows, f"{protocol.name}: trainings", total=total, completed=done,
-            console=Console(stderr=True), disable=args.quiet or args.json,
+            console=report.console(stderr=True), disable=args.quiet or args.json,
         )  # fmt: skip
         for _ in shown:
             pass

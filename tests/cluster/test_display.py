@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from rich.console import Console
 
-from cluster.display import LineDisplay, LiveDisplay, clock, make_display
+from analysis import report
+from cluster.display import Display, Guarded, LineDisplay, LiveDisplay, clock, make_display
 from tests.cluster.test_conductor import engine
 
 
@@ -22,10 +24,10 @@ def test_clock() -> None:
 def test_the_live_view_has_best_states_and_time_left(tmp_path: Path) -> None:
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=6", "scheduler=asha")
     out = io.StringIO()
-    display = LiveDisplay(Console(file=out, force_terminal=True, width=140))
+    display = LiveDisplay(report.console(file=out, force_terminal=True, width=140))
     display.begin("s", "store", run.settings, run.conductor, None)
     run.run()
-    view = Console(file=(text := io.StringIO()), width=140)
+    view = report.console(file=(text := io.StringIO()), width=140)
     view.print(display._view())
     display.end()
     seen = text.getvalue()
@@ -59,4 +61,60 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.Capture
     assert "sweep s: test_bowl by tpe" in err and err.count(" complete ") >= 2
     assert all(line.startswith("fairsweep: ") for line in err.splitlines())
     assert type(make_display(quiet=True)).__name__ == "Display"
-    assert isinstance(make_display(), LineDisplay)
+    shown = make_display()
+    assert isinstance(shown, Guarded) and isinstance(shown.inner, LineDisplay)
+
+
+BRACKETS = "[/data/imagenet] [columns] [bold]x[/bold] :smile: [3, 224, 224]"
+
+
+def test_brackets_are_shown_as_they_are_while_a_sweep_runs(tmp_path: Path) -> None:
+    """Rich raises on a closing tag that nothing opened, and swallows what reads as a style."""
+    run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1")
+    out = io.StringIO()
+    display = LiveDisplay(report.console(file=out, force_terminal=True, width=200))
+    display.begin("s", "store", run.settings, run.conductor, SimpleNamespace(message=f"recovered {BRACKETS}"))
+    run.run()
+    (trial,) = run.conductor.trials.values()
+    trial.config["kind"] = BRACKETS
+    display.note(f"noted {BRACKETS}")
+    display.end()
+    view = report.console(file=(text := io.StringIO()), width=200)
+    view.print(display._view())
+    assert f"recovered {BRACKETS}" in out.getvalue() and f"noted {BRACKETS}" in out.getvalue()
+    assert text.getvalue().count(f"kind={BRACKETS}") == 2  # of the best trial, and in the table
+
+
+def test_brackets_are_shown_as_they_are_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    report.show_rows([{BRACKETS: BRACKETS, "n": 1}], [BRACKETS, "n"], title=f"title {BRACKETS}")
+    shown = capsys.readouterr().out
+    assert shown.count(BRACKETS) == 3 and f"title {BRACKETS}" in shown
+
+
+def test_every_console_is_made_where_markup_is_off() -> None:
+    rooms = [
+        Path(report.__file__).parents[1] / room
+        for room in ("analysis", "cluster", "search_spaces", "trainables")
+    ]
+    made = [
+        path for room in rooms for path in room.rglob("*.py") if re.search(r"\bConsole\(", path.read_text())
+    ]
+    assert [path.name for path in made] == ["report.py"]
+
+
+def test_a_display_that_fails_is_given_up_and_not_the_sweep(capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(Display):
+        ends = 0
+
+        def tick(self, conductor: Any) -> None:
+            raise OSError("the terminal is gone")
+
+        def end(self) -> None:
+            Broken.ends += 1
+
+    display = Guarded(Broken())
+    for _ in range(3):
+        display.tick(None)  # type: ignore[arg-type]
+    display.end()
+    assert capsys.readouterr().err.count("the terminal is gone") == 1
+    assert Broken.ends == 1
