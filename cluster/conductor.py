@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import math
 import time
+import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -133,10 +134,10 @@ class Conductor:
         promotable = self.judge.promotable()
         if promotable:
             return promotable[0].id if peek else self._promote(promotable)
-        if self._may_ask():
-            if peek:
-                return ""
-            if self._ask():
+        if self._may_ask() and peek:
+            return ""
+        while self._may_ask() and self._ask():
+            if self.waiting:  # else none of the trials can run, and they have failed
                 return self.waiting.popleft()
         if not self.active and not any(t.state == "complete" for t in self.trials.values()):
             survivor = self.judge.survivor()
@@ -165,7 +166,6 @@ class Conductor:
         with self.writer.batch():
             for seed in self.rules.seeds:
                 trial = self._add(job, seed)
-                self.waiting.append(trial.id)
                 self.writer.trial(
                     trial.id,
                     number=trial.number,
@@ -179,10 +179,23 @@ class Conductor:
                     **{f"config.{k}": self.space.arrow_value(k, v) for k, v in job.config.items()},
                     **self.columns,
                 )
+            self._enqueue(self.groups[job.number])
         return True
 
+    def _enqueue(self, trials: Iterable[Trial]) -> None:
+        """Lets pending trials wait for their turn; one that cannot even begin has failed."""
+        for trial in trials:
+            if trial.fault:
+                self._end(trial, "failed", "its fidelity cannot be told", {}, trial.fault)
+            else:
+                self.waiting.append(trial.id)
+
     def _add(self, job: Job, seed: int) -> Trial:
-        minimum, maximum = self.rules.fidelity(job.config)
+        fault, minimum, maximum = "", 1, 1
+        try:
+            minimum, maximum = self.rules.fidelity(job.config)
+        except Exception:  # the paper's code, on a configuration that nobody has tried yet
+            fault = traceback.format_exc()
         trial = Trial(
             id=trial_id(job.number, seed),
             number=len(self.trials),
@@ -193,6 +206,7 @@ class Conductor:
             maximum=maximum,
             milestones=self.scheduler.milestones(minimum, maximum),
             attrs=dict(job.attrs),
+            fault=fault,
         )
         self.trials[trial.id] = trial
         self.judge.add(trial)
@@ -453,13 +467,15 @@ class Conductor:
         for row in ended:  # of which no event says when
             self.trials[row["trial"]].state = row["state"]
             self.judge.ended(self.trials[row["trial"]])
+        unfinished: list[Trial] = []
         for row in rows:
             trial = self.trials[row["trial"]]
             trial.state, trial.reason = row["state"], row.get("reason") or ""
             at_rest = trial.state in OVER or (trial.state in ("paused", "pruned") and self.judge.rests(trial))
             if not at_rest:
                 trial.state = "pending"
-                self.waiting.append(trial.id)
+                unfinished.append(trial)
+        self._enqueue(unfinished)
         for config_id in sorted(self.jobs):
             self._tell(config_id)
 

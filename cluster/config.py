@@ -348,5 +348,11 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:
     try:
         paper.fidelity(space.paper_config(raw["data"] or paper.datasets[0]), raw["budget"]["steps"])
-    except (ValueError, SpaceError) as error:
+    except ValueError as error:
         raise UserError(f"budget.steps={raw['budget']['steps']}: {error}") from None
+    except (
+        Exception
+    ) as error:  # a plug-in's own fault, which would else come up once the sweep is in the store
+        raise UserError(
+            f"trainable={raw['trainable']}: its fidelity() raises {type(error).__name__}: {error}; see the trainable"
+        ) from None

@@ -40,6 +40,7 @@ def run(settings: Settings, display: Display | None = None) -> Result:
     store = open_store(settings.storage)
     name = new_name(store, settings.name, settings.trainable)
     paper = catalog.get(settings.trainable)
+    _rehearse(settings, paper)
     _preflight(settings, paper)
     with engine(settings, store) as concurrent:
         writer = store.create(
@@ -203,6 +204,18 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         keep=settings.keep_checkpoints,
         tracking=tracking,
     )
+
+
+def _rehearse(settings: Settings, paper: type[Paper]) -> None:
+    """Makes once what the sweep is run with, so that what cannot be made is refused before the store is touched."""
+    unwritten: Any = None  # nothing is written before a leg is handed out
+    try:
+        make_conductor(settings, paper, unwritten, 1)
+    except UserError:
+        raise
+    except Exception as error:
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"trainable={settings.trainable}: {said}") from None
 
 
 def _preflight(settings: Settings, paper: type[Paper]) -> None:

@@ -70,6 +70,7 @@ class Trial:
     startup_s: float = 0.0  # of all its legs: imports and tracking, before the paper's setup
     heard: float = 0.0  # monotonic time of the last sign of life
     attrs: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""  # why it cannot even begin
 
     @property
     def value(self) -> float | None:

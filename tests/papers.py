@@ -193,6 +193,19 @@ class Lengths(_Quadratic):
 
 
 @register
+class Unfathomed(_Quadratic):
+    """Its `fidelity` raises for every configuration but the paper's own; for all with budget.steps=13."""
+
+    slug = "test_unfathomed"
+
+    @classmethod
+    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
+        if config["x"] != 0.5 or steps == 13:
+            raise KeyError("depth")
+        return super().fidelity(config, steps)
+
+
+@register
 class Together(_Quadratic):
     """What its workers add up: 1 for the first, 2 for the second; the second goes wrong as `fault` says, at step 3."""
 

@@ -28,6 +28,14 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*RUN, "budget.retries=-1"], ["budget.retries=-1", "at least 0"]),
     ([*RUN, "search=tpee"], ["search=tpee", "did you mean tpe"]),
     ([*RUN, "search=grid", "search.points=0"], ["search.points=0", "at least 1"]),
+    (
+        [*RUN, "search=grid", "search.points=1000000"],
+        ["search.points=1000000", "12,000,000 configurations", "fewer points"],
+    ),
+    (
+        ["run", "trainable=test_unfathomed", "budget.steps=13"],
+        ["trainable=test_unfathomed", "fidelity", "depth"],
+    ),
     ([*RUN, "scheduler=hyperband"], ["scheduler=hyperband", "asha"]),
     ([*RUN, "scheduler=asha", "scheduler.eta=1"], ["scheduler.eta=1", "at least 2"]),
     ([*RUN, "seeds=0"], ["seeds=0", "at least 1"]),

@@ -323,6 +323,17 @@ def test_failures_are_rows(tmp_path: Path, fault: str) -> None:
     assert steps == {"not_finite": [1, 2, 3], "setup": []}.get(fault, [1, 2])
 
 
+def test_a_fidelity_that_raises_fails_its_trial_alone(tmp_path: Path) -> None:
+    run = engine(tmp_path, "trainable=test_unfathomed", "budget.trials=4", "seeds=2")
+    run.run()
+    rows = trials(run.store)
+    assert [t["state"] for t in rows] == ["complete"] * 2 + ["failed"] * 6
+    assert all("KeyError: 'depth'" in t["error"] for t in rows[2:])
+    for changes in (["budget.trials=+1"], ["retry=failed"]):
+        engine(tmp_path, changes=changes).run()
+        assert [t["state"] for t in trials(run.store)] == ["complete"] * 2 + ["failed"] * 8
+
+
 def test_a_failed_configuration_is_failed_for_optuna_and_the_sweep_goes_on(tmp_path: Path) -> None:
     run = engine(tmp_path, "trainable=test_faulty", "budget.trials=12", "space.fault.choices=[none,raise]")
     conductor = run.run()
