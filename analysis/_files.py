@@ -7,6 +7,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -70,6 +71,7 @@ def filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
         raise StoreError(
             "storage='': must be a path or a URI such as file:///data/sweeps or s3://bucket/sweeps"
         )
+    check_uri(text)
     if "://" not in text:
         path = str(Path(text).expanduser().absolute())
         if not storable(path):  # Arrow takes names in UTF-8 alone
@@ -92,6 +94,38 @@ def filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     except Exception as error:
         raise StoreError(f"storage={text}: {_line(error)}") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(found)), path.rstrip("/")
+
+
+# `s3:/bucket`, as a URI reads that a shell, a person or `pathlib.Path` took a slash from.
+_ONE_SLASH = re.compile(r"(?:/.*/)?([A-Za-z][A-Za-z0-9+.-]+):/?(?!/)(.*)", re.DOTALL)
+_SCHEMES = {
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "hdfs",
+    "viewfs",
+    "file",
+    "abfs",
+    "abfss",
+    "az",
+    "adl",
+    "http",
+    "https",
+    "memory",
+}
+
+
+def check_uri(text: str) -> None:
+    """StoreError for what reads as a URI with slashes missing; it would be a folder of that name on this machine."""
+    found = _ONE_SLASH.fullmatch(text)
+    if "://" in text or found is None or found[1].lower() not in _SCHEMES:
+        return
+    slashes = ":///" if found[1] == "file" else "://"
+    raise StoreError(
+        f"storage={text}: a URI has two slashes after its scheme; did you mean {found[1]}{slashes}{found[2]}?"
+        " (a Path loses one of them: give a URI as a string)"
+    )
 
 
 def _line(error: BaseException) -> str:

@@ -50,6 +50,7 @@ from analysis._files import (
     SweepLocked,
     UnknownSweep,
     Unreadable,
+    check_uri,
     filesystem,
     join,
     write_parquet,
@@ -67,6 +68,7 @@ __all__ = [
     "SweepRecord",
     "SweepWriter",
     "UnknownSweep",
+    "check_uri",
     "filesystem",
     "write_parquet",
 ]

@@ -24,20 +24,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from analysis.text import bounded, escaped, storable
+from cluster import overrides
 from cluster.errors import MissingData, UserError
+from search_spaces import _yaml
 from search_spaces.algorithms import SCHEDULERS, SEARCHES
 from search_spaces.space import Space, SpaceError
 from trainables import catalog
 from trainables.base import DataError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-OPEN = (
-    "space.",
-    "train.config.",
-    "retrain.config.",
-    "algorithm.options.",
-    "algorithm.config.",
-)  # keys that may be new
+MOST = 2**63 - 1  # what a column of whole numbers holds
 CONF = Path(__file__).parent / "conf"
 _registered: dict[str, Space] = {}  # what Hydra's store holds
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
@@ -71,32 +67,56 @@ class Settings:
         return OmegaConf.to_yaml(OmegaConf.create(self.tree))
 
 
-def compose_tree(
-    overrides: Sequence[str], root: str = "config", groups: Sequence[str] = GROUPS
-) -> DictConfig:
-    """The Hydra configuration `root` for `overrides`; UserError in one line if they do not compose."""
-    for override in overrides:
-        if not storable(override):
-            raise UserError(f"{bounded(override, 200)}: is not valid Unicode (UTF-8); rename what it names")
+def compose_tree(words: Sequence[str], root: str = "config", groups: Sequence[str] = GROUPS) -> DictConfig:
+    """The Hydra configuration `root` for the overrides `words`; UserError in one line if they do not compose."""
+    for word in words:
+        if not storable(word):
+            raise UserError(f"{bounded(word, 200)}: is not valid Unicode (UTF-8); rename what it names")
     _register_papers()
-    prepared = [_prepared(o) for o in overrides]
+    _check_choices(words, groups)
+    prepared = [overrides.prepared(word) for word in words]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(root, overrides=prepared)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, overrides, root, groups)) from None
+        raise UserError(_explain(error, words, root)) from None
+
+
+def _check_choices(words: Sequence[str], groups: Sequence[str]) -> None:
+    """UserError for an option that a group does not have, and for an experiment's file that has two readings."""
+    for word in words:
+        key, equals, name = word.partition("=")
+        if (
+            not equals
+            or key not in groups
+            or (key == "experiment" and (name in ("", "null") or name[0] == "["))
+        ):
+            continue
+        options = group_options(key)
+        if name not in options:
+            odd = overrides.unreadable(word)
+            raise UserError(odd or f"{word}: no such {key}; {hint(name, options)}")
+        if key == "experiment":
+            try:
+                _yaml.read_file(CONF / key / f"{name}.yaml")
+            except SpaceError as error:
+                raise UserError(str(error)) from None
 
 
 def as_mapping(tree: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     """A composed configuration as plain dicts and lists."""
-    found: Any = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else tree
+    try:
+        found: Any = OmegaConf.to_container(tree, resolve=True) if isinstance(tree, DictConfig) else tree
+    except OmegaConfBaseException as error:  # of ${...} that names nothing
+        where = f"{error.full_key}: " if getattr(error, "full_key", None) else ""
+        raise UserError(f"{where}{str(error).splitlines()[0]}; text with ${{ in it is looked up") from None
     return dict(found)
 
 
-def load(overrides: Sequence[str]) -> Settings:
+def load(words: Sequence[str]) -> Settings:
     """Composes and checks. Raises UserError, naming the field, its value and what would be right."""
-    return check(compose_tree(overrides))
+    return check(compose_tree(words))
 
 
 def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
@@ -123,6 +143,10 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     number(raw, "budget.steps", int, low=1, optional=True)
     number(raw, "seeds", int, low=1)
     number(raw, "seed", int, low=0)
+    if raw["seed"] + raw["seeds"] - 1 > MOST:
+        raise UserError(
+            f"seed={raw['seed']}: with seeds={raw['seeds']} the last one is above {MOST} (2^63 - 1)"
+        )
     check_budget(raw)
     if raw["search"]["name"] == "listed":
         configs = _listed(raw, space, paper)
@@ -180,28 +204,25 @@ def _register_papers() -> None:
         )
 
 
-def _prepared(override: str) -> str:
-    # Space overrides may add a key (a fixed `value`), which Hydra's struct mode refuses; the space's own
-    # reader then checks them, with better words than Hydra has.
-    return f"++{override}" if override.startswith(OPEN) else override
-
-
-def _explain(error: Exception, overrides: Sequence[str], root: str, groups: Sequence[str]) -> str:
+def _explain(error: Exception, words: Sequence[str], root: str) -> str:
     text = " ".join(str(error).split())
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            return f"{override!r} is not an override: write key=value, for example budget.trials=50"
-        if key in groups and value not in group_options(key) and f"{key}/{value}" in text:
-            options = group_options(key)
-            return f"{key}={value}: no such {key}; {hint(value, options)}"
+    for override in words:
+        odd = overrides.unreadable(override)
+        if odd is not None:
+            return odd
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
-        key = match.group(1)
-        return f"{key}: no such setting; {hint(key, _all_keys(root))}"
+        command = "run" if root == "config" else root
+        return overrides.unknown(match.group(1), command, _all_keys(root), lambda: _parameters(words))
     if "trainable" in text and ("must specify" in text.lower() or "???" in text):
         return f"trainable is missing: say which paper to tune, trainable=<slug>; {hint('', catalog.slugs())}"
     return text
+
+
+def _parameters(words: Sequence[str]) -> list[str]:
+    """The parameters of the paper that is chosen."""
+    chosen = [word.partition("=")[2] for word in words if word.startswith("trainable=")]
+    return list(catalog.space_of(chosen[-1]).parameters) if chosen else []
 
 
 def hint(word: str, options: Sequence[str]) -> str:
@@ -253,11 +274,13 @@ def check_budget(raw: Mapping[str, Any]) -> None:
     number(raw, "cluster.gpus_per_trial", float, low=0)
 
 
-def check_common(raw: Mapping[str, Any], paper: Any) -> None:
-    """Name, data, store and tracking, which sweeps and searches share."""
+def check_common(raw: dict[str, Any], paper: Any) -> None:
+    """Name, data, store and tracking, which sweeps and searches share; folders become absolute in `raw`."""
     if "finish_timeout_s" in raw["tracking"]:
         number(raw, "tracking.finish_timeout_s", float, low=0, open_low=True)
         one_of(raw, "tracking.mode", ("offline", "online"))
+        if raw["tracking"].get("dir"):
+            raw["tracking"] = {**raw["tracking"], "dir": absolute(raw["tracking"]["dir"])}
     _check_name(raw.get("name"))
     _check_data(raw, paper)
     if not isinstance(raw["storage"], str) or not raw["storage"].strip():
@@ -295,6 +318,8 @@ def number(
         raise UserError(f"{path}={value}: must be {wanted} {bound}")
     if value < low or (open_low and value <= low):
         raise UserError(f"{path}={value}: must be {wanted} {bound}")
+    if kind is int and value > MOST:
+        raise UserError(f"{path}={value}: must be at most {MOST} (2^63 - 1)")
 
 
 def _check_name(name: Any) -> None:
@@ -304,16 +329,24 @@ def _check_name(name: Any) -> None:
         )
 
 
-def _check_data(raw: Mapping[str, Any], paper: Any) -> None:
+def absolute(folder: Any) -> str:
+    """`folder` with ~ for the home folder, from the root: a sweep is resumed from other folders too."""
+    return os.path.abspath(os.path.expanduser(str(folder)))
+
+
+def _check_data(raw: dict[str, Any], paper: Any) -> None:
     if raw["data"] is not None and raw["data"] not in paper.datasets:
         raise UserError(
             f"data={raw['data']}: {paper.slug} has no such data set; {hint(str(raw['data']), paper.datasets)}"
         )
-    if raw["data_dir"] is not None and not storable(os.fspath(Path(str(raw["data_dir"])).absolute())):
-        where = escaped(os.fspath(Path(raw["data_dir"]).absolute()))
-        raise UserError(f"data_dir={where}: is not valid Unicode (UTF-8); rename the folder")
-    if raw["data_dir"] is not None and not Path(str(raw["data_dir"])).is_dir():
-        raise UserError(f"data_dir={raw['data_dir']}: no such folder on this machine")
+    if raw["data_dir"] is not None:
+        raw["data_dir"] = absolute(raw["data_dir"])
+        if not storable(raw["data_dir"]):
+            raise UserError(
+                f"data_dir={escaped(raw['data_dir'])}: is not valid Unicode (UTF-8); rename the folder"
+            )
+        if not Path(raw["data_dir"]).is_dir():
+            raise UserError(f"data_dir={raw['data_dir']}: no such folder on this machine")
 
 
 def _listed(raw: Mapping[str, Any], space: Space, paper: Any) -> list[dict[str, Any]]:

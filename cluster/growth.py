@@ -19,6 +19,7 @@ GROWABLE = {
     "budget.trial_timeout": float,
     "cluster.address": str,
     "cluster.cpus": int,
+    "data_dir": str,
 }
 RETRY = "retry=failed"
 

@@ -64,7 +64,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
         if again:
             growth.retry_failed(writer)
         record = writer.record
-        writer.sweep(state="running", config=settings.to_yaml(), updated=now())
+        writer.sweep(state="running", config=settings.to_yaml(), data_dir=settings.data_dir, updated=now())
         return _drive(
             make_run(settings, store), store, name, writer, record, concurrent, display or Display()
         )

@@ -280,9 +280,11 @@ def _check_supernet(raw: Mapping[str, Any]) -> type[Paper]:
     return trainer
 
 
-def _check_scoring(raw: Mapping[str, Any], front: bool) -> None:
+def _check_scoring(raw: dict[str, Any], front: bool) -> None:
     config.one_of(raw, "scoring", SCORINGS)
     table = raw["table"]
+    if isinstance(table, str) and table.endswith(".parquet"):
+        table = raw["table"] = config.absolute(table)
     if raw["scoring"] != TABLE:
         if table is not None:
             raise UserError(f"table={table}: is read with scoring={TABLE} only, not with {raw['scoring']}")

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from analysis.store import Store, StoreError, SweepRecord, SweepWriter
+from analysis.store import Store, StoreError, SweepRecord, SweepWriter, check_uri
 from analysis.text import bounded
 from cluster import config, growth, provenance
 from cluster.checkpoints import Checkpoints, Keeper
@@ -194,7 +194,7 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         paper=settings.trainable,
         checkpoints=store.checkpoint_dir(name),
         data=settings.data,
-        data_dir=str(Path(settings.data_dir).resolve()) if settings.data_dir else None,
+        data_dir=settings.data_dir,
         steps=settings.budget.get("steps"),
         threads=max(1, int(settings.cluster["cpus_per_trial"])),
         plugins=os.environ.get("FAIRSWEEP_PLUGINS", ""),
@@ -214,8 +214,9 @@ def _rehearse(settings: Settings, paper: type[Paper]) -> None:
     except UserError:
         raise
     except Exception as error:
-        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise UserError(f"trainable={settings.trainable}: {said}") from None
+        if isinstance(error, ValueError):  # of ours, which names the field
+            raise UserError(str(error)) from None
+        raise UserError(f"trainable={settings.trainable}: {type(error).__name__}: {error}") from None
 
 
 def _preflight(settings: Settings, paper: type[Paper]) -> None:
@@ -278,6 +279,7 @@ def _resumed_row(settings: Settings) -> dict[str, Any]:
     return {
         "state": "running",
         "config": settings.to_yaml(),
+        "data_dir": settings.data_dir,
         "trials_budget": settings.budget["trials"],
         "updated": now(),
     }
@@ -285,6 +287,11 @@ def _resumed_row(settings: Settings) -> dict[str, Any]:
 
 def open_store(storage: str) -> Store:
     """The store at a folder or URI; UserError if it cannot be one."""
+    if storage.startswith("memory:"):
+        raise UserError(
+            f"storage={storage}: is seen by this process alone and lost at its end; give a folder or a URI such as "
+            "s3://bucket/sweeps"
+        )
     try:
         return Store(locate(storage))
     except StoreError as error:
@@ -297,6 +304,10 @@ def locate(storage: str) -> str:
     A job runs in a copy of its working directory that Ray deletes later: there a relative path is taken from
     the home folder.
     """
+    try:
+        check_uri(storage)
+    except StoreError as error:
+        raise UserError(str(error)) from None
     if "://" in storage:
         return storage
     here = Path.cwd()

@@ -7,10 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from search_spaces._parameter import KINDS, SEARCHED, Parameter, SpaceError, hint, number, same, show
 
@@ -25,28 +22,6 @@ _OTHERS = "it serves the data sets that are not named"
 _ALL_KEYS = set().union(*_KEYS.values())
 # What Hydra's key grammar and W&B's sweep schema both take.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*", re.ASCII)
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; SpaceError if it is unreadable or names something twice."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpaceError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
-    except yaml.YAMLError as error:
-        raise SpaceError(f"{path}: {' '.join(str(error).split())}") from None
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        # PyYAML keeps the last of two equal keys without a word.
-        seen: set[tuple[str, str]] = set()
-        for key, _ in getattr(node, "value", ()):
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.YAMLError(f"{key.value}: duplicate name, line {key.start_mark.line + 1}")
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
 
 
 def read(mapping: Any, declared: Mapping[str, Parameter] | None) -> dict[str, Parameter]:

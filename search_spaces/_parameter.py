@@ -19,6 +19,7 @@ KINDS = ("float", "int", "categorical", "boolean")
 _EXACT = 2**53  # Optuna keeps numbers as doubles, W&B as JSON: larger whole numbers would change
 _MOST_LISTED = 1000
 _BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*", re.ASCII)
+_TWO_READINGS = re.compile(r"[-+]?0[0-9_]+")  # octal to YAML 1.1, text to Hydra, decimal to Python
 _RESERVED_WORDS = {"true", "false", "null", "inf", "nan"}
 
 
@@ -98,7 +99,7 @@ class Parameter:
     def typed(self, value: Any, text: bool = False) -> Any:
         """Type and, for categorical parameters, choice, but not the range. The error is the remedy only.
 
-        With `text`, a string may spell a number: YAML 1.1 reads 1e-3 as a string.
+        With `text`, a string may spell a number, as one in quotes does.
         """
         if self.kind in ("float", "int"):
             return number(value, self.kind, text)
@@ -280,6 +281,8 @@ def number(value: Any, kind: str, text: bool = False) -> Any:
         "must be a whole number of at most 2**53" if kind == "int" else "must be a finite number"
     )
     if text and isinstance(value, str):
+        if _TWO_READINGS.fullmatch(value.strip()):
+            raise SpaceError("must be a number in decimals, without zeros before it") from None
         try:
             value = int(value)
         except ValueError:

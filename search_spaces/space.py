@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
-from search_spaces import _declarations
+from search_spaces import _declarations, _yaml
 from search_spaces._parameter import (
     SEARCHED,
     Parameter,
@@ -86,13 +85,18 @@ class Space:
         try:
             stat = path.stat()
         except OSError:  # the reader says what is wrong
-            return cls.from_mapping(_declarations.read_yaml(path), source=str(path), name=path.stem)
+            return cls.from_mapping(_yaml.read_file(path), source=str(path), name=path.stem)
         state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         known = _read.get(str(path))
         if known is None or known[0] != state:
-            space = cls.from_mapping(_declarations.read_yaml(path), source=str(path), name=path.stem)
+            space = cls.from_mapping(_yaml.read_file(path), source=str(path), name=path.stem)
             known = _read[str(path)] = (state, space)
         return known[1]
+
+    @classmethod
+    def from_yaml(cls, text: str, source: str = "space") -> Space:
+        """Reads what `to_yaml` wrote. Raises SpaceError."""
+        return cls.from_mapping(_yaml.read(text, source), source=source)
 
     @classmethod
     def from_mapping(
@@ -359,4 +363,4 @@ class Space:
 
     def to_yaml(self) -> str:
         """`to_mapping` as YAML."""
-        return yaml.safe_dump(self.to_mapping(), sort_keys=False, allow_unicode=True)
+        return _yaml.write(self.to_mapping())

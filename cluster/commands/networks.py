@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cluster.commands import DEFAULT_STORAGE
+from cluster.commands import DEFAULT_STORAGE, path
 from cluster.errors import UserError
 
 
@@ -15,9 +15,9 @@ def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     p = add("rank", _rank, "how well a trained supernet ranks the architectures of a table")
     p.add_argument("supernet", help="its key in the store (the first digits will do)")
-    p.add_argument("--table", required=True, help="a table by name, or a .parquet file")
+    p.add_argument("--table", type=path, required=True, help="a table by name, or a .parquet file")
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
-    p.add_argument("--data-dir", help="folder with data sets in their public layouts")
+    p.add_argument("--data-dir", type=path, help="folder with data sets in their public layouts")
     p.add_argument("--limit", type=int, help="so many of the table's architectures, drawn once")
     p.add_argument(
         "--recalibrate",
@@ -36,14 +36,14 @@ def register(add: Any) -> None:
         help="a paper's slug, timm:NAME, torchvision:NAME or MODULE:FUNCTION",
     )
     p.add_argument("--input-shape", help="of one input, such as 3,224,224; a paper knows its own")
-    p.add_argument("--data-dir", help="folder with data sets in their public layouts")
+    p.add_argument("--data-dir", type=path, help="folder with data sets in their public layouts")
     p = add("bench", _bench, "tables of architectures that are each trained alone")
     p.add_argument("action", choices=["build-table"], help="build-table: train and write one")
     p.add_argument("protocol", help="which architectures, and how each is trained")
     p.add_argument(
-        "--output", "-o", type=Path, help="Parquet file (<protocol>.parquet); trainings go on beside it"
+        "--output", "-o", type=path, help="Parquet file (<protocol>.parquet); trainings go on beside it"
     )
-    p.add_argument("--data-dir", type=Path, help="folder with the data set in its public layout")
+    p.add_argument("--data-dir", type=path, help="folder with the data set in its public layout")
     p.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help="trainings at a time (all cores)"
     )
@@ -128,11 +128,14 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
         )
     if args.processes < 1:
         raise UserError(f"--processes={args.processes}: must be at least 1")
-    path = args.output or Path(f"{protocol.name}.parquet")
-    log, total = path.with_suffix(".jsonl"), len(protocol.trainings())
+    output = Path(args.output or f"{protocol.name}.parquet")
+    if output.is_dir():
+        raise UserError(f"--output={output}: is a folder; name the file too")
+    log, total = output.with_suffix(".jsonl"), len(protocol.trainings())
+    folder = Path(args.data_dir) if args.data_dir else None
     try:
         done = len(truth_tables.read_log(log, protocol))
-        rows = truth_tables.build_rows(protocol, log, args.data_dir, args.processes)
+        rows = truth_tables.build_rows(protocol, log, folder, args.processes)
         shown = track(
             rows, f"{protocol.name}: trainings", total=total, completed=done,
             console=report.console(stderr=True), disable=args.quiet or args.json,
@@ -141,10 +144,15 @@ def _bench(args: argparse.Namespace, rest: list[str]) -> int:
             pass
     except ValueError as error:  # of data that are missing, too
         raise UserError(str(error)) from None
-    table = truth_tables.write(protocol, truth_tables.read_log(log, protocol), path)
-    about = {"path": str(path), "architectures": len(table), "trainings": total, "protocol": protocol.digest}
+    table = truth_tables.write(protocol, truth_tables.read_log(log, protocol), output)
+    about = {
+        "path": str(output),
+        "architectures": len(table),
+        "trainings": total,
+        "protocol": protocol.digest,
+    }
     if args.json:
         report.print_json(about)
     else:
-        print(f"{path}: {len(table)} architectures of {table.space.id}, {protocol.seeds} seeds each")
+        print(f"{output}: {len(table)} architectures of {table.space.id}, {protocol.seeds} seeds each")
     return 0

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.commands import DEFAULT_STORAGE
+from cluster.commands import DEFAULT_STORAGE, path
 from cluster.errors import UserError
 
 
@@ -23,7 +23,7 @@ def register(add: Any) -> None:
     p.add_argument(
         "--table", choices=["trials", "results", "sweeps", "claims", "architectures"], default="results"
     )
-    p.add_argument("--output", "-o", help="file to write; default <sweep>-<table>.<format>")
+    p.add_argument("--output", "-o", type=path, help="file to write; default <sweep>-<table>.<format>")
 
 
 def _ls(args: argparse.Namespace, rest: list[str]) -> int:
@@ -83,9 +83,7 @@ def print_trials(store: Any, sweep: str) -> None:
     rows = store.table("trials", sweep).sort_by("number").to_pylist()
     row = store.table("sweeps", sweep).to_pylist()[0]
     try:
-        import yaml
-
-        space = Space.from_mapping(yaml.safe_load(row["space"]), source=sweep)
+        space = Space.from_yaml(row["space"], source=sweep)
         fixed = [name for name, p in space.parameters.items() if p.fixed]
     except SpaceError:
         fixed = []
@@ -188,20 +186,26 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
     table = store.table(args.table, args.sweep)
     for note in store.notes(args.sweep):
         print(f"note: {note}", file=sys.stderr)
-    path = Path(args.output or f"{args.sweep}-{args.table}.{args.format}")
-    if not path.parent.is_dir():
-        raise UserError(f"--output={path}: the folder {path.parent} does not exist")
-    if args.format == "parquet":
-        write_parquet(table, path)
-    elif args.format == "csv":
-        pa.csv.write_csv(table, path)
-    else:
-        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+    name = f"{args.sweep}-{args.table}.{args.format}"
+    file = Path(args.output or name)
+    if file.is_dir():
+        raise UserError(f"--output={file}: is a folder; name the file too, such as {file / name}")
+    if not file.parent.is_dir():
+        raise UserError(f"--output={file}: the folder {file.parent} does not exist")
+    try:
+        if args.format == "parquet":
+            write_parquet(table, file)
+        elif args.format == "csv":
+            pa.csv.write_csv(table, file)
+        else:
+            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+    except OSError as error:
+        raise UserError(f"--output={file}: cannot be written ({error.strerror or error})") from None
     if args.json:
-        report.print_json({"path": str(path), "rows": table.num_rows, "columns": table.column_names})
+        report.print_json({"path": str(file), "rows": table.num_rows, "columns": table.column_names})
     else:
-        print(f"{path}: {table.num_rows} rows, {table.num_columns} columns")
+        print(f"{file}: {table.num_rows} rows, {table.num_columns} columns")
     return 0
 
 

@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from search_spaces._declarations import read_yaml
 from search_spaces._parameter import hint
+from search_spaces._yaml import read_file
 from search_spaces.architectures.base import ArchitectureSpace
 from search_spaces.architectures.cell import CellSpace
 from search_spaces.architectures.chain import ChainSpace
@@ -77,7 +77,7 @@ def space_of_id(text: str) -> ArchitectureSpace:
 @cache
 def _sections(kind: str) -> dict[str, Any]:
     _defaults(kind)
-    return dict(read_yaml(Path(__file__).parent / "sizes" / f"{kind}.yaml"))
+    return dict(read_file(Path(__file__).parent / "sizes" / f"{kind}.yaml"))
 
 
 def _defaults(kind: str) -> Mapping[str, Any]:

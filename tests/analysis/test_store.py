@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -325,6 +326,27 @@ def test_checkpoints_have_a_place(tmp_path: Path) -> None:
     assert Store(tmp_path).checkpoint_dir("s") == str(tmp_path / "checkpoints" / "s")
     assert Store("memory://b/p/").checkpoint_dir("s") == "memory://b/p/checkpoints/s"
     assert join("s3://b/p?region=x", "checkpoints") == "s3://b/p/checkpoints?region=x"
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        ("s3:/bucket", "s3://bucket"),
+        (Path("s3://bucket/sweeps"), "s3://bucket/sweeps"),
+        (Path("/home/me") / "s3:/bucket", "s3://bucket"),
+        ("gs:bucket/x", "gs://bucket/x"),
+        (Path("file:///data/sweeps"), "file:///data/sweeps"),
+        (Path("memory://x"), "memory://x"),
+    ],
+)
+def test_a_uri_that_lost_a_slash_is_no_folder(given: str | Path, meant: str) -> None:
+    with pytest.raises(StoreError, match=f"did you mean {re.escape(meant)}\\?"):
+        Store(given)
+
+
+def test_colons_are_not_all_of_uris(tmp_path: Path) -> None:
+    for name in ("10:30", "a:b/c", "C:/sweeps"):
+        assert Store(tmp_path / name).sweeps() == []
 
 
 def test_nested_and_doubled_columns_are_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import config
 from cluster.cli import run_cli
 
 RUN = ["run", "trainable=test_bowl"]
@@ -56,6 +57,25 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*RUN, "tracking=tensorboard"], ["tracking=tensorboard", "wandb"]),
     ([*RUN, "cluster.cpus_per_trial=0"], ["cluster.cpus_per_trial=0", "above 0"]),
     ([*RUN, "storage="], ["storage"]),
+    ([*RUN, "storage=s3:/bucket/sweeps"], ["storage=s3:/bucket/sweeps", "did you mean s3://bucket/sweeps?"]),
+    ([*RUN, "storage=memory://sweeps"], ["storage=memory://sweeps", "lost", "folder"]),
+    ([*RUN, "storage=foo://sweeps"], ["storage=foo://sweeps"]),
+    (["ls", "--storage", "gs:/bucket"], ["storage=gs:/bucket", "did you mean gs://bucket?"]),
+    ([*RUN, "space.x=0.1,0.2"], ["space.x=0.1,0.2", "'search.configs=[{x: 0.1},{x: 0.2}]'", "choices"]),
+    ([*RUN, "space.kind.choices=a,b"], ["space.kind.choices=a,b", "'space.kind.choices=[a,b]'"]),
+    ([*RUN, "space.kind=[a,b"], ["space.kind=[a,b", "\"space.kind='[a,b'\""]),
+    ([*RUN, "space.kind=#a"], ["space.kind=#a", "quotes"]),
+    ([*RUN, "space.kind=${y}"], ["space.kind", "'y' not found", "looked up"]),
+    ([*RUN, "search=tpe,random"], ["search=tpe,random", "takes one", "once for each"]),
+    ([*RUN, "budget=3"], ["budget=3", "laptop"]),
+    ([*RUN, "+size=3"], ["+size=3", "key=value"]),
+    ([*RUN, "~search"], ["~search", "key=value"]),
+    ([*RUN, "x=0.1"], ["x: no such setting", "did you mean space.x?"]),
+    ([*RUN, "x.high=0.1"], ["x.high: no such setting", "did you mean space.x.high?"]),
+    ([*RUN, "learning_rate=0.1"], ["learning_rate: no such setting", "fairsweep run --help"]),
+    ([*RUN, "space.y=007"], ["y='007'", "decimals"]),
+    ([*RUN, "seed=99999999999999999999"], ["seed=99999999999999999999", "2^63 - 1"]),
+    ([*RUN, "seed=9223372036854775807", "seeds=2"], ["seed=9223372036854775807", "seeds=2"]),
     ([*RUN, "--fast"], ["--fast", "key=value"]),
     (["info", "dagnnn"], ["dagnnn", "did you mean dagnn"]),
     (["space", "nope"], ["nope"]),
@@ -63,6 +83,8 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["best", "no-such-sweep"], ["no-such-sweep"]),
     (["export", "no-such-sweep"], ["no-such-sweep"]),
     (["resume", "no-such-sweep"], ["no-such-sweep"]),
+    (["export", "kept", "-o", "."], ["--output=.", "is a folder", "kept-results.parquet"]),
+    (["resume", "kept", "data_dir=/no/such/folder"], ["data_dir=/no/such/folder", "no such folder"]),
 ]
 
 
@@ -76,7 +98,10 @@ def store(tmp_path: Path) -> Path:
 
     folder = tmp_path / "store"
     with Store(folder).create(
-        "kept", {"paper": "test_bowl", "state": "running"}, config_fields=[], metric_names=[]
+        "kept",
+        {"paper": "test_bowl", "state": "running", "config": config.load(["trainable=test_bowl"]).to_yaml()},
+        config_fields=[],
+        metric_names=[],
     ) as w:
         w.close(state="finished")
     return folder

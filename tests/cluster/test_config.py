@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from cluster import config
+from cluster import config, nas_config
 from cluster.config import GROUPS, group_options
 from cluster.errors import UserError
+from search_spaces import _yaml
+from tests.cluster.test_conductor import engine
 
 
 def test_an_experiments_values_win_over_the_defaults_and_lose_to_the_command_line() -> None:
@@ -38,6 +41,37 @@ def test_a_searched_range_ends_where_the_data_set_does() -> None:
     assert high("space.n_train.high=500") == 500
     with pytest.raises(UserError, match=r"n_train.low=900: must be below 800, where data=digits ends"):
         high("space.n_train.low=900")
+
+
+def test_folders_are_kept_from_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a sweep can be resumed from another folder, and by a shell that leaves ~ as it is."""
+    (tmp_path / "home" / "data").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    bowl, wandb = "trainable=test_bowl", ("tracking=wandb", "tracking.dir=runs")
+    for given in ("home/data", "~/data", f"{tmp_path}/home/data"):
+        found = config.load([bowl, f"data_dir={given}", *wandb])
+        assert found.data_dir == str(tmp_path / "home" / "data")
+        assert found.tracking["dir"] == str(tmp_path / "runs")
+        monkeypatch.chdir("/")
+        assert config.check(found.tree) == found
+        monkeypatch.chdir(tmp_path)
+    table = nas_config.load(["algorithm=random", "scoring=table", "table=t.parquet"]).table
+    assert table == str(tmp_path / "t.parquet")
+
+
+def test_a_resumed_sweep_may_find_its_data_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder in (old, new):
+        folder.mkdir()
+    run = engine(tmp_path / "store", "trainable=test_bowl", "budget.trials=1", f"data_dir={old}")
+    run.run()
+    old.rmdir()
+    monkeypatch.chdir(tmp_path)
+    run.open(["data_dir=new", "budget.trials=2"])
+    run.run()
+    assert run.post.data_dir == str(new)
+    assert run.store.read("s").sweep["data_dir"] == str(new)
 
 
 @pytest.mark.parametrize("experiment", group_options("experiment"))
@@ -75,3 +109,24 @@ def test_settings_that_are_no_unicode_are_refused_in_words_that_can_be_printed(
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match=r"data_dir=.*/caf\\udce9: is not valid Unicode"):
         config.load(["trainable=biper", "data_dir=."])
+
+
+def test_the_files_of_settings_have_one_reading() -> None:
+    for file in sorted(config.CONF.rglob("*.yaml")):
+        assert _yaml.read_file(file) is not None
+
+
+def test_an_experiment_with_two_readings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    conf = tmp_path / "conf"
+    shutil.copytree(config.CONF, conf)
+    (conf / "experiment" / "mine.yaml").write_text("# @package _global_\nspace:\n  kind:\n    value: off\n")
+    monkeypatch.setattr(config, "CONF", conf)
+    with pytest.raises(UserError, match=r"mine.yaml: line 4: off: YAML reads it as false.*quote it: 'off'"):
+        config.load(["trainable=test_bowl", "experiment=mine"])
+
+
+@pytest.mark.parametrize("name", ["2026", "1e5", "007", "true", "1_000"])
+def test_a_name_is_text_whatever_it_looks_like(name: str) -> None:
+    assert config.load(["trainable=test_bowl", f"name={name}"]).name == name
+    assert config.load(["trainable=test_bowl", f"name='{name}'"]).name == name
+    assert config.load(["trainable=test_bowl", "name=null"]).name is None

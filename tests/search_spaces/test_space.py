@@ -18,6 +18,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, assume, given, settings
 
+from search_spaces import _yaml
 from search_spaces import space as spaces
 from search_spaces.space import SEARCHED, Parameter, Space, SpaceError
 
@@ -283,7 +284,7 @@ def test_a_faulty_declaration_is_refused_by_name(mapping: Any, words: list[str])
         ("? [1, 2]\n: 3", ["unhashable"]),
         ("- 1", ["must map"]),
         ("", ["must map"]),
-        ("yes: 1", ["True", "quote"]),
+        ("yes: 1", ["true", "quote"]),
     ],
 )
 def test_a_faulty_file_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -336,6 +337,47 @@ def test_a_narrowed_range_keeps_the_papers_value_as_it_is(example: Space) -> Non
     assert space.paper_config()["K"] == 10
     assert "K=10" in refusal(lambda: space.validate(space.paper_config()))
     assert changed(example, K__high=100).parameters["K"].high == 100
+
+
+# What PyYAML 6 (YAML 1.1), OmegaConf 2.3 and Hydra 1.3's overrides do not read alike, and the start of the remedy.
+TWO_READINGS = {
+    "on": "true", "off": "false", "yes": "true", "no": "false", "On": "true", "YES": "true", "~": "null",
+    "007": "7", "00": "0", "0x1F": "31", "0b11": "3", "1__0": "10", "1:30": "90", "190:20:30.15": "685230.15",
+    ".inf": "inf", "-.inf": "-inf", ".nan": "nan", "2001-01-01": "2001-01-01", "inf": None, "nan": None, "-inf": None,
+}  # fmt: skip
+ONE_READING = [
+    "true", "True", "FALSE", "null", "Null", "1", "-1", "+1", "0", "1_000", "1_000.5", ".5", "5.", "1.0", "3.10",
+    "1e5", "1E5", "1e-3", "1.e5", "1.5e3", "1e+5", "-2.5e-4", "+.5", "y", "n", "None", "08", "0o7", "a-b", "1a", "_1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", TWO_READINGS)
+def test_a_word_with_two_readings_is_refused_where_it_is_not_quoted(word: str, tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(f"x:\n  type: categorical\n  paper: mean\n  choices: [{word}, mean]\n")
+    message = refusal(lambda: Space.from_file(file))
+    assert f"line 4: {word}: " in message and f"quote it: '{word}'" in message
+    assert TWO_READINGS[word] is None or f"write {TWO_READINGS[word]}, or" in message
+    file.write_text(f"x: {{type: categorical, paper: mean, choices: ['{word}', mean]}}")
+    space = Space.from_file(file)
+    assert space.parameters["x"].choices == (word, "mean")
+    again = Space.from_yaml(space.to_yaml())
+    assert again.parameters == space.parameters
+
+
+@pytest.mark.parametrize("word", ONE_READING)
+def test_files_and_overrides_read_alike(word: str, tmp_path: Path) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+
+    ours = _yaml.read(f"[{word}]", "s")[0]
+    hydras = OverridesParser.create().parse_override(f"a={word}").value()
+    assert (type(ours), ours) == (type(hydras), hydras)
+    if word != "+.5":  # text to OmegaConf 2.3
+        theirs = OmegaConf.to_container(OmegaConf.create(f"a: [{word}]"))["a"][0]  # type: ignore[call-overload, index]
+        assert (type(ours), ours) == (type(theirs), theirs)
+    text = _yaml.write([word])
+    assert _yaml.read(text, "s") == [word]
 
 
 @pytest.mark.parametrize(
