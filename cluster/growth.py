@@ -55,7 +55,7 @@ def changed(
             elif before is None:
                 raise UserError(f"{change}: there is no limit to add to; {key}={text[1:]} sets one")
             value += before
-        elif key in ("budget.trials", "search.evaluations") and value < before:
+        elif key in ("budget.trials", "search.evaluations") and before is not None and value < before:
             raise UserError(f"{change}: it is {before} already, and can only grow")
         OmegaConf.update(tree, key, value)
     return tree

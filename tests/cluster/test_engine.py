@@ -193,6 +193,8 @@ def test_plus_adds_to_what_was_used_and_a_used_up_budget_is_said(tmp_path: Path)
         with pytest.raises(UserError, match="there is no limit to add to") as raised:
             growth.changed(config.compose_tree(list(BOWL)), [change])
         assert word in str(raised.value)
+    whole = config.compose_tree([*BOWL, "search=grid", "budget.trials=null"])
+    assert growth.changed(whole, ["budget.trials=3"]).budget.trials == 3
     with pytest.raises(
         UserError, match=r"budget.minutes=10: s has used 10:0. min of it; budget.minutes=\+N adds"
     ):
