@@ -180,6 +180,39 @@ class Parameter:
         values = [self.low, *between, *([self.high] if n > 1 else [])]
         return sorted({min(max(round(v) if self.kind == "int" else v, self.low), self.high) for v in values})
 
+    def _unit_ends(self) -> tuple[float, float]:
+        """The ends of a number's range on its scale; whole numbers and steps have half a unit more at either end."""
+        assert self.low is not None and self.high is not None
+        if self.step is not None:
+            return -0.5, self.levels - 0.5
+        half = 0.5 if self.kind == "int" else 0.0
+        low, high = self.low - half, self.high + half
+        return (math.log(low), math.log(high)) if self.log else (low, high)
+
+    def unit(self, value: float) -> float:
+        """Where a number lies between the ends of its range, 0 to 1 on the declared scale. SpaceError outside of it."""
+        self.inside(self.typed(value))
+        assert self.low is not None
+        low, high = self._unit_ends()
+        on_scale = (value - self.low) / self.step if self.step is not None else value
+        on_scale = math.log(on_scale) if self.log and self.step is None else on_scale
+        return (on_scale - low) / (high - low)
+
+    def at_unit(self, u: float) -> Any:
+        """The value of a number at `u` in 0..1: what `unit` takes back, to the nearest whole number or step."""
+        assert self.low is not None and self.high is not None
+        low, high = self._unit_ends()
+        on_scale = low + float(u) * (high - low)
+        if self.step is not None:
+            return self.level(min(max(round(on_scale), 0), self.levels - 1))
+        found = math.exp(on_scale) if self.log else on_scale
+        return min(max(round(found) if self.kind == "int" else found, self.low), self.high)
+
+    @property
+    def middle(self) -> Any:
+        """The middle of a searched number's range on its scale; the first choice of a category."""
+        return self.points(1)[0] if self.kind in ("categorical", "boolean") else self.at_unit(0.5)
+
     # -- other tools ----------------------------------------------------------------------------------
 
     def distribution(self) -> optuna.distributions.BaseDistribution:

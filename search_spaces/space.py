@@ -123,6 +123,15 @@ class Space:
                 return False
         return True
 
+    def always(self, name: str) -> bool:
+        """Whether parameter `name` exists in every configuration."""
+        return all(
+            p.fixed and self.always(p.name) and any(same(value, p.value) for value in values)
+            for p, values in (
+                (self.parameters[parent], v) for parent, v in self.parameters[name].when.items()
+            )
+        )
+
     def _build(self, choose: Callable[[Parameter], Any], data: str | None = None) -> dict[str, Any]:
         config: dict[str, Any] = {}
         for name, parameter in self.parameters.items():

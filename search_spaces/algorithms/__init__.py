@@ -9,10 +9,12 @@ from typing import Any
 from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique
 from search_spaces.algorithms.base import Algorithm, Job, Outcome, Reason
 from search_spaces.algorithms.constraints import ConstraintError, Costs
+from search_spaces.algorithms.covariance_matrix import CmaEsSearch
 from search_spaces.algorithms.evolution import Evolution
+from search_spaces.algorithms.gaussian_process import GPSearch
 from search_spaces.algorithms.local_search import LocalSearch
 from search_spaces.algorithms.nsga2 import NSGA2
-from search_spaces.algorithms.optuna_bridge import SAMPLERS, OptunaSearch
+from search_spaces.algorithms.optuna_bridge import OptunaSearch
 from search_spaces.algorithms.random_architectures import RandomArchitectures
 from search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
 from search_spaces.algorithms.sequential import search_table
@@ -23,7 +25,7 @@ from search_spaces.space import Space
 
 SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "listed")
 ARCHITECTURE_SEARCHES = (
-    "random", "evolution", "local_search", "nsga2", "nasnet", *(s for s in SEARCHES if s != "random"),
+    "random", "evolution", "local_search", "nsga2", "nasnet", *(s for s in SEARCHES if s not in ("random", "cmaes")),
 )  # fmt: skip
 SCHEDULERS = ("none", "asha", "median")
 
@@ -37,8 +39,9 @@ __all__ = [
 
 def create_search(name: str, space: Space, mode: str, seed: int = 0, **options: Any) -> Algorithm:
     """The search called `name`; ValueError names the known ones."""
-    if name in SAMPLERS:
-        return OptunaSearch(space, mode, seed, sampler=name)
+    learning = {"tpe": OptunaSearch, "cmaes": CmaEsSearch, "gp": GPSearch}
+    if name in learning:
+        return learning[name](space, mode, seed)
     if name == "random":
         return RandomSearch(space, mode, seed)
     if name == "grid":
@@ -55,8 +58,8 @@ def create_architecture_search(
 ) -> ArchitectureSearch:  # fmt: skip
     """The search called `name` over the architectures of `space`; ValueError names the known ones.
 
-    Beside the searches made for architectures, any of `SEARCHES` works on their choices. See `ArchitectureSearch` for
-    costs, constraints and unique, and the class of the method for its options.
+    Beside the searches made for architectures, any of `SEARCHES` but CMA-ES works on their choices. See
+    `ArchitectureSearch` for costs, constraints and unique, and the class of the method for its options.
     """
     methods: dict[str, type[ArchitectureSearch]] = {
         "random": RandomArchitectures, "evolution": Evolution, "local_search": LocalSearch, "nsga2": NSGA2,
@@ -74,7 +77,7 @@ def create_architecture_search(
                     f"search.{option}={options[option]!r}: {name} has no such option; known: {', '.join(sorted(known))}"
                 )
         return methods[name](space, mode, seed, **common, **options)
-    if name in SEARCHES:
+    if name in ARCHITECTURE_SEARCHES:
         return StockSearch(
             space, mode, seed, make=lambda: create_search(name, space.to_space(), mode, seed, **options),
             repair=name not in ("grid", "listed"), **common,

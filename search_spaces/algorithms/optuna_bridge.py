@@ -26,19 +26,8 @@ def _tpe(seed: int) -> BaseSampler:
     return optuna.samplers.TPESampler(seed=seed)
 
 
-def _cmaes(seed: int) -> BaseSampler:
-    return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-
-
-def _gp(seed: int) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed)
-
-
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {"tpe": _tpe, "cmaes": _cmaes, "gp": _gp}
-
-
 class OptunaSearch:
-    """Search with an Optuna sampler, used as it is.
+    """Search with an Optuna sampler, used as it is; TPE, unless another is given.
 
     The sampler is made anew for every suggestion with a seed derived from (seed, number). What it knows
     is then exactly the study, and the study is a function of the jobs and outcomes: a replay of the log
@@ -46,12 +35,12 @@ class OptunaSearch:
     """
 
     def __init__(
-        self, space: Space, mode: str, seed: int = 0, sampler: str | Callable[[int], BaseSampler] = "tpe"
+        self, space: Space, mode: str, seed: int = 0, sampler: Callable[[int], BaseSampler] = _tpe
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode!r}: must be min or max")
         self.space, self.mode, self.seed = space, mode, seed
-        self._make_sampler = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        self._make_sampler = sampler
         self._distributions = space.distributions()
         self._jobs: dict[int, Job] = {}
         self._outcomes: dict[int, Outcome] = {}
@@ -64,17 +53,26 @@ class OptunaSearch:
 
     def _ask(self) -> Job:
         number = max(self._jobs, default=-1) + 1
-        study = self.study
-        study.sampler = self._make_sampler(_derived_seed(self.seed, number))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna marks parts of its samplers as experimental
+            study = self._view()
+            study.sampler, attrs = self._sampler(derived_seed(self.seed, number))
             trial = study.ask()
             config = self.space.suggest(trial)
-        frozen = study.get_trials(deepcopy=False)[trial.number]
-        job = Job(number, config, {"optuna": dict(frozen.system_attrs)} if frozen.system_attrs else {})
-        self._jobs[number] = job
-        self._live[number] = trial
+        if study is self._study:
+            frozen = study.get_trials(deepcopy=False)[trial.number]
+            attrs |= {"optuna": dict(frozen.system_attrs)} if frozen.system_attrs else {}
+            self._live[number] = trial
+        job = self._jobs[number] = Job(number, config, attrs)
         return job
+
+    def _sampler(self, seed: int) -> tuple[BaseSampler, dict[str, Any]]:
+        """A sampler for the next suggestion, and attributes of the job that comes of it."""
+        return self._make_sampler(seed), {}
+
+    def _view(self) -> optuna.Study:
+        """The study to ask: `study`, or another that is made for one suggestion."""
+        return self.study
 
     def adopt(self, job: Job) -> None:
         follows = job.number > max(self._jobs, default=-1)
@@ -111,20 +109,27 @@ class OptunaSearch:
     def study(self) -> optuna.Study:
         """The study that the sampler sees: one trial a job, in the order of asking."""
         if self._study is None:
-            direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
-            study = optuna.create_study(direction=direction, sampler=self._make_sampler(self.seed))
+            study = self._new_study()
             self._live, self._added = {}, {}
             for number in sorted(self._jobs):
                 study.add_trial(self._frozen(self._jobs[number], self._outcomes.get(number)))
             self._study = study
         return self._study
 
-    def _frozen(self, job: Job, outcome: Outcome | None) -> FrozenTrial:
-        params = {
+    def _new_study(self) -> optuna.Study:
+        direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
+        return optuna.create_study(direction=direction, sampler=self._make_sampler(self.seed))
+
+    def _inside(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The searched values of `config` that lie in the space."""
+        return {
             name: value
-            for name, value in self.space.suggestable(job.config).items()
+            for name, value in self.space.suggestable(config).items()
             if self._distributions[name]._contains(self._distributions[name].to_internal_repr(value))
         }
+
+    def _frozen(self, job: Job, outcome: Outcome | None) -> FrozenTrial:
+        params = self._inside(job.config)
         state = TrialState.RUNNING if outcome is None else _state(outcome)
         attrs: Mapping[str, Any] = job.attrs.get("optuna", {})
         return create_trial(
@@ -145,7 +150,8 @@ def _state(outcome: Outcome) -> TrialState:
     return TrialState.FAIL
 
 
-def _derived_seed(seed: int, number: int) -> int:
+def derived_seed(seed: int, number: int) -> int:
+    """The seed of suggestion `number`."""
     # SplitMix64's finaliser: neighbouring (seed, number) pairs give unrelated generators.
     mask = 0xFFFFFFFFFFFFFFFF
     x = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xBF58476D1CE4E5B9) & mask

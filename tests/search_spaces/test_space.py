@@ -710,6 +710,20 @@ def test_samples_and_suggestions_validate(space: Space, seed: int) -> None:
 
 
 @FAST
+@given(random_spaces(), st.integers(0, 2**32 - 2), st.floats(0.0, 1.0))
+def test_numbers_return_from_the_unit_interval(space: Space, seed: int, u: float) -> None:
+    config = space.sample(np.random.default_rng(seed))
+    for name, value in space.suggestable(config).items():
+        p = space.parameters[name]
+        assert p.middle == p.check(p.middle)
+        if p.kind in ("float", "int") and p.low != p.high:
+            at = p.unit(value)
+            assert -1e-9 <= at <= 1 + 1e-9
+            assert p.at_unit(at) == (value if p.kind == "int" else pytest.approx(value, rel=1e-6, abs=1e-300))
+            assert same_config({name: p.check(p.at_unit(u))}, {name: p.at_unit(u)})
+
+
+@FAST
 @given(random_spaces(), st.integers(0, 2**32 - 2))
 def test_distributions_are_those_searched_and_hold_the_samples(space: Space, seed: int) -> None:
     with warnings.catch_warnings():
