@@ -351,9 +351,20 @@ class Conductor:
                     trial.state = "pruned"
                     reason = f"stopped by {self.scheduler.name} at step {trial.steps}"
                     self.writer.trial(trial.id, state="pruned", reason=reason)
+            if state == "finished":
+                self._note_exhausted()
             self.writer.sweep(state=state, ended=now(), elapsed_s=self.elapsed_s)
         self._announce()
         return state
+
+    def _note_exhausted(self) -> None:
+        """Says so where there were fewer configurations than were to be run."""
+        whole, wanted = getattr(self.algorithm, "ends_with", None), self.rules.trials
+        if whole is not None and wanted is not None and len(self.jobs) < wanted and self.algorithm.finished:
+            self.note(
+                f"budget.trials={wanted}: the {whole} has {len(self.jobs)} configurations, and each was run; "
+                "none is run twice under the same seeds"
+            )
 
     def abandon(self) -> None:
         """Ends the books of a driver that fails: interrupted, paused trials stay paused, nobody is charged.

@@ -175,6 +175,8 @@ class Parameter:
         assert self.low is not None and self.high is not None
         if self.step is not None:
             return [self.level(k) for k in sorted({round(x) for x in np.linspace(0, self.levels - 1, n)})]
+        if self.kind == "int" and n > self.high - self.low:
+            return list(range(int(self.low), int(self.high) + 1))
         between = (np.geomspace if self.log else np.linspace)(self.low, self.high, n)[1:-1].tolist()
         # The ends as declared: geomspace returns them with a rounding error.
         values = [self.low, *between, *([self.high] if n > 1 else [])]

@@ -37,13 +37,18 @@ __all__ = [
 ]  # fmt: skip
 
 
-def create_search(name: str, space: Space, mode: str, seed: int = 0, **options: Any) -> Algorithm:
-    """The search called `name`; ValueError names the known ones."""
+def create_search(
+    name: str, space: Space, mode: str, seed: int = 0, repeats: bool = False, **options: Any
+) -> Algorithm:
+    """The search called `name`; ValueError names the known ones.
+
+    repeats: whether one that draws may come back to a configuration that it has asked for or adopted.
+    """
     learning = {"tpe": OptunaSearch, "cmaes": CmaEsSearch, "gp": GPSearch}
     if name in learning:
-        return learning[name](space, mode, seed)
+        return learning[name](space, mode, seed, repeats=repeats)
     if name == "random":
-        return RandomSearch(space, mode, seed)
+        return RandomSearch(space, mode, seed, repeats)
     if name == "grid":
         return GridSearch(space, mode, seed, points=int(options.get("points", 3)))
     if name == "listed":
@@ -79,7 +84,8 @@ def create_architecture_search(
         return methods[name](space, mode, seed, **common, **options)
     if name in ARCHITECTURE_SEARCHES:
         return StockSearch(
-            space, mode, seed, make=lambda: create_search(name, space.to_space(), mode, seed, **options),
+            space, mode, seed,
+            make=lambda: create_search(name, space.to_space(), mode, seed, unique == "none", **options),
             repair=name not in ("grid", "listed"), **common,
         )  # fmt: skip
     raise ValueError(

@@ -45,7 +45,10 @@ class Outcome:
 
 @runtime_checkable
 class Algorithm(Protocol):
-    """Proposes jobs and learns from their outcomes; deterministic for a seed and a log."""
+    """Proposes jobs and learns from their outcomes; deterministic for a seed and a log.
+
+    One that never asks for a configuration twice may say in `ends_with` what it is that it comes to the end of.
+    """
 
     def ask(self, n: int = 1) -> Sequence[Job]:
         """Up to `n` new jobs; none while it waits for outcomes, or once it has nothing left to propose."""

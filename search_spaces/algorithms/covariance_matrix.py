@@ -39,8 +39,8 @@ class CmaEsSearch(OptunaSearch):
     what the search knows is a function of its jobs.
     """
 
-    def __init__(self, space: Space, mode: str, seed: int = 0) -> None:
-        super().__init__(space, mode, seed)
+    def __init__(self, space: Space, mode: str, seed: int = 0, repeats: bool = False) -> None:
+        super().__init__(space, mode, seed, repeats=repeats)
         self.numbers = [
             name
             for name, p in space.parameters.items()

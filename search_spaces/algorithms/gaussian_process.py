@@ -26,8 +26,10 @@ class GPSearch(OptunaSearch):
     parameter that does not exist is dropped.
     """
 
-    def __init__(self, space: Space, mode: str, seed: int = 0) -> None:
-        super().__init__(space, mode, seed, sampler=_sampler)
+    draws = 2  # a draw takes a tenth of a second, and the next is seldom another
+
+    def __init__(self, space: Space, mode: str, seed: int = 0, repeats: bool = False) -> None:
+        super().__init__(space, mode, seed, sampler=_sampler, repeats=repeats)
         self._absent = {name: space.parameters[name].middle for name in self._distributions}
 
     def _view(self) -> optuna.Study:

@@ -11,12 +11,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search_spaces.algorithms.base import Job, Outcome
+from search_spaces.algorithms.base import Job, Outcome, ask_each
+from search_spaces.algorithms.tried import Tried
 from search_spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -34,13 +36,22 @@ class OptunaSearch:
     suggests what the uninterrupted search would have suggested.
     """
 
+    ends_with = "space"
+    draws = 10  # of the sampler for one job, before a random configuration that was not tried takes its place
+
     def __init__(
-        self, space: Space, mode: str, seed: int = 0, sampler: Callable[[int], BaseSampler] = _tpe
+        self,
+        space: Space,
+        mode: str,
+        seed: int = 0,
+        sampler: Callable[[int], BaseSampler] = _tpe,
+        repeats: bool = False,
     ) -> None:
         if mode not in ("min", "max"):
             raise ValueError(f"mode={mode!r}: must be min or max")
         self.space, self.mode, self.seed = space, mode, seed
         self._make_sampler = sampler
+        self.tried = Tried(space, repeats)
         self._distributions = space.distributions()
         self._jobs: dict[int, Job] = {}
         self._outcomes: dict[int, Outcome] = {}
@@ -49,22 +60,36 @@ class OptunaSearch:
         self._added: dict[int, int] = {}  # jobs adopted by it and not yet told: the number of their trial
 
     def ask(self, n: int = 1) -> list[Job]:
-        return [self._ask() for _ in range(n)]
+        return ask_each(self._ask, self._jobs, n)
 
-    def _ask(self) -> Job:
+    def _ask(self) -> Job | None:
+        if self.tried.all:
+            return None
         number = max(self._jobs, default=-1) + 1
+        job = next((job for k in range(self.draws) if (job := self._draw(number, k)) is not None), None)
+        if job is None:
+            job = Job(number, self.tried.another(np.random.default_rng([self.seed, number])))
+            self.adopt(job)
+        self.tried.add(job.config)
+        return job
+
+    def _draw(self, number: int, attempt: int) -> Job | None:
+        """The sampler's suggestion number `attempt` for job `number`; None if it was tried before."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna marks parts of its samplers as experimental
             study = self._view()
-            study.sampler, attrs = self._sampler(derived_seed(self.seed, number))
+            study.sampler, attrs = self._sampler(derived_seed(self.seed, number, attempt))
             trial = study.ask()
             config = self.space.suggest(trial)
+        known = config in self.tried
         if study is self._study:
+            if known:
+                study.tell(trial, state=TrialState.FAIL)  # of which the samplers learn nothing
+                return None
             frozen = study.get_trials(deepcopy=False)[trial.number]
             attrs |= {"optuna": dict(frozen.system_attrs)} if frozen.system_attrs else {}
             self._live[number] = trial
-        job = self._jobs[number] = Job(number, config, attrs)
-        return job
+        return None if known else Job(number, config, attrs)
 
     def _sampler(self, seed: int) -> tuple[BaseSampler, dict[str, Any]]:
         """A sampler for the next suggestion, and attributes of the job that comes of it."""
@@ -77,10 +102,11 @@ class OptunaSearch:
     def adopt(self, job: Job) -> None:
         follows = job.number > max(self._jobs, default=-1)
         self._jobs[job.number] = job
+        self.tried.add(job.config)
         if self._study is None or not follows:  # a study takes trials at its end only
             self._study = None
             return
-        self._added[job.number] = len(self._jobs) - 1
+        self._added[job.number] = len(self._study.get_trials(deepcopy=False))
         self._study.add_trial(self._frozen(job, None))
 
     def tell(self, job: Job, outcome: Outcome) -> None:
@@ -103,11 +129,11 @@ class OptunaSearch:
 
     @property
     def finished(self) -> bool:
-        return False
+        return self.tried.all
 
     @property
     def study(self) -> optuna.Study:
-        """The study that the sampler sees: one trial a job, in the order of asking."""
+        """The study that the sampler sees: one trial a job, in the order of asking, and failed ones that are no job."""
         if self._study is None:
             study = self._new_study()
             self._live, self._added = {}, {}
@@ -150,11 +176,11 @@ def _state(outcome: Outcome) -> TrialState:
     return TrialState.FAIL
 
 
-def derived_seed(seed: int, number: int) -> int:
-    """The seed of suggestion `number`."""
+def derived_seed(seed: int, number: int, attempt: int = 0) -> int:
+    """The seed of the suggestions for job `number`."""
     # SplitMix64's finaliser: neighbouring (seed, number) pairs give unrelated generators.
     mask = 0xFFFFFFFFFFFFFFFF
-    x = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xBF58476D1CE4E5B9) & mask
+    x = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xBF58476D1CE4E5B9 + attempt * 0xD6E8FEB86659FD93) & mask
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & mask
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & mask
     return (x ^ (x >> 31)) & 0x7FFFFFFF

@@ -283,6 +283,32 @@ def test_optuna_is_told_the_truth_about_early_stopping(tmp_path: Path) -> None:
         assert trial.intermediate_values[steps] == rows[trial.number]["value"]
 
 
+@pytest.mark.parametrize("search", ["tpe", "grid", "cmaes", "random"])
+@pytest.mark.parametrize("scheduler", ["none", "asha"])
+def test_a_small_space_is_run_once_and_the_search_says_that_it_has_ended(
+    tmp_path: Path, search: str, scheduler: str
+) -> None:
+    """Without `Tried` the six configurations were run again and again, with the same results."""
+    what = [f"search={search}", f"scheduler={scheduler}", "space.x=0.5", "space.y.high=2", "seeds=2"]
+    cut = engine(tmp_path, "trainable=test_bowl", "budget.trials=10", *what)
+    with pytest.raises(Crash):
+        cut.run(crash_after=20)
+    run = engine(tmp_path)
+    run.run()
+
+    def said() -> list[str]:
+        return [e["text"] for e in run.store.read("s").events if e["kind"] == "note"]
+
+    rows = trials(run.store)
+    assert len(rows) == 12 and run.state == "finished"
+    assert len({(t["config.y"], t["config.kind"], t["seed"]) for t in rows}) == 12
+    (note,) = said()
+    whole = "grid" if search == "grid" else "space"
+    assert note.startswith(f"budget.trials=10: the {whole} has 6 configurations, and each was run")
+    engine(tmp_path, changes=["budget.trials=+5"]).run()
+    assert len(trials(run.store)) == 12 and said()[1].startswith("budget.trials=15"), "it is said anew"
+
+
 def test_median_stops_the_bad_half(tmp_path: Path) -> None:
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=20", "scheduler=median", "search=random")
     run.run()
