@@ -28,6 +28,10 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*RUN, "budget.trial_timeout=-1"], ["budget.trial_timeout=-1", "above 0"]),
     ([*RUN, "budget.retries=-1"], ["budget.retries=-1", "at least 0"]),
     ([*RUN, "search=tpee"], ["search=tpee", "did you mean tpe"]),
+    (
+        [*RUN, "search=cmaes", "space.x=0.5", "space.y=1"],
+        ["search=cmaes", "no searched number", "use tpe or gp"],
+    ),
     ([*RUN, "search=grid", "search.points=0"], ["search.points=0", "at least 1"]),
     (
         [*RUN, "search=grid", "search.points=1000000"],
