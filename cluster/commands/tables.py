@@ -1,4 +1,4 @@
-"""What a store holds: ls, show, best, export."""
+"""What a store holds: ls, show, best, importance, export."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def register(add: Any) -> None:
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     add("show", _show, "a sweep: its trials, one a row", sweep=True)
     add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
+    p = add(
+        "importance", _importance, "how much of what a sweep saw follows from which parameter", sweep=True
+    )
+    p.add_argument(
+        "--step", type=int, help="compare values here (the highest step that 20 configurations reached)"
+    )
     p = add("export", _export, "write a table of a sweep to a file", sweep=True)
     p.add_argument("--format", choices=["parquet", "csv", "arrow"], default="parquet")
     p.add_argument(
@@ -158,6 +164,25 @@ def _ranges(slug: str) -> dict[str, tuple[float, float] | None]:
 
 def _interval(found: Any, limits: tuple[float, float] | None) -> tuple[float, float] | None:
     return (found if limits is None else found.within(*limits)).ci95
+
+
+def _importance(args: argparse.Namespace, rest: list[str]) -> int:
+    from analysis import report
+    from cluster.importance import of_sweep
+
+    level, found = of_sweep(existing(args.storage), args.sweep, args.step)
+    rows = [
+        {"parameter": i.parameter, "importance": i.share, "configurations": i.configurations} for i in found
+    ]
+    if args.json:
+        report.print_json({"step": level.step, "configurations": len(level.values), "importance": rows})
+        return 0
+    where = "the end of training" if level.step is None else f"step {level.step}"
+    report.show_rows(rows, list(rows[0]), title=f"{len(level.values)} configurations compared at {where}")
+    print(
+        "importance: share of the variance of ranks, among the parameters of the configurations that have it"
+    )
+    return 0
 
 
 def print_best(best: dict[str, Any]) -> None:

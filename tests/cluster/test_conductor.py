@@ -13,6 +13,7 @@ import pytest
 from analysis.store import Store
 from cluster import config, growth, sweep
 from cluster.checkpoints import Checkpoints, Keeper
+from cluster.cli import run_cli
 from cluster.conductor import Conductor
 from cluster.worker import LegRunner
 from search_spaces.algorithms import OptunaSearch
@@ -464,3 +465,21 @@ def test_timeouts_are_counted_from_the_last_sign_of_life(
     run.conductor.lost(leg.trial, "killed", "timed out")
     trial = run.conductor.trials[leg.trial]
     assert trial.state == "failed" and trial.reason == "timed out: no report for 5 s after step 0"
+
+
+def test_importance_counts_stopped_trials_at_an_equal_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 24 configurations under ASHA a few are complete, of which Optuna's measures would be made alone."""
+    run = engine(
+        tmp_path, "trainable=test_bowl", "budget.trials=24", "scheduler=asha", "search=random", "seeds=2"
+    )
+    run.run()
+    complete = [t for t in trials(run.store) if t["state"] == "complete"]
+    assert 0 < len(complete) < 20
+    assert run_cli(["importance", "s", "--storage", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["step"], found["configurations"]) == (1, 24)
+    assert found["importance"][0]["parameter"] == "y", "0.1 y varies most in the bowl"
+    assert run_cli(["importance", "s", "--storage", str(tmp_path), "--step", "9"]) == 2
+    assert "configurations that came to step 9; importance needs at least 10" in capsys.readouterr().err
