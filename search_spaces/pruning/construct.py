@@ -220,7 +220,7 @@ def _as_module(
     if not why:
         return How("module"), ""
     able = _integers(module, partition, gone)
-    if not able or reason(able):
+    if not able:
         return None, why
     # By class and name of the attribute: a forward pass is written for all modules of a class.
     owners = dict(module.named_modules())
@@ -233,11 +233,17 @@ def _as_module(
         }
         return {path: found for path, found in chosen.items() if found}
 
-    needed = list(names) if len(names) == 1 else [k for k in names if reason(only(names.keys() - {k}))]
+    needed = list(names)
+    if len(names) > 1:
+        if reason(able):
+            return None, why
+        needed = [key for key in names if reason(only(names.keys() - {key}))]
     integers = only(needed)
-    if why := reason(integers, "longer"):
+    if unclear := reason(integers, "longer"):
+        if len(names) == 1 and reason(able):
+            return None, why
         shown = ", ".join(sorted({name for _, name in names}))
-        return None, f"which of {shown} stand for sizes that are cut is not clear: {why}"
+        return None, f"which of {shown} stand for sizes that are cut is not clear: {unclear}"
     return How("module", integers), ""
 
 

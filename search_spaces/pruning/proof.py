@@ -150,13 +150,20 @@ class Proof:
         return self._seen[what, precise]
 
     def _double(self) -> nn.Module:
-        """The copy with buffers in double precision; parameters become double where they are used."""
+        """The copy with all tensors that it has in double precision: some layers compare types before they compute."""
         if self._precise is None:
-            buffers = {
-                id(b): b.double() if b.is_floating_point() else b.clone() for b in self.trial.buffers()
-            }
-            parameters = {id(p): p for p in self.trial.parameters()}
-            self._precise = copied(self.trial, parameters | buffers)
+            memo: dict[int, Any] = {}
+            for part in self.trial.modules():
+                own = [*part.parameters(False), *part.buffers(False), *vars(part).values()]
+                for value in own:
+                    if not isinstance(value, Tensor) or id(value) in memo:
+                        continue
+                    wide = _double(value.detach())
+                    if isinstance(value, nn.Parameter):
+                        memo[id(value)] = nn.Parameter(wide, requires_grad=False)
+                    else:
+                        memo[id(value)] = wide.clone() if wide.dtype == value.dtype else wide
+            self._precise = copied(self.trial, memo)
         return self._precise
 
     # -- passes ----------------------------------------------------------------------------------------

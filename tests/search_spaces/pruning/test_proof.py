@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from search_spaces.pruning import SliceError, check_sliceable, partition, slice_module
 from search_spaces.pruning.construct import proof_of
-from search_spaces.pruning.proof import leaves, strict, unequal
+from search_spaces.pruning.proof import Proof, leaves, strict, unequal
 from tests.search_spaces.pruning.helpers import zeroed
 
 
@@ -270,6 +270,67 @@ def test_networks_of_other_types(dtype: torch.dtype) -> None:
     torch.testing.assert_close(small(x), full(x))
     graph = slice_module(full, found, form="graph")
     torch.testing.assert_close(graph(x), full(x))
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.m = nn.Bilinear(4, 4, 4)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.m(x, x)
+
+
+class Plain(nn.Module):
+    """A convolution with tensors that are no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.bias = torch.randn(4, 4, 1), torch.randn(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv1d(x, self.kernel, self.bias)
+
+
+CHECKING: dict[str, Callable[[], nn.Module]] = {
+    "convolution with a bias": lambda: nn.Conv1d(4, 4, 1),
+    "padding by reflection": lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect"),
+    "LSTM": lambda: nn.LSTM(4, 4),
+    "GRU": lambda: nn.GRU(4, 4),
+    "PReLU": lambda: nn.PReLU(4),
+    "bilinear": Twice,
+    "a kernel of its own": Plain,
+}
+
+
+@pytest.mark.parametrize("name", CHECKING)
+def test_layers_that_check_types_are_computed_in_double_precision(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.m, self.a, self.b = CHECKING[name](), nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            y = self.m(x)
+            return self.b(F.relu(self.a(y[0] if isinstance(y, tuple) else y)))
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(4, 4, 4)
+    found = partition(net, x)
+    full, kept = zeroed(net, found, 0)
+    compare, precisely = Proof._compare, []
+
+    def doubtful(self: Proof, made: Any, seen: Any, what: str, precise: bool, tolerance: Any) -> str:
+        precisely.append(precise)
+        return compare(self, made, seen, what, precise, tolerance) if precise else "in doubt (numbers)"
+
+    monkeypatch.setattr(Proof, "_compare", doubtful)
+    for form in ("module", "graph"):
+        precisely.clear()
+        slice_module(full, found, kept, form)
+        assert precisely[:2] == [False, True]
 
 
 def test_a_graph_has_the_type_of_the_parameters() -> None:
