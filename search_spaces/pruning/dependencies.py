@@ -41,7 +41,8 @@ class Analysis:
     layouts: node -> axes, or a list of them if it makes several tensors. parameters: node -> the parameters of which
     its value is a function, and of nothing else. producers: (parameter, atoms of one of its dimensions).
     sizes: (node, argument) -> the axis whose size the argument states. leaves: name of a tensor -> its axes.
-    larger: (a larger batch, the graph for it), once that was needed.
+    larger: (a larger batch, the graph for it), once that was needed. free: rank of an input that is a batch -> its
+    dimensions whose sizes may be others than the example's, once that was needed.
     """
 
     graph: Graph
@@ -54,6 +55,7 @@ class Analysis:
     sizes: dict[tuple[str, str], Axis] = field(default_factory=dict)
     leaves: dict[str, Layout] = field(default_factory=dict)
     larger: tuple[int, Graph] | None = None
+    free: Callable[[int], range] | None = None
 
     # -- reading ---------------------------------------------------------------------------------------
 

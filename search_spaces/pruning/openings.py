@@ -1,4 +1,4 @@
-"""Which numbers in a traced graph follow the size of the batch, found by a second trace with another batch."""
+"""Which numbers in a traced graph follow the size of the batch or of what it takes, found by a second trace."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
+from search_spaces.pruning.dependencies import Analysis
 from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.proof import varied
+from search_spaces.pruning.proof import Dims, lengths, longer, sides, varied
 from search_spaces.pruning.trace import Graph, TraceError, kind, scope, shapes, trace
 
 Follow = Callable[[float | Fraction, float], Any]  # (slope, offset) -> what stands for slope * batch + offset
@@ -31,9 +33,7 @@ class Openings:
             analysis.larger = self._larger(module, inputs, analysis.batch)
         self.first = analysis.batch
         self.second, larger = analysis.larger
-        here, there = (
-            [n for n in g.aten.nodes if not kind(n).startswith("_assert")] for g in (analysis.graph, larger)
-        )
+        here, there = (_operators(g) for g in (analysis.graph, larger))
         for a, b in zip(here, there, strict=False):
             if (a.op, a.target if a.op == "call_function" else 0) != (
                 b.op,
@@ -47,12 +47,8 @@ class Openings:
                 f"for a batch of {self.second} it has {len(there)} operators in place of {len(here)}"
             )
         self.other = {a.name: b for a, b in zip(here, there, strict=True)}
-        for name, value in analysis.graph.constants.items():
-            again = larger.constants.get(name)
-            if isinstance(value, torch.Tensor) and not (
-                isinstance(again, torch.Tensor) and value.shape == again.shape and torch.equal(value, again)
-            ):
-                raise OpeningError("a tensor that is written into its forward pass depends on the batch")
+        if not _same_constants(analysis.graph, larger):
+            raise OpeningError("a tensor that is written into its forward pass depends on the batch")
 
     def _larger(self, module: nn.Module, inputs: tuple[Any, ...], batch: int) -> tuple[int, Graph]:
         """Another batch and the graph for it; three times the first where it must be a multiple of something."""
@@ -96,3 +92,53 @@ class Openings:
             return share, int(offset)
         slope = (b - a) / (self.second - self.first)
         return slope, a - slope * self.first
+
+
+def free_dims(module: nn.Module, partition: Partition) -> Dims:
+    """Rank of an input that is a batch -> its dimensions whose sizes may be others than the example's.
+
+    They may if the graph for inputs twice as long is the same one: then none of its numbers is of a length.
+    """
+    analysis, inputs = partition.origin.analysis, partition.origin.inputs
+    if analysis.free is None:
+        ranks = {value.dim() for value in pytree.tree_leaves(inputs) if isinstance(value, torch.Tensor)}
+        tried = (sides, lengths) if 3 in ranks else (sides,)
+        analysis.free = next((d for d in tried if _same(module, analysis, inputs, d)), nothing)
+    return analysis.free
+
+
+def nothing(rank: int) -> range:
+    return range(0)
+
+
+def _same(module: nn.Module, analysis: Analysis, inputs: tuple[Any, ...], dims: Dims) -> bool:
+    """Whether the graph is the same for inputs that are twice as long along these dimensions."""
+    try:
+        other = trace(module, longer(varied(inputs, None, None), analysis.batch, dims))
+    except TraceError:
+        return False
+    here, there = _operators(analysis.graph), _operators(other)
+    same = len(here) == len(there) and _same_constants(analysis.graph, other)
+    return same and all(_numbers(a) == _numbers(b) for a, b in zip(here, there, strict=True))
+
+
+def _numbers(node: fx.Node) -> tuple[Any, ...]:
+    """The operator and all that it is given beside tensors."""
+    given = fx.node.map_aggregate(
+        (node.args, node.kwargs), lambda a: None if isinstance(a, fx.Node) else repr(a)
+    )
+    return node.op, node.target if node.op == "call_function" else 0, given
+
+
+def _operators(graph: Graph) -> list[fx.Node]:
+    return [n for n in graph.aten.nodes if not kind(n).startswith("_assert")]
+
+
+def _same_constants(graph: Graph, other: Graph) -> bool:
+    for name, value in graph.constants.items():
+        again = other.constants.get(name)
+        if isinstance(value, torch.Tensor) and not (
+            isinstance(again, torch.Tensor) and value.shape == again.shape and torch.equal(value, again)
+        ):
+            return False
+    return True

@@ -38,6 +38,7 @@ Make = Callable[[nn.Module], nn.Module]
 Zero = Callable[[Mapping[str, Tensor], Collection[str]], None]
 Note = Callable[[Site, Tensor], None]
 Tolerance = Callable[[torch.dtype], float]
+Dims = Callable[[int], range]  # rank of an input -> some of its dimensions
 
 
 def strict(dtype: torch.dtype) -> float:
@@ -561,14 +562,23 @@ def varied(inputs: Sequence[Any], batch: int | None, rows: int | None, draw: boo
     return tuple(pytree.tree_map(vary, tuple(inputs)))
 
 
-def longer(inputs: tuple[Any, ...], batch: int | None) -> tuple[Any, ...]:
+def sides(rank: int) -> range:
+    """Dimensions of a batch of this rank that follow positions: of a sequence (batch, length, width), or an image."""
+    return range(2, rank) if rank > 3 else range(1, min(rank, 2))
+
+
+def lengths(rank: int) -> range:
+    """The same where channels come first, as in (batch, channels, length)."""
+    return range(2, rank)
+
+
+def longer(inputs: tuple[Any, ...], batch: int | None, dims: Dims = sides) -> tuple[Any, ...]:
     """The example with what follows the batch twice as long: positions of sequences, sides of images."""
 
     def extend(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.dim() < 2 or (batch is not None and len(value) != batch):
             return value
-        dims = range(2, value.dim()) if value.dim() > 3 else (1,)
-        for dim in dims:
+        for dim in dims(value.dim()):
             value = torch.cat([value, value.flip(dim)], dim)
         return value
 

@@ -2,6 +2,7 @@
 
 Sizes of batches stay open: a shape that states one takes it from the input instead. Where more than shapes follows the
 batch, as in `arange(len(x))` or `y / len(x)`, a second trace with another batch tells which numbers do (`open_batch`).
+Inputs of other lengths than the example's are refused, unless no number in the graph follows them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from search_spaces.pruning.arguments import take_arguments
 from search_spaces.pruning.channels import Axis
 from search_spaces.pruning.dependencies import Analysis, argument
 from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.openings import OpeningError, Openings
+from search_spaces.pruning.openings import OpeningError, Openings, free_dims
+from search_spaces.pruning.proof import Dims
 from search_spaces.pruning.trace import kind
 
 Gone = Mapping[str, np.ndarray]  # component -> its groups that are cut
@@ -71,7 +73,8 @@ def rebuild(
     that follow the batch are computed from it; OpeningError if that cannot be.
     """
     openings = Openings(module, partition) if open_batch else None
-    return _Rebuild(module, partition, gone, openings, slices or Slices(partition, gone)).run()
+    free = free_dims(module, partition)
+    return _Rebuild(module, partition, gone, openings, free, slices or Slices(partition, gone)).run()
 
 
 class _Assemble(nn.Module):
@@ -87,10 +90,17 @@ class _Assemble(nn.Module):
 
 class _Rebuild:
     def __init__(
-        self, module: nn.Module, partition: Partition, gone: Gone, openings: Openings | None, slices: Slices
+        self,
+        module: nn.Module,
+        partition: Partition,
+        gone: Gone,
+        openings: Openings | None,
+        free: Dims,
+        slices: Slices,
     ) -> None:
         self.analysis: Analysis = partition.origin.analysis
         self.cut = partition.origin.cut(gone)
+        self.free = free
         self.slices = slices
         self.module = module
         self.graph = fx.Graph()
@@ -144,6 +154,27 @@ class _Rebuild:
         nodes = {n.name: n for n in self.analysis.graph.aten.nodes}
         found = take_arguments(self.graph, self.analysis.graph.given, iter(names))
         self.made |= {nodes[name]: made for name, made in zip(names, found, strict=True)}
+        for name in names:
+            self._expect(name, nodes[name].meta.get("val"), self.made[nodes[name]])
+
+    def _expect(self, name: str, example: Any, given: fx.Node) -> None:
+        """What the graph holds numbers of must be as in the example: it would go on with them, and say nothing."""
+        if isinstance(example, Tensor):
+            batch = example.dim() > 0 and len(example) == self.analysis.batch
+            free = {0, *self.free(example.dim())} if batch else ()
+            for dim in (d for d in range(example.dim()) if d not in free):
+                size = self.graph.call_function(torch.ops.aten.sym_size.int, (given, dim))
+                text = (
+                    f"{name}: its size along dimension {dim} must be {example.shape[dim]}, as in the example"
+                )
+                self._assert(operator.eq, size, int(example.shape[dim]), text)
+        elif example is None or isinstance(example, bool | int | float | str):
+            same = operator.is_ if example is None else operator.eq
+            self._assert(same, given, example, f"{name}: must be {example!r}, as in the example")
+
+    def _assert(self, same: Any, given: fx.Node, example: Any, text: str) -> None:
+        found = self.graph.call_function(same, (given, example))
+        self.graph.call_function(torch._assert, (found, f"{text} of which the network was made"))
 
     def _place(self, node: fx.Node) -> None:
         name = self.analysis.graph.tensors.get(node.name)

@@ -7,6 +7,7 @@ Traced by `torch.export` in eval mode, at the level of ATen operators, where `co
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_map_only
 from search_spaces.pruning.effects import name_of, unwrap, write_anew
 
 STACK_TRACES = "do_not_emit_stack_traces"
+LOGS = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")
 
 
 class TraceError(ValueError):
@@ -128,6 +130,19 @@ def _has_nodes(argument: Any) -> bool:
 
 
 @contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """What PyTorch writes of a trace that fails is in the TraceError, or of no matter to who only tries."""
+    before = [(log, log.level) for log in map(logging.getLogger, LOGS)]
+    try:
+        for log, _ in before:
+            log.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for log, level in before:
+            log.setLevel(level)
+
+
+@contextlib.contextmanager
 def _without_stack_traces() -> Iterator[None]:
     """Operators are named by their modules here; where each was called from costs a third of a trace's time."""
     before = getattr(fx_config, STACK_TRACES, None)  # which older versions do not know, and always write them
@@ -198,7 +213,7 @@ def _export(module: nn.Module, example_inputs: Tensor | Sequence[Any]) -> Export
     module.eval()
     try:
         # Without gradients attention layers take a fused path of their own.
-        with torch.enable_grad(), _without_stack_traces(), warnings.catch_warnings():
+        with torch.enable_grad(), _quietly(), _without_stack_traces(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="(?s).*assigned during export")  # they are put back
             return torch.export.export(module, inputs, strict=False)
     except Exception as error:

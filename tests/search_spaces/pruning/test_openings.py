@@ -94,6 +94,56 @@ def test_what_is_another_network_for_another_batch_is_refused(name: str) -> None
 # ---- recipes ----
 
 
+class Halves(nn.Module):
+    """Sizes of halves are written into it; what follows is a function of the maps."""
+
+    def __init__(self, end: Callable[[Tensor, float], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.end = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 1), end
+
+    def forward(self, x: Tensor, scale: float) -> Tensor:
+        return self.end(self.b(torch.cat(F.relu(self.a(x)).split([4, 4], 1), 1)), scale)
+
+
+def halves(end: Callable[[Tensor, float], Tensor]) -> tuple[nn.Module, nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net, x = Halves(end).eval(), torch.randn(2, 3, 8, 8)
+    found = partition(net, (x, 2.0))
+    full, _ = zeroed(net, found, 0)
+    small = slice_module(full, found)
+    assert isinstance(small, fx.GraphModule)
+    return full, small, torch.randn(3, 3, 10, 6)
+
+
+def test_a_graph_takes_other_sizes_where_none_of_its_numbers_follows_them() -> None:
+    full, small, x = halves(lambda y, scale: y.mean((2, 3)) * scale)
+    torch.testing.assert_close(small(x, 2.0), full(x, 2.0))
+
+
+def test_a_graph_that_holds_sizes_of_its_example_refuses_others() -> None:
+    """It would go on with 64 positions, and nothing would tell."""
+    full, small, x = halves(lambda y, scale: y.sum((2, 3)) / (y.shape[2] * y.shape[3]) * scale)
+    torch.testing.assert_close(small(torch.ones(5, 3, 8, 8), 2.0), full(torch.ones(5, 3, 8, 8), 2.0))
+    with pytest.raises(AssertionError, match="x: its size along dimension 2 must be 8, as in the example"):
+        small(x, 2.0)
+
+
+def test_a_graph_refuses_other_numbers_than_its_example() -> None:
+    _, small, x = halves(lambda y, scale: y.mean((2, 3)) * scale)
+    with pytest.raises(AssertionError, match=r"scale: must be 2\.0, as in the example"):
+        small(x, 3.0)
+
+
+def test_sequences_whose_channels_come_first_are_of_any_length(caplog: pytest.LogCaptureFixture) -> None:
+    net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), nn.Conv1d(8, 3, 1)).eval()
+    full, _ = zeroed(net, found := partition(net, torch.randn(2, 3, 9)), 0)
+    small, x = slice_module(full, found, form="graph"), torch.randn(2, 3, 13)
+    torch.testing.assert_close(small(x), full(x))
+    assert not [
+        r for r in caplog.records if r.levelname == "ERROR"
+    ]  # of the trace that was tried with twice the channels
+
+
 def test_a_recipe_names_how_the_network_was_made() -> None:
     net, x = Windowed().eval(), torch.randn(2, 3, 16)
     found = partition(net, x)
