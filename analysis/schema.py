@@ -101,6 +101,7 @@ SWEEPS = pa.schema(
         ("git_dirty", pa.bool_()),
         ("versions", pa.string()),
         ("command", pa.string()),
+        ("plugin", pa.string()),
         ("rows_results", pa.int64()),
         ("rows_trials", pa.int64()),
         ("closed", pa.bool_()),

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the sweep or the store has a problem, 2 the request is wro
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,9 @@ def run_cli(argv: Sequence[str]) -> int:
     """Parses and runs one command; returns the exit code."""
     parser = _parser()
     args, rest = parser.parse_known_args(list(argv))
+    if args.version:
+        print(f"fairsweep {_version()}")
+        return 0
     if not args.command:
         parser.print_help()
         return 0
@@ -52,6 +56,15 @@ def run_cli(argv: Sequence[str]) -> int:
         return 130
 
 
+def _version() -> str:
+    """That of the package, with the commit where it runs from a checkout."""
+    from cluster.provenance import code_version, versions
+
+    commit, dirty = code_version()
+    release = json.loads(versions())["fairsweep"] or "that is not installed"
+    return f"{release} (commit {commit[:12]}{', changed' if dirty else ''})" if commit else release
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error.args[0] if error.args else error).split())
 
@@ -63,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="store_true", help="print the version and stop")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def add(

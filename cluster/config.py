@@ -36,6 +36,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MOST = 2**63 - 1  # what a column of whole numbers holds
 CONF = Path(__file__).parent / "conf"
 _registered: dict[str, Space] = {}  # what Hydra's store holds
+TRAINER = "pa_da"  # the paper that trains a supernet
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
 
 
@@ -67,8 +68,13 @@ class Settings:
         return OmegaConf.to_yaml(OmegaConf.create(self.tree))
 
 
-def compose_tree(words: Sequence[str], root: str = "config", groups: Sequence[str] = GROUPS) -> DictConfig:
-    """The Hydra configuration `root` for the overrides `words`; UserError in one line if they do not compose."""
+def compose_tree(
+    words: Sequence[str], root: str = "config", groups: Sequence[str] = GROUPS, pruned: str | None = None
+) -> DictConfig:
+    """The Hydra configuration `root` for the overrides `words`; UserError in one line if they do not compose.
+
+    pruned: what a search is to make smaller, which is no word for Hydra, but for those that explain.
+    """
     for word in words:
         if not storable(word):
             raise UserError(f"{bounded(word, 200)}: is not valid Unicode (UTF-8); rename what it names")
@@ -80,7 +86,7 @@ def compose_tree(words: Sequence[str], root: str = "config", groups: Sequence[st
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose(root, overrides=prepared)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, words, root)) from None
+        raise UserError(_explain(error, words, root, pruned)) from None
 
 
 def _check_choices(words: Sequence[str], groups: Sequence[str]) -> None:
@@ -120,13 +126,10 @@ def load(words: Sequence[str]) -> Settings:
 
 
 def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
-    """Checks a composed (or stored) configuration."""
+    """Checks a composed (or stored) configuration. UnknownPaper where its plug-in is not at hand."""
     raw = as_mapping(tree)
     slug = raw["trainable"]
-    try:
-        paper = catalog.get(slug)
-    except catalog.UnknownPaper as error:
-        raise UserError(str(error)) from None
+    paper = catalog.get(slug)
     try:
         space = Space.from_mapping(raw["space"], source=f"trainable={slug}", declared=paper.space())
         space = space.for_data(raw["data"] or paper.datasets[0])
@@ -204,7 +207,7 @@ def _register_papers() -> None:
         )
 
 
-def _explain(error: Exception, words: Sequence[str], root: str) -> str:
+def _explain(error: Exception, words: Sequence[str], root: str, pruned: str | None) -> str:
     text = " ".join(str(error).split())
     for override in words:
         odd = overrides.unreadable(override)
@@ -213,16 +216,28 @@ def _explain(error: Exception, words: Sequence[str], root: str) -> str:
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         command = "run" if root == "config" else root
-        return overrides.unknown(match.group(1), command, _all_keys(root), lambda: _parameters(words))
+        return overrides.unknown(match.group(1), command, _all_keys(root), *_parameters(words, root, pruned))
     if "trainable" in text and ("must specify" in text.lower() or "???" in text):
         return f"trainable is missing: say which paper to tune, trainable=<slug>; {hint('', catalog.slugs())}"
     return text
 
 
-def _parameters(words: Sequence[str]) -> list[str]:
-    """The parameters of the paper that is chosen."""
-    chosen = [word.partition("=")[2] for word in words if word.startswith("trainable=")]
-    return list(catalog.space_of(chosen[-1]).parameters) if chosen else []
+def _parameters(words: Sequence[str], root: str, pruned: str | None) -> tuple[str, list[str]]:
+    """Under which key the chosen paper's parameters are set, and their names, as far as one is chosen."""
+    key = "space" if root == "config" else "train.config"
+    chosen = [word for word in words if word.partition("=")[0] in ("trainable", "experiment", "algorithm")]
+    try:
+        tree: Any = compose_tree(chosen, root, [*GROUPS, "algorithm"])
+        if root == "config":
+            slug = tree.trainable
+        elif pruned is not None and ":" not in pruned:
+            slug = pruned
+        else:
+            slug = tree.algorithm.get("trainer", TRAINER)
+            key = "algorithm.config" if "trainer" in tree.algorithm else key
+        return key, list(catalog.space_of(slug).parameters)
+    except (UserError, SpaceError, OmegaConfBaseException):  # what else is wrong is not the question here
+        return key, []
 
 
 def hint(word: str, options: Sequence[str]) -> str:

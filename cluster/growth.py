@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from analysis.store import SweepRecord, SweepWriter
 from cluster.display import clock
 from cluster.errors import UserError
+from trainables.catalog import UnknownPaper
 
 GROWABLE = {
     "budget.trials": int,
@@ -59,6 +61,22 @@ def changed(
             raise UserError(f"{change}: it is {before} already, and can only grow")
         OmegaConf.update(tree, key, value)
     return tree
+
+
+@contextmanager
+def plugin_named(record: SweepRecord) -> Iterator[None]:
+    """UserError that says where the trainable of a stored sweep came from, if it is not found in the block."""
+    try:
+        yield
+    except UnknownPaper as error:
+        source = record.sweep.get("plugin")
+        if not source:
+            raise
+        raise UserError(
+            f"{error.args[0].partition(';')[0]}; that of this sweep came from {source}: set "
+            f"FAIRSWEEP_PLUGINS={source.partition(' ')[0]} where Python finds it (PYTHONPATH, or the folder it was "
+            "run in), and resume again"
+        ) from None
 
 
 def used_s(record: SweepRecord) -> float:

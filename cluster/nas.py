@@ -57,7 +57,8 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     found = store.read(name)
     tree = OmegaConf.create(found.sweep["config"])
     words, again = growth.split(changes)
-    settings = nas_config.check(growth.changed(tree, words, GROWABLE, growth.used_s(found)))
+    with growth.plugin_named(found):
+        settings = nas_config.check(growth.changed(tree, words, GROWABLE, growth.used_s(found)))
     growth.check_time(name, settings.budget["minutes"], found, changes)
     with sweep.engine(settings, store) as concurrent:
         writer = store.open(name)
@@ -162,5 +163,6 @@ def row(search: Run) -> dict[str, Any]:
         "objective": search.objective.name,
         "mode": search.objective.mode,
         "data": search.settings.data_name,
+        "plugin": search.settings.plugin,
         "trials_budget": algorithm.expected,
     }

@@ -27,7 +27,10 @@ SUPERNET_KIND, FRONT_KIND = "supernet", "front"  # of algorithms
 TABLE = "table"
 SCORINGS = (SUPERNET_KIND, CHILD, TABLE)
 PRUNED = "pruned"  # the paper that prunes a trainable
-TRAINER, ALONE = "pa_da", "standalone"  # the papers that train a supernet, and a network of it stand-alone
+TRAINER, ALONE = (
+    config.TRAINER,
+    "standalone",
+)  # the papers that train a supernet, and a network of it stand-alone
 SHARED = ("single_path_nas",)  # the papers of fronts whose batches several workers can share
 BY_BASE = ("lmbda_amplify", "hat_lmbda_coeff")
 COSTS = ("params", "flops", "latency_ms")
@@ -68,6 +71,14 @@ class NASSettings(Settings):
     def pruned(self) -> str | None:
         """The `trainable` that is to be made smaller, by name; None if there is none."""
         return self.tree.get("trainable")
+
+    @property
+    def plugin(self) -> str | None:
+        """The module from outside this package that the paper is in which is made smaller, if it is."""
+        from trainables.tasks.subjects import is_paper
+
+        outside = self.pruned is not None and is_paper(self.pruned)
+        return catalog.plugin_of(catalog.get(str(self.pruned))) if outside else None
 
     @property
     def trainer(self) -> type[Paper]:
@@ -167,10 +178,10 @@ def load(overrides: Sequence[str]) -> NASSettings:
     # Hydra would take the one for a choice of its group of papers, and a list without brackets for several runs.
     words = {name: [o for o in overrides if o.startswith(f"{name}=")] for name in ("trainable", "target")}
     rest = [o for o in overrides if not any(o in found for found in words.values())]
-    tree = config.as_mapping(config.compose_tree(rest, root="nas", groups=GROUPS))
-    if words["trainable"]:
-        name = words["trainable"][-1].partition("=")[2]
-        tree["trainable"] = None if name in ("", "null") else name
+    name = words["trainable"][-1].partition("=")[2] if words["trainable"] else ""
+    pruned = None if name in ("", "null") else name
+    tree = config.as_mapping(config.compose_tree(rest, root="nas", groups=GROUPS, pruned=pruned))
+    tree["trainable"] = pruned
     if words["target"]:
         tree["target"] = _numbers(words["target"][-1].partition("=")[2])
     made = check(tree)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -70,20 +70,21 @@ def unreadable(override: str) -> str | None:
     return f"{override}: is several values, and {key} takes one; give the command once for each"
 
 
-def unknown(key: str, command: str, settings: Sequence[str], parameters: Callable[[], Sequence[str]]) -> str:
-    """What may have been meant by a setting that there is not. parameters: those of the paper that is tuned."""
-    names = parameters()
+def unknown(key: str, command: str, settings: Sequence[str], own: str, parameters: Sequence[str]) -> str:
+    """What may have been meant by a setting that there is not.
+
+    own, parameters: the key under which those of the chosen paper are set, and their names.
+    """
     for name in (key, key.rpartition(".")[0], key.partition(".")[0]):
-        if name and name in names:
-            return f"{key}: no such setting; did you mean space.{key}?"
+        if name and name in parameters:
+            return f"{key}: no such setting; did you mean {own}.{key}?"
     close = get_close_matches(key, settings, n=3)
     if close:
         return f"{key}: no such setting; did you mean {' or '.join(close)}?"
-    near = get_close_matches(key, names, n=1)
+    near = get_close_matches(key, parameters, n=1)
     if near:
-        return f"{key}: no such setting; did you mean space.{near[0]}?"
-    own = "train.config.<name>" if command == "nas" else "space.<name>"
-    return f"{key}: no such setting; `fairsweep {command} --help` lists them, a paper's parameters are {own}"
+        return f"{key}: no such setting; did you mean {own}.{near[0]}?"
+    return f"{key}: no such setting; `fairsweep {command} --help` lists them, a paper's parameters are {own}.<name>"
 
 
 def _in_shell(word: str) -> str:

@@ -58,7 +58,8 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     found = store.read(name)
     tree = OmegaConf.create(found.sweep["config"])
     words, again = growth.split(changes)
-    settings = config.check(growth.changed(tree, words, used_s=growth.used_s(found)))
+    with growth.plugin_named(found):
+        settings = config.check(growth.changed(tree, words, used_s=growth.used_s(found)))
     growth.check_time(name, settings.budget["minutes"], found, changes)
     paper = catalog.get(settings.trainable)
     _preflight(settings, paper)
@@ -271,6 +272,7 @@ def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": dirty,
         "versions": provenance.versions(),
+        "plugin": catalog.plugin_of(paper),
         "command": bounded(shlex.join(["fairsweep", *sys.argv[1:]]), COMMAND),
     }
 

@@ -6,10 +6,13 @@ environment variable `FAIRSWEEP_PLUGINS`, a comma-separated list of modules to i
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import pkgutil
 import sys
+import traceback
+from collections.abc import Iterator
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +24,7 @@ from trainables.base import Paper
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
 _SHARED = {"tasks", "datasets"}
+_GROUP = "fairsweep.papers"
 # What other jobs run; nothing that one would tune.
 _UNLISTED = {"nas": "trainables.nas._job", "pruned": "trainables.nas._pruned"}
 _REQUIRED = ("slug", "title", "citation", "task", "datasets", "metrics", "objective", "tiny")
@@ -65,12 +69,36 @@ def _import_plugins() -> None:
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for name in names:
-        try:
+        with _named(f"FAIRSWEEP_PLUGINS={name}"):
             importlib.import_module(name)
-        except ImportError as error:
-            raise UnknownPaper(f"FAIRSWEEP_PLUGINS={name}: cannot be imported ({error})") from None
-    for point in entry_points(group="fairsweep.papers"):
-        point.load()
+    for point in entry_points(group=_GROUP):
+        package = f" of the package {point.dist.name}" if point.dist else ""
+        with _named(f"entry point {_GROUP}: {point.name} = {point.value}{package}"):
+            point.load()
+
+
+@contextlib.contextmanager
+def _named(plugin: str) -> Iterator[None]:
+    """UnknownPaper that names the plug-in for whatever its own code raises in the block."""
+    try:
+        yield
+    except ImportError as error:
+        raise UnknownPaper(f"{plugin}: cannot be imported ({error})") from None
+    except (Exception, SystemExit) as error:  # somebody else's code, which may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        at = (error.filename, error.lineno) if isinstance(error, SyntaxError) else None
+        file, line = at or (frames[-1].filename, frames[-1].lineno)
+        said = error.msg if isinstance(error, SyntaxError) else str(error)
+        raise UnknownPaper(f"{plugin}: raises {type(error).__name__}: {said} ({file}, line {line})") from None
+
+
+def plugin_of(paper: type[Paper]) -> str | None:
+    """The module that a paper from outside this package is in, with its file; None for one of ours."""
+    name = paper.__module__
+    if name.startswith(f"{__package__}."):
+        return None
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return f"{name} ({os.path.abspath(file)})" if file else name
 
 
 def slugs() -> list[str]:

@@ -75,6 +75,10 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*RUN, "+size=3"], ["+size=3", "key=value"]),
     ([*RUN, "~search"], ["~search", "key=value"]),
     ([*RUN, "x=0.1"], ["x: no such setting", "did you mean space.x?"]),
+    (["run", "experiment=dagnn_cora", "weight_decay=0.1"], ["did you mean space.weight_decay?"]),
+    (["nas", "algorithm=pa_da", "lr=0.1"], ["lr: no such setting", "did you mean train.config.lr?"]),
+    (["nas", "algorithm=single_path", "lmbda=1"], ["did you mean algorithm.config.lmbda?"]),
+    (["nas", "algorithm=oto_v2", "trainable=biper", "omega=3"], ["did you mean train.config.omega?"]),
     ([*RUN, "x.high=0.1"], ["x.high: no such setting", "did you mean space.x.high?"]),
     ([*RUN, "learning_rate=0.1"], ["learning_rate: no such setting", "fairsweep run --help"]),
     ([*RUN, "space.y=007"], ["y='007'", "decimals"]),
@@ -116,7 +120,7 @@ def test_one_line_exit_two_store_untouched(
     arguments: list[str], words: list[str], store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = snapshot(store)
-    if arguments[0] == "run":
+    if arguments[0] in ("run", "nas"):
         if not any(a.startswith("storage=") for a in arguments):
             arguments = [*arguments, f"storage={store}"]
     elif arguments[0] in ("show", "best", "export", "resume"):
