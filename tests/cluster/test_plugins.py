@@ -70,8 +70,8 @@ def test_a_sweep_knows_where_its_plugin_came_from(
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1")
     run.run()
     before = snapshot(tmp_path)
-    papers = {slug: p for slug, p in catalog._papers.items() if catalog.plugin_of(p) is None}
-    monkeypatch.setattr(catalog, "_papers", papers)
+    for slug in [slug for slug, paper in catalog._papers.items() if catalog.plugin_of(paper)]:
+        monkeypatch.delitem(catalog._papers, slug)
     monkeypatch.delenv("FAIRSWEEP_PLUGINS")
     assert run_cli(["resume", "s", "budget.trials=+1", "--storage", run.store.uri]) == 2
     line = one_line(capsys)
