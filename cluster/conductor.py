@@ -234,7 +234,8 @@ class Conductor:
         """Writes a worker's report down, then decides. True: the trial goes on in its worker.
 
         payload: `rows` (step, wall_s, time and metrics each), `status` (running, complete, failed, or lost where
-        the storage failed the trial), `test` metrics on completion, `failure` (reason, error), `notes` (text, and
+        the storage failed the trial), `test` metrics on completion and the row of the step `kept` whose model they
+        are of (None: that of the best objective), `failure` (reason, error), `notes` (text, and
         whether it is said once a sweep only) and the worker's measurements.
         """
         trial = self.trials[trial_id]
@@ -259,6 +260,9 @@ class Conductor:
             if payload["status"] == "failed":
                 self._end(trial, "failed", payload["failure"]["reason"], payload)
             elif payload["status"] == "complete":
+                kept = payload.get("kept")
+                if kept is not None and self.rules.objective in kept["metrics"]:
+                    trial.best, trial.best_step = kept["metrics"][self.rules.objective], kept["step"]
                 self._end(trial, "complete", payload.get("reason") or "complete", payload)
             elif decision == "pause":
                 self._end(trial, "paused", f"paused by {self.scheduler.name} at step {trial.steps}", payload)
@@ -469,15 +473,15 @@ class Conductor:
             trial.retries = row.get("retries") or 0
             trial.cost_s, trial.startup_s = row.get("cost_s") or 0.0, row.get("startup_s") or 0.0
         metric = f"metric.{self.rules.objective}"
+        kept = {row["trial"]: (row["value"], row["best_step"]) for row in rows if row["state"] == "complete"}
         for entry in sorted([*record.results, *record.events], key=lambda e: e["seq"]):
             if "kind" in entry:
-                self._replay_event(entry)
+                self._replay_event(entry, kept)
             else:
                 self._judge(self.trials[entry["trial"]], entry["step"], entry.get(metric))
         ended = [row for row in rows if row["state"] in OVER and self.trials[row["trial"]].state not in OVER]
         for row in ended:  # of which no event says when
-            self.trials[row["trial"]].state = row["state"]
-            self.judge.ended(self.trials[row["trial"]])
+            self._replay_end(self.trials[row["trial"]], row["state"], kept)
         unfinished: list[Trial] = []
         for row in rows:
             trial = self.trials[row["trial"]]
@@ -490,7 +494,14 @@ class Conductor:
         for config_id in sorted(self.jobs):
             self._tell(config_id)
 
-    def _replay_event(self, event: Mapping[str, Any]) -> None:
+    def _replay_end(self, trial: Trial, state: str, kept: Mapping[str, tuple[Any, Any]]) -> None:
+        trial.state = state
+        if state == "complete" and trial.id in kept:
+            trial.best, trial.best_step = kept[trial.id]
+        self.judge.ended(trial)
+
+    def _replay_event(self, event: Mapping[str, Any], kept: Mapping[str, tuple[Any, Any]]) -> None:
+        """kept: value and best step of each trial that is complete now, which its reports alone need not say."""
         trial = self.trials.get(event.get("trial") or "")
         if event["kind"] == "note" and trial is None:
             self._noted.add(event["text"])
@@ -499,8 +510,7 @@ class Conductor:
         if event["kind"] == "promote":
             self.scheduler.promoted(self.judge.unit(trial))
         elif event["kind"] == "end":
-            trial.state = event["state"]
-            self.judge.ended(trial)
+            self._replay_end(trial, event["state"], kept)
         elif event["kind"] == "rerun":
             trial.state = "pending"
             self.judge.revived(trial)

@@ -83,7 +83,7 @@ def work(told: Mapping[str, Any]) -> None:
         answer: Any = device
         while True:
             if first:
-                ray.get(mailbox.answer.remote(number, (answer, paper.finished)))
+                ray.get(mailbox.answer.remote(number, (answer, paper.finished, paper.kept_step)))
             number += 1
             command, given = ray.get(mailbox.command.remote(number))
             if command == END:
@@ -121,6 +121,7 @@ class Group:
         self.post, self.size, self.resources, self.scratch = post, size, dict(resources), scratch
         self.metrics = catalog.get(post.paper).metrics
         self.finished, self.gone = False, False
+        self.kept_step: int | None = None
         self.device = "cpu"
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
@@ -147,7 +148,7 @@ class Group:
         )
         self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
         self._thread.start()
-        self.device, self.finished = self._await(SETUP)
+        self.device, self.finished, _ = self._await(SETUP)
 
     def _fit(self, trainer: Any) -> None:
         try:
@@ -193,7 +194,9 @@ class Group:
     def _do(self, command: str, given: Any = None) -> Any:
         import ray
 
-        answer, self.finished = self._await(ray.get(self._mailbox.send.remote(command, given)))
+        answer, self.finished, self.kept_step = self._await(
+            ray.get(self._mailbox.send.remote(command, given))
+        )
         return answer
 
     def step(self) -> dict[str, float]:

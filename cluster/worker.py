@@ -87,6 +87,7 @@ class LegRunner:
             report["status"] = "lost" if is_storage_fault(error) else "failed"
             report["failure"] = {"reason": describe(error), "error": bounded(traceback.format_exc(), ERROR)}
             report.pop("test", None)
+            report.pop("kept", None)
         report["rows"] = rows
         self._reported = max([self._reported, *(row["step"] for row in rows)])
         report.update(self._measurements())
@@ -220,6 +221,7 @@ class LegRunner:
             if set(tests) - self._tests:
                 raise ValueError(f"test() returned undeclared metrics: {sorted(set(tests) - self._tests)}")
             report["status"], report["test"] = "complete", tests
+            report["kept"] = next((row for row in self._history if row["step"] == paper.kept_step), None)
             self._over = True
             if self.post.vital:
                 self._save()

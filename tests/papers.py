@@ -80,6 +80,20 @@ class Bowl(_Quadratic):
 
 
 @register
+class Overshoot(_Quadratic):
+    """Is at its best after five steps, and hands over the model of its last one."""
+
+    slug = "test_overshoot"
+
+    def loss(self) -> float:
+        return super().loss() + 0.1 * abs(self.done - 5)
+
+    @property
+    def kept_step(self) -> int | None:
+        return self.done
+
+
+@register
 class Trivial(_Quadratic):
     """One step that costs nothing: what a trial costs beside its training."""
 

@@ -251,6 +251,12 @@ class Paper(ABC):
     def test(self) -> dict[str, float]:
         """The declared test metrics of the model with the best validation value. Called once, at the end."""
 
+    @property
+    def kept_step(self) -> int | None:
+        """The step that the model of `test` is of, and the trial's value with it; None: the step of the best objective
+        from the fidelity's minimum on."""
+        return None
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Everything `load_state_dict` needs: tensors, numbers, strings and containers of these."""

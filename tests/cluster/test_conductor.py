@@ -127,6 +127,30 @@ def test_a_plain_sweep_leaves_one_row_a_trial_and_a_report(tmp_path: Path) -> No
         assert json.loads(t["versions"])["optuna"] == optuna.__version__
 
 
+@pytest.mark.parametrize("crash_after", [None, 8, 14])
+def test_the_value_of_a_trial_is_that_of_the_model_that_was_tested(
+    tmp_path: Path, crash_after: int | None
+) -> None:
+    """And not a better one that training passed by; also of trials that a later driver reads from the store."""
+    what = ["trainable=test_overshoot", "budget.trials=3", "search=tpe"]
+    if crash_after is not None:
+        with pytest.raises(Crash):
+            engine(tmp_path, *what).run(crash_after=crash_after)
+    run = engine(tmp_path, *what)
+    conductor = run.run()
+    for t in trials(run.store):
+        losses = [
+            r["metric.val_loss"]
+            for r in run.store.table("results", "s").to_pylist()
+            if r["trial"] == t["trial"]
+        ]
+        assert len(losses) == 9 and min(losses) < losses[-1]
+        assert (t["value"], t["best_step"]) == (losses[-1], 9)
+        assert t["metric.test_loss"] == pytest.approx(2 * t["value"])
+        told = conductor.algorithm.study.trials[t["config_id"]]  # type: ignore[attr-defined]
+        assert told.value == t["value"]
+
+
 def test_the_first_configuration_is_the_papers_own(tmp_path: Path) -> None:
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=2")
     run.run()

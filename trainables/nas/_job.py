@@ -118,6 +118,10 @@ class SearchJob(Paper):
             return {}
         return self._known(self.inner.test(), self.inner)
 
+    @property
+    def kept_step(self) -> int | None:
+        return None if self.inner is None else self.inner.kept_step
+
     def state_dict(self) -> dict[str, Any]:
         return {"done": self.done, "inner": self.inner.state_dict() if self.inner is not None else None}
 

@@ -111,6 +111,10 @@ class NetworkPaper(Paper):
     def finished(self) -> bool:
         return self.stopped or self.done >= self.epochs
 
+    @property
+    def kept_step(self) -> int | None:
+        return None if self.best is None else self.best["step"]
+
     def trained(self) -> nn.Module:
         """A copy of the network with the best weights (of now, if none could be the best); in evaluation mode."""
         net = copy.deepcopy(self.net)
