@@ -153,6 +153,7 @@ def main() -> None:
         (who, search, bench, name, seed)
         for bench, name in tasks()
         for search in searches
+        if not (search == "cmaes" and bench == "nb201")  # which has categories only: our CMA-ES is refused
         for who in ("ours", "bare")
         for seed in seeds
     ]
@@ -174,7 +175,7 @@ def main() -> None:
             cells = []
             for bench in ("nb201", "hpobench", "hpolib"):
                 here = [v for (name, _), v in shares[who, search].items() if name.startswith(bench)]
-                cells.append(" / ".join(f"{x:.3g}" for x in np.median(here, axis=0)))
+                cells.append(" / ".join(f"{x:.3g}" for x in np.median(here, axis=0)) if here else "")
             ms = 1000 * float(np.mean(seconds[who, search])) / POINTS[-1]
             print(f"{search + ', ' + who:<18}" + "".join(f"{c:>26}" for c in cells) + f"{ms:>16.1f}")
     print("\npaired, log10 of share (ours - bare; below 0 = ours is better), over tasks x seeds")
