@@ -252,7 +252,7 @@ class Parameter:
         if self.fixed:
             return {"value": word(self.value)}
         if self.kind == "boolean":
-            return {"values": [True, False]}
+            return {"values": [False, True]}  # in Optuna's order: W&B's own Optuna scheduler keeps it
         if self.kind == "categorical":
             return {"values": [word(choice) for choice in self.choices]}
         assert self.low is not None and self.high is not None

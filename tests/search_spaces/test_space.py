@@ -549,7 +549,7 @@ def test_wandb_sweep_of_the_example(example: Space) -> None:
     assert sweep["metric"] == {"name": "val_acc", "goal": "maximize"} and sweep["method"] == "random"
     assert "trainable=example" in sweep["command"] and sweep["command"][-1] == "${args_no_hyphens}"
     p = sweep["parameters"]
-    assert p["space.model"] == {"value": "dagnn"} and p["space.decay"] == {"values": [True, False]}
+    assert p["space.model"] == {"value": "dagnn"} and p["space.decay"] == {"values": [False, True]}
     assert p["space.K"] == {"distribution": "q_log_uniform_values", "min": 1, "max": 64, "q": 1}
     assert p["space.lr"] == {"distribution": "log_uniform_values", "min": 0.001, "max": 0.05}
     assert p["space.width"] == {"distribution": "q_uniform", "min": 16, "max": 240, "q": 16}
