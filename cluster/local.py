@@ -21,6 +21,7 @@ from cluster.errors import UserError
 CONNECT_S = 10.0
 SILENT_S = 20.0  # that a cluster may be out of reach
 SHUTDOWN_S = 10.0  # that Ray may take to end
+_token_said = False
 CORE = ("gcs_server", "raylet")  # without these two a Ray is none
 # Tune writes a CSV, a JSON and a TensorBoard file for every trial, and snapshots that we never restore.
 TUNE_ENVIRONMENT = {
@@ -44,6 +45,24 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     if os.environ.get("RAY_AUTH_TOKEN") or token_file().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        _check_token_is_private()
+
+
+def _check_token_is_private() -> None:
+    """Warns once of a token that others can read: whoever has it can run code on the cluster. Ray writes it 0644."""
+    global _token_said
+    try:
+        mode = token_file().stat().st_mode
+    except OSError:
+        return
+    if mode & 0o077 and not _token_said and os.name == "posix":
+        _token_said = True
+        print(
+            f"fairsweep: warning: {token_file()} can be read by other users of this machine, who can then use the "
+            f"cluster; chmod 600 {token_file()}",
+            file=sys.stderr,
+        )
 
 
 def find_cluster(address: str | None) -> str | None:

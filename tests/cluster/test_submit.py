@@ -1,0 +1,75 @@
+"""What a cluster needs around a sweep: a token that is private, a package without logs. Needs no running Ray."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import local
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_token_that_others_can_read_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "auth_token"
+    token.write_text("7" * 64)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # restored afterwards
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setattr(local, "_token_said", False)
+    token.chmod(0o600)
+    local.prepare_environment()
+    assert capsys.readouterr().err == ""
+    token.chmod(0o644)
+    for _ in range(2):
+        local.prepare_environment()
+    said = capsys.readouterr().err
+    assert (
+        said.count("can be read by other users") == 1 and f"chmod 600 {token}" in said and "777" not in said
+    )
+
+
+@pytest.mark.slow
+def test_the_readmes_command_makes_a_token_for_oneself_and_prints_none(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^\(umask.*?\)(?= )", (ROOT / "README.md").read_text(), re.MULTILINE)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    env |= {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", f"umask 022; {command}"], env=env, capture_output=True, text=True, check=True
+    )
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o777 == 0o600 and token.parent.stat().st_mode & 0o077 == 0
+    assert len(token.read_text()) == 64 and token.read_text() not in done.stdout + done.stderr
+
+
+def test_logs_are_no_part_of_the_package_of_a_job(tmp_path: Path) -> None:
+    """Ray names the package by its contents before it packs it: a log that grows meanwhile makes another."""
+    from ray._private.runtime_env.packaging import get_uri_for_directory
+
+    shutil.copy(ROOT / ".rayignore", tmp_path)
+    (tmp_path / "code.py").write_text("x = 1")
+    before = get_uri_for_directory(str(tmp_path), include_gitignore=True)
+    for name in (
+        "sweep.log",
+        "nohup.out",
+        "logs/3.txt",
+        "slurm-42.txt",
+        "fairsweep-store/s",
+        "outputs/o",
+        "wandb/w",
+    ):
+        (tmp_path / name).parent.mkdir(
+            exist_ok=True
+        )  # Ray 2.60 takes the folder itself in where `logs/` is left out
+        (tmp_path / name).write_text("epoch 1")
+        assert get_uri_for_directory(str(tmp_path), include_gitignore=True) == before, name
+    (tmp_path / "more.py").write_text("y = 1")
+    assert get_uri_for_directory(str(tmp_path), include_gitignore=True) != before
