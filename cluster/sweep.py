@@ -101,6 +101,7 @@ def _drive(
         return made[0]
 
     post, notes = tracked(make_post(settings, store, name))
+    notes += tuple(settings.space.beyond(paper.space().for_data(settings.data or paper.datasets[0])))
     result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
     if result.state == "finished":
         keeper.closed(made[0].trials.values())

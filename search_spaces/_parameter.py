@@ -75,6 +75,14 @@ class Parameter:
         """Whether the parameter has one value and is not searched."""
         return self.value is not SEARCHED
 
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """The least and the largest number that is declared; None where it is about no numbers."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        numbers = [c for c in self.choices if isinstance(c, (int, float)) and not isinstance(c, bool)]
+        return (min(numbers), max(numbers)) if numbers and len(numbers) == len(self.choices) else None
+
     def value_for(self, data: str | None) -> Any:
         """The fixed value on a data set, or SEARCHED."""
         return self.values.get(data, self.value) if data is not None else self.value

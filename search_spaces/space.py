@@ -154,6 +154,26 @@ class Space:
         """
         return self._build(lambda p: p.paper.get(data or "default", p.paper["default"]), data)
 
+    def beyond(self, declared: Space) -> list[str]:
+        """What of this space leaves the ranges of `declared`, of which it is a user's change: a line each.
+
+        That is allowed, and may be a slip: a comma, a unit, a power of ten.
+        """
+        said = []
+        for name, p in self.parameters.items():
+            known = declared.parameters.get(name)
+            if known is None or known == p or known.span is None:
+                continue
+            low, high = known.span
+            fields = (".choices", ".choices") if p.choices else (".low", ".high")
+            new = [("", p.value)] if p.fixed else list(zip(fields, p.span or (), strict=False))
+            said += [
+                f"space.{name}{field}={show(value)}: outside the declared range, {show(low)} to {show(high)}"
+                for field, value in new
+                if not low <= value <= high and value not in known.paper.values()
+            ]
+        return said
+
     def freed(self, values: Mapping[str, Any]) -> Space:
         """This space with the parameters that `values` names open to their values: those with a domain are searched
         over it where they were fixed, those without one are fixed at the value given."""
