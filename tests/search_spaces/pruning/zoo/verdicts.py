@@ -34,6 +34,7 @@ from search_spaces.pruning import (
 )
 from search_spaces.pruning.copies import copied
 from search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from search_spaces.pruning.proof import lengths, longer, sides
 from tests.search_spaces.pruning.zoo import attention, blocks, convolutions, sequences, vision  # noqa: F401  the list
 from tests.search_spaces.pruning.zoo.cases import ZOO
 
@@ -125,6 +126,12 @@ def _agree(name: str, full: nn.Module, small: nn.Module, what: str) -> int:
             except Exception as error:
                 raise Wrong(f"{what}, {batch} examples: {type(error).__name__}: {_line(error)}") from None
             compare(expected, found, near, f"{what}, {batch} examples")
+            compared += 1
+    for dims in (sides, lengths):
+        given = longer(inputs(name, 2), 2, dims)
+        expected, found = _tried(full, given), _tried(small, given)
+        if expected is not None and found is not None:  # a graph may refuse other sizes
+            compare(expected, found, near, f"{what}, longer inputs")
             compared += 1
     return compared
 
