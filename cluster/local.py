@@ -45,8 +45,6 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     if os.environ.get("RAY_AUTH_TOKEN") or token_file().exists():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if not os.environ.get("RAY_AUTH_TOKEN"):
-        _check_token_is_private()
 
 
 def _check_token_is_private() -> None:
@@ -181,6 +179,8 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     An embedded Ray listens on the loopback interface only.
     """
     prepare_environment()
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        _check_token_is_private()
     address = find_cluster(options.get("address") or os.environ.get("RAY_ADDRESS"))
     if address is None or address.startswith(("127.", "localhost:")):
         # Ray replaces 127.0.0.1 by the machine's address unless it is told that no other machine will join,
@@ -210,10 +210,14 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
                     _node_ip_address="127.0.0.1",
                 )
             _pulse.core = [p for p in started if Path(str(p.args[0])).name in CORE]  # type: ignore[index]
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # Ray raises bare Exception where its start takes too long
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address is None:
-            raise UserError(f"no Ray could be started on this machine ({first})") from None
+            ray.shutdown()  # ends what has started
+            raise UserError(
+                f"no Ray could be started on this machine ({first}); Ray gives itself 30 s, which a busy "
+                "machine may not have: try again, or use a cluster that runs already (cluster.address=auto)"
+            ) from None
         raise UserError(
             f"cluster.address={address}: something answers there, but does not let us in ({first}); a Ray cluster "
             f"wants its token: set RAY_AUTH_MODE=token and put the head node's token in {token_file()} or "

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster import local
+from cluster.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,12 +26,17 @@ def test_a_token_that_others_can_read_is_said_once(
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # restored afterwards
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setattr(local, "_token_said", False)
+
+    def connect() -> None:
+        with pytest.raises(UserError), local.connected({"address": "nowhere"}):
+            pass
+
     token.chmod(0o600)
-    local.prepare_environment()
+    connect()
     assert capsys.readouterr().err == ""
     token.chmod(0o644)
     for _ in range(2):
-        local.prepare_environment()
+        connect()
     said = capsys.readouterr().err
     assert (
         said.count("can be read by other users") == 1 and f"chmod 600 {token}" in said and "777" not in said
@@ -73,3 +79,20 @@ def test_logs_are_no_part_of_the_package_of_a_job(tmp_path: Path) -> None:
         assert get_uri_for_directory(str(tmp_path), include_gitignore=True) == before, name
     (tmp_path / "more.py").write_text("y = 1")
     assert get_uri_for_directory(str(tmp_path), include_gitignore=True) != before
+
+
+def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray 2.60 raises a bare Exception there."""
+    import ray
+
+    def late(**options: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen\nbecause ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", late)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    late_words = r"no Ray could be started .*timed out during startup.*busy machine"
+    with pytest.raises(UserError, match=late_words) as caught, local.connected({}):
+        pass
+    assert "\n" not in str(caught.value)
