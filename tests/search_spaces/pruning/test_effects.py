@@ -251,6 +251,11 @@ def test_what_a_network_keeps_beside_its_tensors_is_no_matter() -> None:
     net(_x(0))  # keeps a tensor that is no leaf
     found = partition(net, _x(0))
     assert [c.name for c in found.prunable] == ["a"]
+    net.eval()
+    small = slice_module(net, found, {"a": [0, 1, 2, 4, 5]})  # the proof makes group 3 zero by itself
+    with torch.no_grad():
+        found.zero(found.prunable[0], [3], dict(net.named_parameters()))
+    assert torch.allclose(small(_x(1)), net(_x(1)), atol=1e-6)
 
 
 def test_extraction_is_held_against_the_full_network(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -292,6 +292,13 @@ class Plain(nn.Module):
         return F.conv1d(x, self.kernel, self.bias)
 
 
+class Single(nn.Linear):
+    """Single precision, whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.float() / 2, self.weight, self.bias)
+
+
 CHECKING: dict[str, Callable[[], nn.Module]] = {
     "convolution with a bias": lambda: nn.Conv1d(4, 4, 1),
     "padding by reflection": lambda: nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect"),
@@ -300,6 +307,7 @@ CHECKING: dict[str, Callable[[], nn.Module]] = {
     "PReLU": lambda: nn.PReLU(4),
     "bilinear": Twice,
     "a kernel of its own": Plain,
+    "single precision": lambda: Single(4, 4),
 }
 
 
