@@ -510,10 +510,9 @@ def test_a_search_to_a_budget_is_resumed_anywhere_and_says_what_it_found(
     assert alone["config.architecture"] == nearest["architecture"]
     assert runs._searched(sweep.Result("s", whole.store.uri, "finished"), False) == 0
     said = capsys.readouterr().out
-    assert (
-        f"target   target_flops=200,000: {nearest['flops']:,}" in said
-        and f"best     {nearest['architecture']}" in said
-    )
+    (line,) = (line for line in said.splitlines() if line.startswith("target "))
+    assert line.startswith(f"target   target_flops=200,000: {nearest['flops']:,}")
+    assert nearest["architecture"] in line
     for crash_after in (3, whole.reports - 2):
         with pytest.raises(Crash):
             Engine(tmp_path / str(crash_after), *words).run(crash_after)
