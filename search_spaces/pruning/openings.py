@@ -15,6 +15,9 @@ from search_spaces.pruning.groups import Partition
 from search_spaces.pruning.proof import Dims, lengths, longer, sides, varied
 from search_spaces.pruning.trace import Graph, TraceError, kind, scope, shapes, trace
 
+STATED = {  # -1 among their arguments becomes a number
+    "view", "reshape", "_unsafe_view", "view_as", "reshape_as", "expand", "expand_as", "broadcast_to", "unflatten",
+}  # fmt: skip
 Follow = Callable[[float | Fraction, float], Any]  # (slope, offset) -> what stands for slope * batch + offset
 
 
@@ -123,11 +126,12 @@ def _same(module: nn.Module, analysis: Analysis, inputs: tuple[Any, ...], dims: 
 
 
 def _numbers(node: fx.Node) -> tuple[Any, ...]:
-    """The operator and all that it is given beside tensors."""
+    """The operator and all that it is given beside tensors; and the sizes that a rebuilt graph states for it."""
     given = fx.node.map_aggregate(
         (node.args, node.kwargs), lambda a: None if isinstance(a, fx.Node) else repr(a)
     )
-    return node.op, node.target if node.op == "call_function" else 0, given
+    stated = tuple(shapes(node)) if kind(node) in STATED else ()
+    return node.op, node.target if node.op == "call_function" else 0, given, stated
 
 
 def _operators(graph: Graph) -> list[fx.Node]:

@@ -128,6 +128,13 @@ def test_a_graph_that_holds_sizes_of_its_example_refuses_others() -> None:
         small(x, 2.0)
 
 
+def test_a_graph_whose_reshapes_are_of_sizes_refuses_others() -> None:
+    """-1 in a reshape is a number in the graph, where the batch takes the place of -1."""
+    _, small, _ = halves(lambda y, scale: y.reshape(len(y), 3, -1).sum(1) * scale)
+    with pytest.raises(AssertionError, match="x: its size along dimension 2 must be 8, as in the example"):
+        small(torch.randn(2, 3, 16, 16), 2.0)
+
+
 def test_a_graph_refuses_other_numbers_than_its_example() -> None:
     _, small, x = halves(lambda y, scale: y.mean((2, 3)) * scale)
     with pytest.raises(AssertionError, match=r"scale: must be 2\.0, as in the example"):
