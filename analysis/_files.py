@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
-from analysis.text import escaped, storable
+from fairsweep.analysis.text import escaped, storable
 
 try:
     import fcntl

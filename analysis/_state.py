@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis import schema
-from analysis._files import Folder, Lock, StoreDamaged, StoreError, Unreadable
-from analysis._log import Log, scan
-from analysis.schema import SCHEMA_VERSION, Schemas
+from fairsweep.analysis import schema
+from fairsweep.analysis._files import Folder, Lock, StoreDamaged, StoreError, Unreadable
+from fairsweep.analysis._log import Log, scan
+from fairsweep.analysis.schema import SCHEMA_VERSION, Schemas
 
 _PART = re.compile(r"(?:part|events)-(\d+)-(\d+)\.parquet")
 _SEGMENT = re.compile(r"(\d+)\.log")

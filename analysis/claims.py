@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
-from analysis.statistics import LEVEL, summary
+from fairsweep.analysis.statistics import LEVEL, summary
 
 DIRECTIONS = ("at_least", "at_most")
 KINDS = ("difference", "ratio", "value")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.report import number
+from fairsweep.analysis.report import number
 
 VERDICTS = ("holds", "fails", "inconclusive")
 _HEAD = (

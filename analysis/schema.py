@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from analysis.text import escaped
+from fairsweep.analysis.text import escaped
 
 SCHEMA_VERSION = 1
 TIME = pa.timestamp("us", tz="UTC")

@@ -40,8 +40,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis import _log, schema
-from analysis._files import (
+from fairsweep.analysis import _log, schema
+from fairsweep.analysis._files import (
     Appender,
     Folder,
     Lock,
@@ -55,8 +55,8 @@ from analysis._files import (
     join,
     write_parquet,
 )
-from analysis._state import Paths, State, by_number, list_parts, merge_row, read_log
-from analysis.schema import SCHEMA_VERSION, TABLES, Encoder, Schemas
+from fairsweep.analysis._state import Paths, State, by_number, list_parts, merge_row, read_log
+from fairsweep.analysis.schema import SCHEMA_VERSION, TABLES, Encoder, Schemas
 
 __all__ = [
     "DamagedSweepWarning",

@@ -8,7 +8,7 @@ import warnings
 
 def main() -> None:
     """Runs the command line and exits with its code."""
-    from cluster.cli import run_cli
+    from fairsweep.cluster.cli import run_cli
 
     # Python's own form adds the place in our code and its line of source.
     warnings.formatwarning = lambda message, *_, **__: f"fairsweep: warning: {message}\n"

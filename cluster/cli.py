@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.commands import DEFAULT_STORAGE, claims, data, networks, papers, runs, tables
-from cluster.errors import DriverEnded, UserError
+from fairsweep.cluster.commands import DEFAULT_STORAGE, claims, data, networks, papers, runs, tables
+from fairsweep.cluster.errors import DriverEnded, UserError
 
 EPILOG = """examples:
   fairsweep run trainable=dagnn budget.trials=20 scheduler=asha
@@ -37,9 +37,9 @@ def run_cli(argv: Sequence[str]) -> int:
             f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
         )
         return 2
-    from analysis.store import StoreError, SweepLocked, UnknownSweep
-    from search_spaces.space import SpaceError
-    from trainables.catalog import UnknownPaper
+    from fairsweep.analysis.store import StoreError, SweepLocked, UnknownSweep
+    from fairsweep.search_spaces.space import SpaceError
+    from fairsweep.trainables.catalog import UnknownPaper
 
     try:
         return args.handle(args, rest)
@@ -58,7 +58,7 @@ def run_cli(argv: Sequence[str]) -> int:
 
 def _version() -> str:
     """That of the package, with the commit where it runs from a checkout."""
-    from cluster.provenance import code_version, versions
+    from fairsweep.cluster.jobs.provenance import code_version, versions
 
     commit, dirty = code_version()
     release = json.loads(versions())["fairsweep"] or "that is not installed"

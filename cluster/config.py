@@ -23,14 +23,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from analysis.text import bounded, escaped, storable
-from cluster import overrides
-from cluster.errors import MissingData, UserError
-from search_spaces import _yaml
-from search_spaces.algorithms import SCHEDULERS, SEARCHES
-from search_spaces.space import Space, SpaceError
-from trainables import catalog
-from trainables.base import DataError
+from fairsweep.analysis.text import bounded, escaped, storable
+from fairsweep.cluster import overrides
+from fairsweep.cluster.errors import MissingData, UserError
+from fairsweep.search_spaces import _yaml
+from fairsweep.search_spaces.algorithms import SCHEDULERS, SEARCHES
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import DataError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MOST = 2**63 - 1  # what a column of whole numbers holds

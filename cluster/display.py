@@ -13,10 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from analysis import report
-from analysis.report import configuration
-from cluster.conductor import Conductor, Trial
-from cluster.config import Settings
+from fairsweep.analysis import report
+from fairsweep.analysis.report import configuration
+from fairsweep.cluster.config import Settings
+from fairsweep.cluster.engine.conductor import Conductor, Trial
 
 QUIET_LINE_S = 15.0
 

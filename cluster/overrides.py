@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from cluster.errors import UserError
-from search_spaces._parameter import hydra_word
+from fairsweep.cluster.errors import UserError
+from fairsweep.search_spaces._parameter import hydra_word
 
 OPEN = (
     "space.",

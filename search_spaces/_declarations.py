@@ -9,7 +9,16 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from search_spaces._parameter import KINDS, SEARCHED, Parameter, SpaceError, hint, number, same, show
+from fairsweep.search_spaces._parameter import (
+    KINDS,
+    SEARCHED,
+    Parameter,
+    SpaceError,
+    hint,
+    number,
+    same,
+    show,
+)
 
 _SHARED_KEYS = {"type", "paper", "value", "when", "help"}
 _KEYS = {

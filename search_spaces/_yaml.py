@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from search_spaces._parameter import SpaceError
+from fairsweep.search_spaces._parameter import SpaceError
 
 _FLOAT, _TEXT = "tag:yaml.org,2002:float", "tag:yaml.org,2002:str"
 _EXPONENT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+")

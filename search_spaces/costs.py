@@ -16,18 +16,20 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture, ArchitectureError, Choice
-from search_spaces.flops import UncountedError, count_flops, evaluated, random_input
-
-if TYPE_CHECKING:
-    from search_spaces.supernets.base import Supernet
+from fairsweep.search_spaces.architectures.base import (
+    Architecture,
+    ArchitectureError,
+    ArchitectureSpace,
+    Choice,
+)
+from fairsweep.search_spaces.flops import UncountedError, count_flops, evaluated, random_input
 
 __all__ = [
     "KINDS", "CostError", "CostTable", "Entry", "LatencyCheck", "Operator", "UncountedError", "check_latency",
@@ -222,13 +224,25 @@ class CostTable:
         return cls(**raw)
 
 
-def identity(supernet: Supernet) -> dict[str, Any]:
+class Priced(Protocol):
+    """What has costs: a supernet, seen from here."""
+
+    kind: ClassVar[str]
+    space: ArchitectureSpace
+    input_shape: tuple[int, int, int]
+
+    def config(self) -> Mapping[str, Any]: ...
+    def operators(self) -> Iterable[Operator]: ...
+    def build(self, path: Architecture) -> nn.Module: ...
+
+
+def identity(supernet: Priced) -> dict[str, Any]:
     """Kind and sizes of `supernet`, as they come back from JSON."""
     return json.loads(json.dumps({"kind": supernet.kind, **supernet.config()}))
 
 
 def cost_table(
-    supernet: Supernet,
+    supernet: Priced,
     kind: str,
     batch: int = 1,
     threads: int = 1,
@@ -290,7 +304,7 @@ class LatencyCheck:
 
 
 def check_latency(
-    supernet: Supernet,
+    supernet: Priced,
     table: CostTable,
     paths: Iterable[Architecture],
     repeats: int = 30,

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from search_spaces.supernets.normalisation import normalisation
+from fairsweep.search_spaces.normalisation import normalisation
 
 FORMAT = 2
 READABLE = (1, FORMAT)  # programs of format 1 take standardised examples

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search_spaces import _declarations, _yaml
-from search_spaces._parameter import (
+from fairsweep.search_spaces import _declarations, _yaml
+from fairsweep.search_spaces._parameter import (
     SEARCHED,
     Parameter,
     SpaceError,

@@ -25,7 +25,7 @@ def data_dir() -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One embedded Ray of two CPUs for every test that needs one."""
-    from cluster.local import connected
+    from fairsweep.cluster.engine.local import connected
 
     with connected({"cpus": 2}):
         yield

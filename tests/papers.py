@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from search_spaces.space import Space
-from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
-from trainables.catalog import register
+from fairsweep.search_spaces.space import Space
+from fairsweep.trainables.base import Fidelity, Metric, Paper, Setting, Tiny
+from fairsweep.trainables.catalog import register
 
 
 class _Quadratic(Paper):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from search_spaces.space import Space
+from fairsweep.search_spaces.space import Space
 
 Mode = Literal["min", "max"]
 Split = Literal["train", "validation", "test"]

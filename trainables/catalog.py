@@ -18,15 +18,15 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
-from search_spaces.space import Space
-from trainables.base import Paper
+from fairsweep.search_spaces.space import Space
+from fairsweep.trainables.base import Paper
 
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
 _SHARED = {"tasks", "datasets"}
 _GROUP = "fairsweep.papers"
 # What other jobs run; nothing that one would tune.
-_UNLISTED = {"nas": "trainables.nas._job", "pruned": "trainables.nas._pruned"}
+_UNLISTED = {"nas": "fairsweep.trainables.nas._job", "pruned": "fairsweep.trainables.nas._pruned"}
 _REQUIRED = ("slug", "title", "citation", "task", "datasets", "metrics", "objective", "tiny")
 
 
@@ -56,7 +56,7 @@ def register(paper: P) -> P:
 def _modules() -> dict[str, str]:
     root = Path(__file__).parent
     return {
-        module.name: f"trainables.{room.name}.{module.name}"
+        module.name: f"fairsweep.trainables.{room.name}.{module.name}"
         for room in pkgutil.iter_modules([str(root)])
         if room.ispkg and room.name not in _SHARED
         for module in pkgutil.iter_modules([str(root / room.name)])

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainables import catalog
-from trainables.base import DataError, DataNotFound
-from trainables.datasets import (
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets import (
     binary_tables,
     ctr,
     deblurring,
@@ -30,8 +30,8 @@ from trainables.datasets import (
     synthetic_strings,
     tudataset,
 )
-from trainables.datasets.describe import Description, describe
-from trainables.tasks import link_prediction, node_classification
+from fairsweep.trainables.datasets.describe import Description, describe
+from fairsweep.trainables.tasks import link_prediction, node_classification
 
 
 @dataclass(frozen=True)

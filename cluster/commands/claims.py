@@ -7,13 +7,13 @@ import shlex
 import sys
 from typing import Any
 
-from cluster.commands import DEFAULT_STORAGE
-from cluster.errors import UserError
+from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster.errors import UserError
 
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
-    from cluster.claims_tuning import TRIALS
+    from fairsweep.cluster.jobs.claims_tuning import TRIALS
 
     p = add("claims", _claims, "do the papers' claims hold? paired sweeps over seeds")
     p.add_argument("slugs", nargs="*", metavar="SLUG", help="papers, and key=value such as data_dir=FOLDER")
@@ -41,16 +41,16 @@ def register(add: Any) -> None:
 
 
 def _claims(args: argparse.Namespace, rest: list[str]) -> int:
-    from cluster.local import prepare_environment
+    from fairsweep.cluster.engine.local import prepare_environment
 
     prepare_environment()
     from datetime import datetime
 
-    from analysis import report
-    from analysis.claims_report import markdown
-    from cluster import claims, sweep
-    from cluster.claims_tuning import TRIALS
-    from cluster.display import make_display
+    from fairsweep.analysis import report
+    from fairsweep.analysis.claims_report import markdown
+    from fairsweep.cluster.display import make_display
+    from fairsweep.cluster.jobs import claims, sweep
+    from fairsweep.cluster.jobs.claims_tuning import TRIALS
 
     for field, value, low in (
         ("--seed", args.seed, 0),
@@ -100,7 +100,7 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
 
 def show_claims(rows: list[dict[str, Any]]) -> None:
     """Prints verdicts as a table, and what was left out of them below it."""
-    from analysis import claims_report, report
+    from fairsweep.analysis import claims_report, report
 
     shown = [
         {

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UserError
+from fairsweep.cluster.errors import UserError
 
 
 def register(add: Any) -> None:
@@ -19,9 +19,9 @@ def register(add: Any) -> None:
 
 
 def _data(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from trainables.base import DataError
-    from trainables.data_check import check
+    from fairsweep.analysis import report
+    from fairsweep.trainables.base import DataError
+    from fairsweep.trainables.data_check import check
 
     try:
         found = check(args.what, args.folder and args.folder.expanduser(), args.data)

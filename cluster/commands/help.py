@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.errors import UserError
+from fairsweep.cluster.errors import UserError
 
 # group -> the option whose settings `--help` shows
 SHOWN = {
@@ -27,7 +27,8 @@ USAGE = {
 
 def show_help(group: str, command: str) -> int:
     """Prints the settings of `command`, or the options of a group. UserError for an unknown group."""
-    from cluster import config, nas_config
+    from fairsweep.cluster import config
+    from fairsweep.cluster.jobs.nas import config as nas_config
 
     groups = config.GROUPS if command == "run" else nas_config.GROUPS
     folder = Path(config.__file__).parent / "conf"

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cluster.commands import DEFAULT_STORAGE, path
-from cluster.errors import UserError
+from fairsweep.cluster.commands import DEFAULT_STORAGE, path
+from fairsweep.cluster.errors import UserError
 
 
 def register(add: Any) -> None:
@@ -51,9 +51,9 @@ def register(add: Any) -> None:
 
 
 def _rank(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from analysis.report import number
-    from cluster import rank
+    from fairsweep.analysis import report
+    from fairsweep.analysis.report import number
+    from fairsweep.cluster.jobs import rank
 
     if args.limit is not None and args.limit < 10:
         raise UserError(f"--limit={args.limit}: must be at least 10")
@@ -92,10 +92,10 @@ def _rank(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _prune(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from cluster.models import load_model
-    from search_spaces.pruning import TraceError, partition
-    from search_spaces.pruning.report import explain
+    from fairsweep.analysis import report
+    from fairsweep.cluster.jobs.models import load_model
+    from fairsweep.search_spaces.pruning import TraceError, partition
+    from fairsweep.search_spaces.pruning.report import explain
 
     shape = None
     if args.input_shape is not None:
@@ -117,9 +117,9 @@ def _prune(args: argparse.Namespace, rest: list[str]) -> int:
 def _bench(args: argparse.Namespace, rest: list[str]) -> int:
     from rich.progress import track
 
-    from analysis import report
-    from cluster import config
-    from trainables.tasks import truth_tables
+    from fairsweep.analysis import report
+    from fairsweep.cluster import config
+    from fairsweep.trainables.tasks import truth_tables
 
     protocol = truth_tables.PROTOCOLS.get(args.protocol)
     if protocol is None:

@@ -22,8 +22,8 @@ def register(add: Any) -> None:
 
 
 def _list(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from trainables import catalog
+    from fairsweep.analysis import report
+    from fairsweep.trainables import catalog
 
     papers = [catalog.get(slug) for slug in catalog.slugs()]
     rows = [{"slug": p.slug, "task": p.task, "data": p.datasets[0], "title": p.title} for p in papers]
@@ -35,9 +35,9 @@ def _list(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _info(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from analysis.report import number
-    from trainables import catalog
+    from fairsweep.analysis import report
+    from fairsweep.analysis.report import number
+    from fairsweep.trainables import catalog
 
     paper = catalog.get(args.slug)
     space = paper.space()
@@ -107,7 +107,7 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
 def _space(args: argparse.Namespace, rest: list[str]) -> int:
     import yaml
 
-    from trainables import catalog
+    from fairsweep.trainables import catalog
 
     paper = catalog.get(args.slug)
     space = paper.space()
@@ -125,8 +125,8 @@ def _space(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _new_paper(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from cluster.new_paper import write
+    from fairsweep.analysis import report
+    from fairsweep.cluster.commands.new_paper import write
 
     files = [str(path) for path in write(args.slug, args.room, args.title, Path.cwd())]
     if args.json:

@@ -6,9 +6,9 @@ import argparse
 import sys
 from typing import Any
 
-from cluster.commands.help import show_help
-from cluster.commands.tables import best_of, existing, print_best, print_trials
-from cluster.errors import DriverEnded, UserError
+from fairsweep.cluster.commands.help import show_help
+from fairsweep.cluster.commands.tables import best_of, existing, print_best, print_trials
+from fairsweep.cluster.errors import DriverEnded, UserError
 
 
 def register(add: Any) -> None:
@@ -29,7 +29,7 @@ def register(add: Any) -> None:
 
 
 def _run(args: argparse.Namespace, rest: list[str]) -> int:
-    from cluster import config
+    from fairsweep.cluster import config
 
     if args.help is not None:
         return show_help(args.help, "run")
@@ -37,21 +37,21 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _nas(args: argparse.Namespace, rest: list[str]) -> int:
-    from cluster import nas_config
+    from fairsweep.cluster.jobs.nas import config as nas_config
 
     if args.help is not None:
         return show_help(args.help, "nas")
-    return _composed(args, rest, nas_config.load, lambda: _module("nas"), _searched)
+    return _composed(args, rest, nas_config.load, lambda: _module("nas.search"), _searched)
 
 
 def _module(name: str) -> Any:
     """A module of this room that imports Ray, which reads its environment when it is imported."""
     import importlib
 
-    from cluster.local import prepare_environment
+    from fairsweep.cluster.engine.local import prepare_environment
 
     prepare_environment()
-    return importlib.import_module(f"cluster.{name}")
+    return importlib.import_module(f"fairsweep.cluster.jobs.{name}")
 
 
 def _composed(args: argparse.Namespace, rest: list[str], load: Any, job: Any, answer: Any) -> int:
@@ -66,17 +66,18 @@ def _composed(args: argparse.Namespace, rest: list[str], load: Any, job: Any, an
         print(load(rest).to_yaml(), end="")
         return 0
     module = job()
-    from cluster.display import make_display
+    from fairsweep.cluster.display import make_display
 
     return answer(module.run(load(rest), make_display(args.quiet or args.json)), args.json)
 
 
 def _resume(args: argparse.Namespace, rest: list[str]) -> int:
-    from cluster.local import prepare_environment
+    from fairsweep.cluster.engine.local import prepare_environment
 
     prepare_environment()
-    from cluster import nas, sweep
-    from cluster.display import make_display
+    from fairsweep.cluster.display import make_display
+    from fairsweep.cluster.jobs import sweep
+    from fairsweep.cluster.jobs.nas import search as nas
 
     changes = [word.removeprefix("storage=") for word in rest if word.startswith("storage=")]
     storage = changes[-1] if changes else args.storage
@@ -88,9 +89,9 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _clean(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from cluster.checkpoints import StorageFault
-    from cluster.cleaning import clean
+    from fairsweep.analysis import report
+    from fairsweep.cluster.engine.checkpoints import StorageFault
+    from fairsweep.cluster.jobs.cleaning import clean
 
     try:
         found = clean(existing(args.storage), args.sweep)
@@ -108,9 +109,10 @@ def _clean(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _searched(result: Any, as_json: bool) -> int:
     """What a search found: the front, the networks that were trained alone, and where they lie."""
-    from analysis import report
-    from analysis.store import Store
-    from cluster import nas_budget, nas_report
+    from fairsweep.analysis import report
+    from fairsweep.analysis.store import Store
+    from fairsweep.cluster.jobs.nas import budget as nas_budget
+    from fairsweep.cluster.jobs.nas import report as nas_report
 
     store = Store(result.storage)
     rows = store.table("architectures", result.sweep).to_pylist()
@@ -138,8 +140,8 @@ def _searched(result: Any, as_json: bool) -> int:
 
 
 def _finished(result: Any, as_json: bool) -> int:
-    from analysis import report
-    from analysis.store import Store
+    from fairsweep.analysis import report
+    from fairsweep.analysis.store import Store
 
     store = Store(result.storage)
     if as_json:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.commands import DEFAULT_STORAGE, path
-from cluster.errors import UserError
+from fairsweep.cluster.commands import DEFAULT_STORAGE, path
+from fairsweep.cluster.errors import UserError
 
 
 def register(add: Any) -> None:
@@ -33,7 +33,7 @@ def register(add: Any) -> None:
 
 
 def _ls(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
+    from fairsweep.analysis import report
 
     store = existing(args.storage)
     rows = [_listed(store, name) for name in store.sweeps()]
@@ -54,7 +54,7 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def _listed(store: Any, name: str) -> dict[str, Any]:
-    from analysis.store import StoreError
+    from fairsweep.analysis.store import StoreError
 
     try:
         trials = store.table("trials", name, columns=["trial"]).num_rows
@@ -65,7 +65,7 @@ def _listed(store: Any, name: str) -> dict[str, Any]:
 
 
 def _show(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
+    from fairsweep.analysis import report
 
     store = existing(args.storage)
     if args.json:
@@ -83,8 +83,8 @@ def _show(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def print_trials(store: Any, sweep: str) -> None:
-    from analysis import report
-    from search_spaces.space import Space, SpaceError
+    from fairsweep.analysis import report
+    from fairsweep.search_spaces.space import Space, SpaceError
 
     rows = store.table("trials", sweep).sort_by("number").to_pylist()
     row = store.table("sweeps", sweep).to_pylist()[0]
@@ -104,7 +104,7 @@ def print_trials(store: Any, sweep: str) -> None:
 
 
 def _best(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
+    from fairsweep.analysis import report
 
     store = existing(args.storage)
     best = best_of(store, args.sweep)
@@ -121,7 +121,7 @@ def _best(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def best_of(store: Any, sweep: str) -> dict[str, Any] | None:
-    from analysis import statistics
+    from fairsweep.analysis import statistics
 
     row = store.table("sweeps", sweep).to_pylist()[0]
     trials = store.table("trials", sweep)
@@ -154,7 +154,7 @@ def best_of(store: Any, sweep: str) -> dict[str, Any] | None:
 
 def _ranges(slug: str) -> dict[str, tuple[float, float] | None]:
     """Where the metrics of a paper can lie, by name; nothing is known of one that is not at hand."""
-    from trainables import catalog
+    from fairsweep.trainables import catalog
 
     try:
         return {m.name: m.range for m in catalog.get(slug).metrics}
@@ -167,8 +167,8 @@ def _interval(found: Any, limits: tuple[float, float] | None) -> tuple[float, fl
 
 
 def _importance(args: argparse.Namespace, rest: list[str]) -> int:
-    from analysis import report
-    from cluster.importance import of_sweep
+    from fairsweep.analysis import report
+    from fairsweep.cluster.jobs.importance import of_sweep
 
     level, found = of_sweep(existing(args.storage), args.sweep, args.step)
     rows = [
@@ -186,7 +186,7 @@ def _importance(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def print_best(best: dict[str, Any]) -> None:
-    from analysis.report import number
+    from fairsweep.analysis.report import number
 
     def spread(ci: Any) -> str:
         return f" (95 % CI {number(ci[0])} .. {number(ci[1])})" if ci else ""
@@ -204,8 +204,8 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
     import pyarrow as pa
     import pyarrow.csv
 
-    from analysis import report
-    from analysis.store import write_parquet
+    from fairsweep.analysis import report
+    from fairsweep.analysis.store import write_parquet
 
     store = existing(args.storage)
     table = store.table(args.table, args.sweep)
@@ -235,7 +235,7 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def existing(storage: str) -> Any:
-    from cluster.sweep import locate, open_store
+    from fairsweep.cluster.jobs.sweep import locate, open_store
 
     if "://" not in storage and not Path(locate(storage)).is_dir():
         raise UserError(

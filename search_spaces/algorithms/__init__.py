@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique
-from search_spaces.algorithms.base import Algorithm, Job, Outcome, Reason
-from search_spaces.algorithms.constraints import ConstraintError, Costs
-from search_spaces.algorithms.covariance_matrix import CmaEsSearch
-from search_spaces.algorithms.evolution import Evolution
-from search_spaces.algorithms.gaussian_process import GPSearch
-from search_spaces.algorithms.local_search import LocalSearch
-from search_spaces.algorithms.nsga2 import NSGA2
-from search_spaces.algorithms.optuna_bridge import OptunaSearch
-from search_spaces.algorithms.random_architectures import RandomArchitectures
-from search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
-from search_spaces.algorithms.sequential import search_table
-from search_spaces.algorithms.simple import GridSearch, ListedSearch, RandomSearch
-from search_spaces.algorithms.stock import StockSearch
-from search_spaces.architectures.base import ArchitectureSpace
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique
+from fairsweep.search_spaces.algorithms.base import Algorithm, Job, Outcome, Reason
+from fairsweep.search_spaces.algorithms.constraints import ConstraintError, Costs
+from fairsweep.search_spaces.algorithms.covariance_matrix import CmaEsSearch
+from fairsweep.search_spaces.algorithms.evolution import Evolution
+from fairsweep.search_spaces.algorithms.gaussian_process import GPSearch
+from fairsweep.search_spaces.algorithms.local_search import LocalSearch
+from fairsweep.search_spaces.algorithms.nsga2 import NSGA2
+from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
+from fairsweep.search_spaces.algorithms.random_architectures import RandomArchitectures
+from fairsweep.search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
+from fairsweep.search_spaces.algorithms.sequential import search_table
+from fairsweep.search_spaces.algorithms.simple import GridSearch, ListedSearch, RandomSearch
+from fairsweep.search_spaces.algorithms.stock import StockSearch
+from fairsweep.search_spaces.architectures.base import ArchitectureSpace
+from fairsweep.search_spaces.space import Space
 
 SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "listed")
 ARCHITECTURE_SEARCHES = (
@@ -71,7 +71,9 @@ def create_architecture_search(
     }  # fmt: skip
     common: dict[str, Any] = {"costs": costs, "constraints": constraints, "unique": unique}
     if name == "nasnet":
-        from search_spaces.algorithms.nasnet import NASNetSearch  # PyTorch, which no other search needs
+        from fairsweep.search_spaces.algorithms.nasnet import (
+            NASNetSearch,  # PyTorch, which no other search needs
+        )
 
         methods[name] = NASNetSearch
     if name in methods:

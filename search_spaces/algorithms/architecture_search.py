@@ -14,9 +14,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from search_spaces.algorithms.base import Job, Outcome
-from search_spaces.algorithms.constraints import DRAWS, Budget, Costs
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.algorithms.base import Job, Outcome
+from fairsweep.search_spaces.algorithms.constraints import DRAWS, Budget, Costs
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
 
 WALK = 50  # steps from an inadmissible architecture in search of an admissible one
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from math import exp, log
 from typing import Any
 
-from search_spaces.algorithms.base import Job
-from search_spaces.algorithms.front_search import FrontSearch
-from search_spaces.architectures.jobs import FRONT
+from fairsweep.search_spaces.algorithms.base import Job
+from fairsweep.search_spaces.algorithms.front_search import FrontSearch
+from fairsweep.search_spaces.architectures.jobs import FRONT
 
 SEARCHES = 6  # at most
 TOLERANCE = 0.05  # of the budget: what is as near is found

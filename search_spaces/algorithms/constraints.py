@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.architectures.base import LISTED, Architecture, ArchitectureSpace
+from fairsweep.search_spaces.architectures.base import LISTED, Architecture, ArchitectureSpace
 
 Costs = Callable[[Architecture], Mapping[str, float]]  # by name: params, flops, latency_ms ...
 

@@ -11,8 +11,8 @@ import optuna
 from cmaes import CMA, get_warm_start_mgd
 from optuna.samplers import BaseSampler
 
-from search_spaces.algorithms.optuna_bridge import OptunaSearch
-from search_spaces.space import Space, SpaceError
+from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
+from fairsweep.search_spaces.space import Space, SpaceError
 
 SIGMA = 1 / 6  # of the first generation, as Optuna has it
 

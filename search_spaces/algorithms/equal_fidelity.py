@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from search_spaces.algorithms.base import Outcome
+from fairsweep.search_spaces.algorithms.base import Outcome
 
 
 class Level(NamedTuple):

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from search_spaces.algorithms.base import Job, Outcome, ask_each
-from search_spaces.architectures.jobs import FRONT, RETRAIN
+from fairsweep.search_spaces.algorithms.base import Job, Outcome, ask_each
+from fairsweep.search_spaces.architectures.jobs import FRONT, RETRAIN
 
 
 class FrontSearch:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search_spaces.algorithms.equal_fidelity import highest_level
-from search_spaces.algorithms.optuna_bridge import OptunaSearch
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms.equal_fidelity import highest_level
+from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
+from fairsweep.search_spaces.space import Space
 
 STARTUP = 10  # values that the model needs, and random draws before it
 

@@ -10,9 +10,9 @@ from typing import Any
 import optuna
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-from search_spaces.algorithms.base import Outcome
-from search_spaces.algorithms.equal_fidelity import Level, highest_level, value_at
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms.base import Outcome
+from fairsweep.search_spaces.algorithms.equal_fidelity import Level, highest_level, value_at
+from fairsweep.search_spaces.space import Space
 
 ENOUGH = 20  # configurations at a fidelity, for it to be chosen
 FEWEST = 10  # of which anything is said

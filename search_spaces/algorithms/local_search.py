@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
-from search_spaces.algorithms.constraints import Costs
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
+from fairsweep.search_spaces.algorithms.constraints import Costs
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
 
 
 class LocalSearch(ArchitectureSearch):

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
-from search_spaces.algorithms.base import Job, Outcome
-from search_spaces.algorithms.constraints import Costs
-from search_spaces.algorithms.nasnet_controller import Controller, Policy, Sample
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
+from fairsweep.search_spaces.algorithms.base import Job, Outcome
+from fairsweep.search_spaces.algorithms.constraints import Costs
+from fairsweep.search_spaces.algorithms.nasnet_controller import Controller, Policy, Sample
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
 
 TRIES = 2000  # draws of the controller until one must have been admissible
 BLOCK = 64  # draws at once, at most

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Choice
+from fairsweep.search_spaces.architectures.base import Choice
 
 INITIAL = 0.1  # weights begin uniform in (-INITIAL, INITIAL)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
-from search_spaces.algorithms.constraints import DRAWS, Costs
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique, at_least
+from fairsweep.search_spaces.algorithms.constraints import DRAWS, Costs
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
 
 
 def fronts(points: np.ndarray) -> list[np.ndarray]:

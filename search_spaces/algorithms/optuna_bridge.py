@@ -17,9 +17,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search_spaces.algorithms.base import Job, Outcome, ask_each
-from search_spaces.algorithms.tried import Tried
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms.base import Job, Outcome, ask_each
+from fairsweep.search_spaces.algorithms.tried import Tried
+from fairsweep.search_spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

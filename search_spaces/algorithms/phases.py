@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from search_spaces.algorithms.base import Algorithm, Job, Outcome, ask_each
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
-from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, batch, members
+from fairsweep.search_spaces.algorithms.base import Algorithm, Job, Outcome, ask_each
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, batch, members
 
 
 @dataclass(frozen=True)

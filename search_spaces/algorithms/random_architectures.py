@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch
-from search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.algorithms.architecture_search import ArchitectureSearch
+from fairsweep.search_spaces.architectures.base import Architecture
 
 
 class RandomArchitectures(ArchitectureSearch):

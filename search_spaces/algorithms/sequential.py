@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isfinite
 
-from search_spaces.algorithms.base import Algorithm, Outcome
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.algorithms.base import Algorithm, Outcome
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
 
 
 def search_table(

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.algorithms.base import Job, Outcome
-from search_spaces.algorithms.tried import Tried
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms.base import Job, Outcome
+from fairsweep.search_spaces.algorithms.tried import Tried
+from fairsweep.search_spaces.space import Space
 
 
 class RandomSearch:

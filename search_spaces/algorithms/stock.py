@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.algorithms.architecture_search import ArchitectureSearch, Exhausted, Unique
-from search_spaces.algorithms.base import Algorithm, Job, Outcome
-from search_spaces.algorithms.constraints import Costs
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.algorithms.architecture_search import ArchitectureSearch, Exhausted, Unique
+from fairsweep.search_spaces.algorithms.base import Algorithm, Job, Outcome
+from fairsweep.search_spaces.algorithms.constraints import Costs
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
 
 
 class StockSearch(ArchitectureSearch):

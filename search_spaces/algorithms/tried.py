@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.space import Space, SpaceError
+from fairsweep.search_spaces.space import Space, SpaceError
 
 
 class Tried:

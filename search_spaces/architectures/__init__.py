@@ -1,7 +1,12 @@
 """Spaces of neural architectures: sampled, mutated, crossed, enumerated and encoded alike; one file a space."""
 
-from search_spaces.architectures.base import Architecture, ArchitectureError, ArchitectureSpace, Choice
-from search_spaces.architectures.catalog import create_space, kinds, read_size, sizes, space_of_id
+from fairsweep.search_spaces.architectures.base import (
+    Architecture,
+    ArchitectureError,
+    ArchitectureSpace,
+    Choice,
+)
+from fairsweep.search_spaces.architectures.catalog import create_space, kinds, read_size, sizes, space_of_id
 
 __all__ = [
     "Architecture", "ArchitectureError", "ArchitectureSpace", "Choice",

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from search_spaces.space import Space
+from fairsweep.search_spaces.space import Space
 
 ATTEMPTS = 1000  # draws until a valid architecture must have come up
 LISTED = 100_000  # encodings up to which a space is listed rather than drawn from

@@ -16,13 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from search_spaces._parameter import hint
-from search_spaces._yaml import read_file
-from search_spaces.architectures.base import ArchitectureSpace
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.mbconv import MBConvSpace
-from search_spaces.architectures.nasnet import NASNetSpace
+from fairsweep.search_spaces._parameter import hint
+from fairsweep.search_spaces._yaml import read_file
+from fairsweep.search_spaces.architectures.base import ArchitectureSpace
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace
 
 SPACES: dict[str, type[ArchitectureSpace]] = {
     s.kind: s for s in (CellSpace, ChainSpace, MBConvSpace, NASNetSpace)

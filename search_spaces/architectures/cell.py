@@ -11,7 +11,12 @@ from itertools import permutations
 from math import prod
 from typing import Any, ClassVar
 
-from search_spaces.architectures.base import Architecture, ArchitectureError, ArchitectureSpace, Choice
+from fairsweep.search_spaces.architectures.base import (
+    Architecture,
+    ArchitectureError,
+    ArchitectureSpace,
+    Choice,
+)
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 WEIGHTS = {

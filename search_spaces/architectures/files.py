@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search_spaces.architectures.base import ArchitectureError, ArchitectureSpace
-from search_spaces.architectures.catalog import space_of_id
-from search_spaces.architectures.published import DATA, nas_bench_201, nas_bench_macro
-from search_spaces.architectures.tables import Metric, Source, Table, TableError, padded
+from fairsweep.search_spaces.architectures.base import ArchitectureError, ArchitectureSpace
+from fairsweep.search_spaces.architectures.catalog import space_of_id
+from fairsweep.search_spaces.architectures.published import DATA, nas_bench_201, nas_bench_macro
+from fairsweep.search_spaces.architectures.tables import Metric, Source, Table, TableError, padded
 
 if TYPE_CHECKING:
     import pyarrow as pa

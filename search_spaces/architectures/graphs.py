@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.architectures.nasnet import CELLS, NASNetSpace, loose_ends
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.architectures.nasnet import CELLS, NASNetSpace, loose_ends
 
 
 @dataclass(frozen=True)

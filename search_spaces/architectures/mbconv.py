@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from search_spaces.architectures.base import (
+from fairsweep.search_spaces.architectures.base import (
     Architecture,
     ArchitectureError,
     ArchitectureSpace,

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from search_spaces.architectures.base import Architecture, ArchitectureError, ArchitectureSpace, Choice
+from fairsweep.search_spaces.architectures.base import (
+    Architecture,
+    ArchitectureError,
+    ArchitectureSpace,
+    Choice,
+)
 
 OPERATIONS = (
     "identity", "conv_1x3_3x1", "conv_1x7_7x1", "dil_3x3", "avg_3x3", "max_3x3", "max_5x5", "max_7x7",

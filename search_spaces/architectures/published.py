@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from search_spaces._parameter import hint
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.catalog import create_space
-from search_spaces.architectures.cell import OPERATIONS
-from search_spaces.architectures.tables import Metric, Source, Table, TableError, padded
+from fairsweep.search_spaces._parameter import hint
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.catalog import create_space
+from fairsweep.search_spaces.architectures.cell import OPERATIONS
+from fairsweep.search_spaces.architectures.tables import Metric, Source, Table, TableError, padded
 
 DATA = {"cifar10": 10, "cifar100": 100, "imagenet16_120": 120}  # data set -> classes
 _CELLS, _CHAINS = create_space("cell", "paper"), create_space("chain", "paper")

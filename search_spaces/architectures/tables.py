@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from search_spaces._parameter import hint
-from search_spaces.architectures.base import Architecture, ArchitectureError, ArchitectureSpace
+from fairsweep.search_spaces._parameter import hint
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureError, ArchitectureSpace
 
 
 class TableError(ValueError):

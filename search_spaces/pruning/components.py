@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from search_spaces.pruning.dependencies import Analysis, analyse
-from search_spaces.pruning.groups import Component, Member, Partition
-from search_spaces.pruning.trace import trace
+from fairsweep.search_spaces.pruning import rules, rules_products, rules_shapes  # noqa: F401  they register themselves
+from fairsweep.search_spaces.pruning.dependencies import Analysis
+from fairsweep.search_spaces.pruning.groups import Component, Member, Partition
+from fairsweep.search_spaces.pruning.trace import Graph, trace
 
 Place = tuple[str, int]  # a tensor of the module and one of its dimensions
 
@@ -215,3 +216,10 @@ def _why(name: str, table: _Table, trainable: frozenset[str]) -> str:
             if c in table.reasons:
                 return table.reasons[c]
     return "no operator uses it as a channel" if places else "it has a single element, or is not used"
+
+
+def analyse(graph: Graph, trainable: Iterable[str], batch: int | None) -> Analysis:
+    """The axes of all tensors in `graph`. batch: first size of the inputs that are batches."""
+    analysis = Analysis(graph, frozenset(trainable), batch)
+    analysis.run()
+    return analysis

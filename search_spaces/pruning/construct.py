@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from search_spaces.pruning.copies import copied
-from search_spaces.pruning.groups import Component, Partition
-from search_spaces.pruning.proof import BATCH_NORMS, Proof, sites
-from search_spaces.pruning.rebuild import Gone, Slices, rebuild
-from search_spaces.pruning.trace import kind, scope
+from fairsweep.search_spaces.pruning.copies import copied
+from fairsweep.search_spaces.pruning.groups import Component, Partition
+from fairsweep.search_spaces.pruning.proof import BATCH_NORMS, Proof, sites
+from fairsweep.search_spaces.pruning.rebuild import Gone, Slices, rebuild
+from fairsweep.search_spaces.pruning.trace import kind, scope
 
 Kept = Mapping[
     str, Sequence[int]

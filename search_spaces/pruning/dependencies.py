@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from search_spaces.pruning.channels import Axis, Channels
-from search_spaces.pruning.effects import draws
-from search_spaces.pruning.trace import Graph, kind, scope, shapes
+from fairsweep.search_spaces.pruning.channels import Axis, Channels
+from fairsweep.search_spaces.pruning.effects import draws
+from fairsweep.search_spaces.pruning.trace import Graph, kind, scope, shapes
 
 Layout = tuple[Axis, ...]  # the axes of one tensor
 Rule = Callable[["Analysis", fx.Node], "Layout | list[Layout] | None"]
@@ -196,12 +196,3 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
     if position < len(node.args):
         return node.args[position]
     return node.kwargs.get(name, default)
-
-
-def analyse(graph: Graph, trainable: Iterable[str], batch: int | None) -> Analysis:
-    """The axes of all tensors in `graph`. batch: first size of the inputs that are batches."""
-    from search_spaces.pruning import rules, rules_products, rules_shapes  # noqa: F401  they register themselves
-
-    analysis = Analysis(graph, frozenset(trainable), batch)
-    analysis.run()
-    return analysis

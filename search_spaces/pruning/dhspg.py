@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from search_spaces.pruning.group_sparse import GroupSparse
-from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.salience import (
+from fairsweep.search_spaces.pruning.group_sparse import GroupSparse
+from fairsweep.search_spaces.pruning.groups import Partition
+from fairsweep.search_spaces.pruning.salience import (
     SALIENCES,
     Moments,
     redundancy,

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from search_spaces.pruning.components import partition
-from search_spaces.pruning.effects import draws, pure
-from search_spaces.pruning.groups import Component, Member, Partition
-from search_spaces.pruning.openings import OpeningError
-from search_spaces.pruning.proof import Proof
-from search_spaces.pruning.rebuild import rebuild
-from search_spaces.pruning.trace import Graph, kind, shapes
-from search_spaces.pruning.zeros import emits_zero
+from fairsweep.search_spaces.pruning.components import partition
+from fairsweep.search_spaces.pruning.effects import draws, pure
+from fairsweep.search_spaces.pruning.groups import Component, Member, Partition
+from fairsweep.search_spaces.pruning.openings import OpeningError
+from fairsweep.search_spaces.pruning.proof import Proof
+from fairsweep.search_spaces.pruning.rebuild import rebuild
+from fairsweep.search_spaces.pruning.trace import Graph, kind, shapes
+from fairsweep.search_spaces.pruning.zeros import emits_zero
 
 
 class ErasingError(ValueError):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from search_spaces.pruning.directions import check_base, direction
-from search_spaces.pruning.groups import Component, Partition
-from search_spaces.pruning.salience import Moments
+from fairsweep.search_spaces.pruning.directions import check_base, direction
+from fairsweep.search_spaces.pruning.groups import Component, Partition
+from fairsweep.search_spaces.pruning.salience import Moments
 
 AUTO = 0.075  # lmbda=auto: the part of its norm that the median penalised group loses in the first step
 

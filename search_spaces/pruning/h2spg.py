@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from search_spaces.pruning.dhspg import DHSPG
-from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.salience import Moments, redundancy
+from fairsweep.search_spaces.pruning.dhspg import DHSPG
+from fairsweep.search_spaces.pruning.groups import Partition
+from fairsweep.search_spaces.pruning.salience import Moments, redundancy
 
 Validity = Callable[[frozenset[str]], bool]
 Closure = Callable[[frozenset[str]], frozenset[str]]

@@ -10,10 +10,10 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from search_spaces.pruning.dependencies import Analysis
-from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.proof import Dims, lengths, longer, sides, varied
-from search_spaces.pruning.trace import Graph, TraceError, kind, scope, shapes, trace
+from fairsweep.search_spaces.pruning.dependencies import Analysis
+from fairsweep.search_spaces.pruning.groups import Partition
+from fairsweep.search_spaces.pruning.proof import Dims, lengths, longer, sides, varied
+from fairsweep.search_spaces.pruning.trace import Graph, TraceError, kind, scope, shapes, trace
 
 STATED = {  # -1 among their arguments becomes a number
     "view", "reshape", "_unsafe_view", "view_as", "reshape_as", "expand", "expand_as", "broadcast_to", "unflatten",

@@ -21,8 +21,8 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from search_spaces.pruning.copies import copied, unchanged
-from search_spaces.pruning.trace import Graph, kind
+from fairsweep.search_spaces.pruning.copies import copied, unchanged
+from fairsweep.search_spaces.pruning.trace import Graph, kind
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 NOISE = 0.1  # what parameters are moved by; those of more than SMALL numbers only if they are all the same

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from search_spaces.pruning.arguments import take_arguments
-from search_spaces.pruning.channels import Axis
-from search_spaces.pruning.dependencies import Analysis, argument
-from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.openings import OpeningError, Openings, free_dims
-from search_spaces.pruning.proof import Dims
-from search_spaces.pruning.trace import kind
+from fairsweep.search_spaces.pruning.arguments import take_arguments
+from fairsweep.search_spaces.pruning.channels import Axis
+from fairsweep.search_spaces.pruning.dependencies import Analysis, argument
+from fairsweep.search_spaces.pruning.groups import Partition
+from fairsweep.search_spaces.pruning.openings import OpeningError, Openings, free_dims
+from fairsweep.search_spaces.pruning.proof import Dims
+from fairsweep.search_spaces.pruning.trace import kind
 
 Gone = Mapping[str, np.ndarray]  # component -> its groups that are cut
 SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split"}

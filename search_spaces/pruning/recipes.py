@@ -12,11 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning.components import partition as partition_of
-from search_spaces.pruning.construct import How, Kept, SliceError, groups_gone, how_made, make, slice_module
-from search_spaces.pruning.erasing import ErasingError, ErasingGraph
-from search_spaces.pruning.groups import Partition
-from search_spaces.pruning.openings import OpeningError
+from fairsweep.search_spaces.pruning.components import partition as partition_of
+from fairsweep.search_spaces.pruning.construct import (
+    How,
+    Kept,
+    SliceError,
+    groups_gone,
+    how_made,
+    make,
+    slice_module,
+)
+from fairsweep.search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from fairsweep.search_spaces.pruning.groups import Partition
+from fairsweep.search_spaces.pruning.openings import OpeningError
 
 VERSION = 2
 # What a recipe of each version has. Up to version 1 it does not say how the small network was made but for its form, so

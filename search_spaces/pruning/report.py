@@ -7,9 +7,9 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
-from search_spaces.architectures.graphs import Graph
-from search_spaces.pruning.groups import Component, Partition
-from search_spaces.pruning.trace import trace
+from fairsweep.search_spaces.architectures.graphs import Graph
+from fairsweep.search_spaces.pruning.groups import Component, Partition
+from fairsweep.search_spaces.pruning.trace import trace
 
 SHOWN = 3  # operators of a component that are named
 

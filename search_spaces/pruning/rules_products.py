@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from search_spaces.pruning.channels import Axis
-from search_spaces.pruning.dependencies import Analysis, Layout, argument, rule
-from search_spaces.pruning.trace import kind, scope
+from fairsweep.search_spaces.pruning.channels import Axis
+from fairsweep.search_spaces.pruning.dependencies import Analysis, Layout, argument, rule
+from fairsweep.search_spaces.pruning.trace import kind, scope
 
 # ---- convolutions ----
 

@@ -20,7 +20,7 @@ from torch.export.graph_signature import ExportGraphSignature, InputKind, Output
 from torch.fx import config as fx_config
 from torch.utils._pytree import tree_map_only
 
-from search_spaces.pruning.effects import name_of, unwrap, write_anew
+from fairsweep.search_spaces.pruning.effects import name_of, unwrap, write_anew
 
 STACK_TRACES = "do_not_emit_stack_traces"
 LOGS = ("torch._subclasses.fake_tensor", "torch.fx.experimental.symbolic_shapes")

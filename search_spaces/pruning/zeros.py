@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import fx
 
-from search_spaces.pruning.dependencies import argument
-from search_spaces.pruning.effects import draws
-from search_spaces.pruning.trace import kind
+from fairsweep.search_spaces.pruning.dependencies import argument
+from fairsweep.search_spaces.pruning.effects import draws
+from fairsweep.search_spaces.pruning.trace import kind
 
 # f(0) = 0, for tensors of zeros; of one tensor and plain arguments.
 PRESERVING = {

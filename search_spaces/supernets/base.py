@@ -18,10 +18,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from search_spaces import costs
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
-from search_spaces.costs import CostError, CostTable, Operator
-from search_spaces.supernets.normalisation import StatisticsOf
+from fairsweep.search_spaces import costs
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.costs import CostError, CostTable, Operator
+from fairsweep.search_spaces.normalisation import StatisticsOf
 
 State = tuple[Tensor, ...]  # what flows from step to step
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from search_spaces._parameter import hint
-from search_spaces.architectures.catalog import create_space, read_size
-from search_spaces.supernets.base import Supernet
-from search_spaces.supernets.cell import CellSupernet
-from search_spaces.supernets.chain import ChainSupernet
-from search_spaces.supernets.mbconv import MBConvSupernet
-from search_spaces.supernets.nasnet import NASNetSupernet
+from fairsweep.search_spaces._parameter import hint
+from fairsweep.search_spaces.architectures.catalog import create_space, read_size
+from fairsweep.search_spaces.supernets.base import Supernet
+from fairsweep.search_spaces.supernets.cell import CellSupernet
+from fairsweep.search_spaces.supernets.chain import ChainSupernet
+from fairsweep.search_spaces.supernets.mbconv import MBConvSupernet
+from fairsweep.search_spaces.supernets.nasnet import NASNetSupernet
 
 SUPERNETS: dict[str, Any] = {s.kind: s for s in (CellSupernet, ChainSupernet, MBConvSupernet, NASNetSupernet)}
 NAMED = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)

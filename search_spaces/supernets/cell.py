@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.costs import Operator
-from search_spaces.supernets.base import State, Step, Supernet
-from search_spaces.supernets.layers import (
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.costs import Operator
+from fairsweep.search_spaces.supernets.base import State, Step, Supernet
+from fairsweep.search_spaces.supernets.layers import (
     Normalisation,
     by_batch,
     halved,

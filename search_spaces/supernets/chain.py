@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.chain import BLOCKS, ChainSpace
-from search_spaces.costs import Operator
-from search_spaces.supernets.layered import LayeredSupernet
-from search_spaces.supernets.layers import (
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.chain import BLOCKS, ChainSpace
+from fairsweep.search_spaces.costs import Operator
+from fairsweep.search_spaces.supernets.layered import LayeredSupernet
+from fairsweep.search_spaces.supernets.layers import (
     InvertedBottleneck,
     Normalisation,
     by_batch,

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.catalog import create_space
-from search_spaces.architectures.mbconv import MBConvSpace
-from search_spaces.deployment import (
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.catalog import create_space
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.deployment import (
     ONNX,
     PROGRAM,
     RECIPE,
@@ -29,10 +29,10 @@ from search_spaces.deployment import (
     shapes,
     write_network,
 )
-from search_spaces.supernets.base import Supernet
-from search_spaces.supernets.catalog import build_supernet
-from search_spaces.supernets.mbconv_branches import BranchSupernet
-from search_spaces.supernets.normalisation import keep_running_statistics, normalisation
+from fairsweep.search_spaces.normalisation import keep_running_statistics, normalisation
+from fairsweep.search_spaces.supernets.base import Supernet
+from fairsweep.search_spaces.supernets.catalog import build_supernet
+from fairsweep.search_spaces.supernets.mbconv_branches import BranchSupernet
 
 __all__ = [
     "ONNX", "PROGRAM", "RECIPE", "WEIGHTS", "ExportError", "load_network", "load_program", "read_recipe", "run_onnx",
@@ -79,7 +79,7 @@ def load_network(folder: str | Path, full: nn.Module | None = None) -> nn.Module
             f"{folder}: the network was cut out of {recipe.get('model', 'another one')}: give one as full="
         )
     elif "recipe" in recipe:
-        from search_spaces.pruning import apply_recipe
+        from fairsweep.search_spaces.pruning import apply_recipe
 
         module = apply_recipe(full, recipe)
     else:

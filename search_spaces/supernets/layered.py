@@ -7,8 +7,8 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.supernets.base import State, Step, Supernet
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.supernets.base import State, Step, Supernet
 
 
 class LayeredSupernet(Supernet):

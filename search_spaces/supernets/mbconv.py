@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.supernets.mbconv_network import MBConvNetwork, initialise
-from search_spaces.supernets.runtime import RuntimeModel
-from search_spaces.supernets.superkernels import GATE_SITES, NORMS, BlockGates, SuperkernelBlock
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.supernets.mbconv_network import MBConvNetwork, initialise
+from fairsweep.search_spaces.supernets.runtime import RuntimeModel
+from fairsweep.search_spaces.supernets.superkernels import GATE_SITES, NORMS, BlockGates, SuperkernelBlock
 
 DEAD = 1e-3  # a gate whose sigmoid is flatter than this does not learn
 

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.supernets.mbconv import DEAD
-from search_spaces.supernets.mbconv_network import MBConvNetwork
-from search_spaces.supernets.runtime import RuntimeModel
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.supernets.mbconv import DEAD
+from fairsweep.search_spaces.supernets.mbconv_network import MBConvNetwork
+from fairsweep.search_spaces.supernets.runtime import RuntimeModel
 
 
 class BranchSupernet(MBConvNetwork):

@@ -18,15 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.nasnet import NASNetSpace, loose_ends
-from search_spaces.costs import Operator
-from search_spaces.supernets.base import State, Step, Supernet
-from search_spaces.supernets.layers import Normalisation, by_batch, image_shape, positive, running
-from search_spaces.supernets.nasnet_costs import operators
-from search_spaces.supernets.nasnet_network import NASNet, Place, places
-from search_spaces.supernets.nasnet_operations import SameConv2d, initialise
-from search_spaces.supernets.nasnet_shared import Pieces, SharedCell, named_weights
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace, loose_ends
+from fairsweep.search_spaces.costs import Operator
+from fairsweep.search_spaces.supernets.base import State, Step, Supernet
+from fairsweep.search_spaces.supernets.layers import Normalisation, by_batch, image_shape, positive, running
+from fairsweep.search_spaces.supernets.nasnet_costs import operators
+from fairsweep.search_spaces.supernets.nasnet_network import NASNet, Place, places
+from fairsweep.search_spaces.supernets.nasnet_operations import SameConv2d, initialise
+from fairsweep.search_spaces.supernets.nasnet_shared import Pieces, SharedCell, named_weights
 
 STEM = (0,)  # the one state of the stem's output
 

@@ -8,10 +8,10 @@ from itertools import product
 import torch
 from torch import nn
 
-from search_spaces.architectures.nasnet import Block, NASNetSpace, loose_ends
-from search_spaces.costs import CostError, Operator
-from search_spaces.supernets.nasnet_network import Place
-from search_spaces.supernets.nasnet_operations import SameConv2d, match, operation, relu_conv
+from fairsweep.search_spaces.architectures.nasnet import Block, NASNetSpace, loose_ends
+from fairsweep.search_spaces.costs import CostError, Operator
+from fairsweep.search_spaces.supernets.nasnet_network import Place
+from fairsweep.search_spaces.supernets.nasnet_operations import SameConv2d, match, operation, relu_conv
 
 MOST_BLOCKS = 3  # beyond, the ways to choose inputs are too many for a table: 36, 1296, 129,600, ...
 

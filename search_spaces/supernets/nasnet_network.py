@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.nasnet import CELLS, Block, NASNetSpace, loose_ends
-from search_spaces.supernets.layers import Normalisation, image_shape, positive, running
-from search_spaces.supernets.nasnet_operations import (
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.nasnet import CELLS, Block, NASNetSpace, loose_ends
+from fairsweep.search_spaces.supernets.layers import Normalisation, image_shape, positive, running
+from fairsweep.search_spaces.supernets.nasnet_operations import (
     SameConv2d,
     initialise,
     match,

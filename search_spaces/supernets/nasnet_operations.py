@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.supernets.layers import Normalisation, running
+from fairsweep.search_spaces.supernets.layers import Normalisation, running
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

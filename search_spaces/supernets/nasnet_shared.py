@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.nasnet import Block, NASNetSpace, loose_ends
-from search_spaces.supernets.layers import Normalisation
-from search_spaces.supernets.nasnet_network import Combine, Place
-from search_spaces.supernets.nasnet_operations import match, operation, reduced_pixels
+from fairsweep.search_spaces.architectures.nasnet import Block, NASNetSpace, loose_ends
+from fairsweep.search_spaces.supernets.layers import Normalisation
+from fairsweep.search_spaces.supernets.nasnet_network import Combine, Place
+from fairsweep.search_spaces.supernets.nasnet_operations import match, operation, reduced_pixels
 
 
 def named_weights(prefix: str, module: nn.Module) -> Iterator[tuple[str, Tensor]]:

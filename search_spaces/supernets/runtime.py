@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.mbconv import BLOCKS, MBConvSpace
-from search_spaces.costs import CostTable
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.mbconv import BLOCKS, MBConvSpace
+from fairsweep.search_spaces.costs import CostTable
 
 
 class Gates(Protocol):

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.supernets.layers import InvertedBottleneck, Normalisation, by_batch, running
-from search_spaces.supernets.mbconv_network import kernel_and_expansion, with_eps
+from fairsweep.search_spaces.supernets.layers import InvertedBottleneck, Normalisation, by_batch, running
+from fairsweep.search_spaces.supernets.mbconv_network import kernel_and_expansion, with_eps
 
 NORMS = ("rms", "l2", "l2sq")
 GATE_SITES = ("post_bn", "kernel")

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from analysis.claims import compare, judge, values_by_seed
-from analysis.store import Store, StoreError
+from fairsweep.analysis.claims import compare, judge, values_by_seed
+from fairsweep.analysis.store import Store, StoreError
 
 
 def test_the_whole_interval_must_be_on_the_claimed_side() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.claims_report import claimed, markdown
+from fairsweep.analysis.claims_report import claimed, markdown
 
 
 def row(**changes: object) -> dict:

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from analysis.drawing import draw_svg, layers
+from fairsweep.analysis.drawing import draw_svg, layers
 
 SVG = "{http://www.w3.org/2000/svg}"
 

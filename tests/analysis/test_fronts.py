@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.fronts import front_within, hypervolume, pareto
+from fairsweep.analysis.fronts import front_within, hypervolume, pareto
 
 
 def test_a_front_by_hand() -> None:

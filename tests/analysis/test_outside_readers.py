@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis import _state, store
-from analysis.store import DamagedSweepWarning, Store, StoreDamaged, StoreError
+from fairsweep.analysis import _state, store
+from fairsweep.analysis.store import DamagedSweepWarning, Store, StoreDamaged, StoreError
 from tests.analysis.test_store import create, leave, report
 
 
 @pytest.fixture(autouse=True)
 def swift(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)
-    monkeypatch.setattr("analysis._files._sync", lambda handle: None)
+    monkeypatch.setattr("fairsweep.analysis._files._sync", lambda handle: None)
     monkeypatch.setattr(_state, "_RETRY_S", ())
 
 
@@ -179,7 +179,7 @@ def test_a_written_table_hides_no_nan_behind_statistics(tmp_path: Path) -> None:
 
 
 def test_duckdb_puts_nan_above_all_numbers_and_the_best_passes_over_it(tmp_path: Path) -> None:
-    from analysis.statistics import best
+    from fairsweep.analysis.statistics import best
 
     with create(tmp_path) as w:
         for k, value in enumerate([0.5, math.nan, 0.9]):
@@ -242,7 +242,7 @@ def test_a_damaged_file_of_claims_hides_no_other_run(tmp_path: Path) -> None:
 def test_ls_lists_a_damaged_sweep_and_says_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cluster.cli import run_cli
+    from fairsweep.cluster.cli import run_cli
 
     for name in ("a", "b"):
         finished(tmp_path, name)
@@ -259,7 +259,7 @@ def test_ls_lists_a_damaged_sweep_and_says_what_is_wrong(
 
 
 def test_an_exported_table_is_written_as_the_store_writes(tmp_path: Path) -> None:
-    from cluster.cli import run_cli
+    from fairsweep.cluster.cli import run_cli
 
     with create(tmp_path / "store") as w:
         w.trial("t0", number=0, state="failed")

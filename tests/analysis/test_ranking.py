@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import ranking
+from fairsweep.analysis import ranking
 
 
 def noisy(n: int = 60, noise: float = 1.0, seed: int = 0, decimals: int = 8) -> tuple[np.ndarray, np.ndarray]:

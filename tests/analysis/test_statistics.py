@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from scipy import stats
 
-from analysis.statistics import best, paired, summarise, summary
+from fairsweep.analysis.statistics import best, paired, summarise, summary
 
 Row = tuple[int, str, float | None]
 

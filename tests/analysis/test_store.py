@@ -26,9 +26,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import _files, _log, _state, schema, store
-from analysis._files import join
-from analysis.store import Store, StoreDamaged, StoreError, SweepLocked, SweepWriter, UnknownSweep
+from fairsweep.analysis import _files, _log, _state, schema, store
+from fairsweep.analysis._files import join
+from fairsweep.analysis.store import Store, StoreDamaged, StoreError, SweepLocked, SweepWriter, UnknownSweep
 
 FIELDS = [pa.field("config.lr", pa.float64()), pa.field("config.layers", pa.int64())]
 METRICS = ["loss", "accuracy"]
@@ -944,7 +944,7 @@ def test_readers_beside_a_writer_never_miss_or_double_a_row(tmp_path: Path) -> N
 
 DRIVER = """
 import sys
-from analysis.store import Store, SweepWriter
+from fairsweep.analysis.store import Store, SweepWriter
 SweepWriter.seal_every = 0.05
 from tests.analysis.test_store import create, report
 import os
@@ -1000,7 +1000,7 @@ def test_kill_9_loses_no_acknowledged_row(tmp_path: Path) -> None:
 
 DIES_WHILE_IT_SEALS = """
 import os, sys
-from analysis import _files
+from fairsweep.analysis import _files
 from tests.analysis.test_store import create, report
 
 def torn(table, out, **options):

@@ -12,9 +12,9 @@ from statistics import median
 
 import torch
 
-from search_spaces.pruning.dhspg import DHSPG
-from trainables.vision._residual import resnet18
-from trainables.vision.oto_v2 import groups_of
+from fairsweep.search_spaces.pruning.dhspg import DHSPG
+from fairsweep.trainables.vision._residual import resnet18
+from fairsweep.trainables.vision.oto_v2 import groups_of
 
 
 def timed(step: Callable[[], object], calls: int = 5) -> float:

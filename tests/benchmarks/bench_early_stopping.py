@@ -93,9 +93,9 @@ class Unwritten:
 
 def sweep(search: str, scheduler: str, function: str, steps: int, seed: int) -> tuple[float, int]:
     """(regret of the best trial that was complete after so many steps, how many trials had been started)."""
-    from cluster.conductor import Conductor, Rules
-    from search_spaces.algorithms import create_scheduler, create_search
-    from search_spaces.space import Space
+    from fairsweep.cluster.engine.conductor import Conductor, Rules
+    from fairsweep.search_spaces.algorithms import create_scheduler, create_search
+    from fairsweep.search_spaces.space import Space
 
     value, declared = FUNCTIONS[function]
     space = Space.from_mapping(declared, source=function)

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.fronts import hypervolume, pareto
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.tables import Table
+from fairsweep.analysis.fronts import hypervolume, pareto
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.tables import Table
 from tests.benchmarks.bench_nas_tables import _threads, interval, table, tables
 
 POINTS = (100, 300, 1000)
@@ -43,7 +43,7 @@ MARGIN = 0.1  # of the front's ranges, between its nadir and the reference point
 @functools.lru_cache(maxsize=1)
 def flops_of_cells(cells: tuple[Architecture, ...]) -> np.ndarray:
     """FLOPs of the networks of NAS-Bench-201."""
-    from search_spaces.supernets import build_supernet
+    from fairsweep.search_spaces.supernets import build_supernet
 
     net = build_supernet("cell", "paper")
     return np.array([net.cost(cell, "flops") for cell in cells])
@@ -80,7 +80,7 @@ def problem(name: str) -> Problem:
 
 def one(job: tuple[str, str, int]) -> tuple[str, str, int, list[float], list[float], float]:
     """Ratios of hypervolumes and shares of the true front found, at `POINTS`, and CPU seconds."""
-    from search_spaces.algorithms import create_architecture_search, search_table
+    from fairsweep.search_spaces.algorithms import create_architecture_search, search_table
 
     label, name, seed = job
     _threads()

@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.published import DATA, nas_bench_201, nas_bench_macro
-from search_spaces.architectures.tables import Table
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.published import DATA, nas_bench_201, nas_bench_macro
+from fairsweep.search_spaces.architectures.tables import Table
 
 MACRO_FILE = "nas_bench_macro/nas-bench-macro_cifar10.json"
 POINTS = (25, 50, 100, 300)
@@ -104,7 +104,7 @@ def bare(found: Table, search: str, seed: int, evaluations: int) -> list[tuple[A
 def ours(
     found: Table, search: str, options: dict[str, object], seed: int, evaluations: int
 ) -> list[tuple[Architecture, float]]:
-    from search_spaces.algorithms import create_architecture_search, search_table
+    from fairsweep.search_spaces.algorithms import create_architecture_search, search_table
 
     settings: dict[str, object] = {"unique": "encoding", **options}
     algorithm = create_architecture_search(

@@ -38,7 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning import partition, slice_module
+from fairsweep.search_spaces.pruning import partition, slice_module
 from tests.benchmarks.oto_package import TIMED, build, compare, exact, first_line, names, seconds, worst
 from tests.search_spaces.pruning.helpers import disturb, zeroed
 

@@ -40,8 +40,9 @@ def stock(trials: int, reuse: bool) -> float:
 
 def ours(trials: int) -> float:
     """Trials per second of fairsweep, store included."""
-    from analysis.store import Store
-    from cluster import config, sweep
+    from fairsweep.analysis.store import Store
+    from fairsweep.cluster import config
+    from fairsweep.cluster.jobs import sweep
 
     with tempfile.TemporaryDirectory() as folder:
         settings = config.load(

@@ -18,8 +18,8 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from search_spaces.architectures import Architecture
-from search_spaces.supernets import Supernet, build_supernet
+from fairsweep.search_spaces.architectures import Architecture
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
 
 
 def bare_chain(net: Supernet) -> Callable[[Tensor, tuple[int, ...]], Tensor]:

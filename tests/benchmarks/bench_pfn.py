@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import torch
 
-from trainables.base import Setting
-from trainables.tasks.in_context import Baseline
-from trainables.tasks.priors import Kernel, Sets
-from trainables.theory.pfn import PriorFitting
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.tasks.in_context import Baseline
+from fairsweep.trainables.tasks.priors import Kernel, Sets
+from fairsweep.trainables.theory.pfn import PriorFitting
 
 LABELLED, ALONE = 15, 20
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from trainables.sequences.pgn import PGN
+from fairsweep.trainables.sequences.pgn import PGN
 
 
 def milliseconds(run: Callable[[], object], repeats: int) -> float:

@@ -26,8 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning import partition, slice_module
-from search_spaces.pruning.trace import trace
+from fairsweep.search_spaces.pruning import partition, slice_module
+from fairsweep.search_spaces.pruning.trace import trace
 from tests.search_spaces.pruning.helpers import difference, disturb, zeroed
 from tests.search_spaces.pruning.networks import NETWORKS, ResNet, ViT
 

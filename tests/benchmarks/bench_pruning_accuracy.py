@@ -30,12 +30,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from search_spaces.costs import count_flops, measure_latency
-from search_spaces.pruning import partition, slice_module
-from search_spaces.pruning.dhspg import DHSPG
-from trainables.tasks.small_images import Reduction, SmallImageTask
-from trainables.tasks.training import cosine_factor
-from trainables.vision._residual import small_residual
+from fairsweep.search_spaces.costs import count_flops, measure_latency
+from fairsweep.search_spaces.pruning import partition, slice_module
+from fairsweep.search_spaces.pruning.dhspg import DHSPG
+from fairsweep.trainables.tasks.small_images import Reduction, SmallImageTask
+from fairsweep.trainables.tasks.training import cosine_factor
+from fairsweep.trainables.vision._residual import small_residual
 
 TARGETS = (0.5, 0.7)
 LR, BATCH, WARMUP = 0.1, 64, 0.2  # WARMUP: share of the training before the penalty

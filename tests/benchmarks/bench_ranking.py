@@ -26,16 +26,16 @@ import numpy as np
 import torch
 import yaml
 
-from analysis import ranking
-from analysis.statistics import paired, summary
-from search_spaces.architectures.files import open_table
-from search_spaces.architectures.tables import Table
-from search_spaces.space import Space
-from search_spaces.supernets import build_supernet
-from trainables.base import Setting
-from trainables.nas.pa_da import PaDa
-from trainables.tasks.path_scoring import path_accuracies
-from trainables.tasks.supernet_training import INNER_STEPS
+from fairsweep.analysis import ranking
+from fairsweep.analysis.statistics import paired, summary
+from fairsweep.search_spaces.architectures.files import open_table
+from fairsweep.search_spaces.architectures.tables import Table
+from fairsweep.search_spaces.space import Space
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.nas.pa_da import PaDa
+from fairsweep.trainables.tasks.path_scoring import path_accuracies
+from fairsweep.trainables.tasks.supernet_training import INNER_STEPS
 
 
 def table_of(args: argparse.Namespace) -> Table:

@@ -24,8 +24,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from analysis import statistics
-from analysis.store import Store
+from fairsweep.analysis import statistics
+from fairsweep.analysis.store import Store
 
 Values = list[tuple[float, list[float]]]
 

@@ -26,8 +26,9 @@ import numpy as np
 
 def through_fairsweep(kind: str, paths: int, share: bool, batch: int) -> float:
     """Paths a second between the first and the last report of the scoring phase."""
-    from analysis.store import Store
-    from cluster import nas, nas_config
+    from fairsweep.analysis.store import Store
+    from fairsweep.cluster.jobs.nas import config as nas_config
+    from fairsweep.cluster.jobs.nas import search as nas
 
     with tempfile.TemporaryDirectory() as storage:
         words = {
@@ -51,8 +52,8 @@ def through_fairsweep(kind: str, paths: int, share: bool, batch: int) -> float:
 def _prepared(kind: str) -> tuple[Any, Any, Any]:
     import torch
 
-    from search_spaces.supernets import build_supernet
-    from trainables.tasks.small_images import SmallImageTask
+    from fairsweep.search_spaces.supernets import build_supernet
+    from fairsweep.trainables.tasks.small_images import SmallImageTask
 
     torch.set_num_threads(1)
     data = SmallImageTask("digits", None, "cpu", "none")
@@ -110,9 +111,9 @@ def exhaustive(layers: int) -> tuple[float, float, bool]:
     """Seconds for all 3^layers paths of a chain, without and with sharing; whether all scores are the same."""
     import torch
 
-    from search_spaces.supernets import build_supernet
-    from trainables.tasks.path_scoring import path_scores
-    from trainables.tasks.small_images import SmallImageTask
+    from fairsweep.search_spaces.supernets import build_supernet
+    from fairsweep.trainables.tasks.path_scoring import path_scores
+    from fairsweep.trainables.tasks.small_images import SmallImageTask
 
     torch.set_num_threads(1)
     data = SmallImageTask("digits", None, "cpu", "none")
@@ -166,7 +167,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=30)
     parser.add_argument("--layers", type=int, default=5, help="of the chain that is scored exhaustively")
     args = parser.parse_args()
-    from cluster.local import connected
+    from fairsweep.cluster.engine.local import connected
 
     with connected({"cpus": None, "address": None}):
         import ray

@@ -58,8 +58,8 @@ def index(space: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> 
 def ours(
     search: str, space: dict[str, Any], seed: int, loss: Callable[[Mapping[str, Any]], float]
 ) -> list[float]:
-    from search_spaces.algorithms import Outcome, create_search
-    from search_spaces.space import Space
+    from fairsweep.search_spaces.algorithms import Outcome, create_search
+    from fairsweep.search_spaces.space import Space
 
     algorithm = create_search(search, Space.from_mapping(space, source="table"), "min", seed)
     losses = []

@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 
-from analysis.statistics import summary
-from search_spaces.architectures.base import Architecture
-from search_spaces.costs import check_latency
-from trainables.base import Setting
-from trainables.nas.single_path_nas import SinglePathNAS
-from trainables.tasks.image_classification import ImageTask
-from trainables.tasks.latency import kept_latency, timed_latency
-from trainables.tasks.training import cosine_factor
+from fairsweep.analysis.statistics import summary
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.costs import check_latency
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.nas.single_path_nas import SinglePathNAS
+from fairsweep.trainables.tasks.image_classification import ImageTask
+from fairsweep.trainables.tasks.latency import kept_latency, timed_latency
+from fairsweep.trainables.tasks.training import cosine_factor
 
 
 def begun(lmbda: float, seed: int, cost: str, epochs: int) -> SinglePathNAS:

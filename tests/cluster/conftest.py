@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import nas_report
+from fairsweep.cluster.jobs.nas import report as nas_report
 
 
 @pytest.fixture

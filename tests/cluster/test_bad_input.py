@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config
-from cluster.cli import run_cli
+from fairsweep.cluster import config
+from fairsweep.cluster.cli import run_cli
 
 RUN = ["run", "trainable=test_bowl"]
 
@@ -102,7 +102,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    from analysis.store import Store
+    from fairsweep.analysis.store import Store
 
     folder = tmp_path / "store"
     with Store(folder).create(
@@ -148,7 +148,7 @@ def test_a_name_that_is_taken(store: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_sweep_cannot_shrink_or_change_otherwise(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for change, word in (("seeds=3", "budget.trials"), ("budget.trials=+x", "whole number")):
-        from analysis.store import Store
+        from fairsweep.analysis.store import Store
 
         before = snapshot(store)
         assert run_cli(["resume", "kept", change, "--storage", str(store)]) == 2

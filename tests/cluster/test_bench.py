@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import run_cli
-from search_spaces.architectures.files import read_table
+from fairsweep.cluster.cli import run_cli
+from fairsweep.search_spaces.architectures.files import read_table
+from fairsweep.trainables.tasks import truth_tables
 from tests.trainables.test_truth_tables import TINY
-from trainables.tasks import truth_tables
 
 
 @pytest.fixture

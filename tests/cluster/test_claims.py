@@ -8,11 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from analysis.store import Store
-from cluster import claims, config
-from cluster.cli import run_cli
-from cluster.errors import UserError
-from trainables import catalog
+from fairsweep.analysis.store import Store
+from fairsweep.cluster import config
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import claims
+from fairsweep.trainables import catalog
 
 
 def plan(tmp_path: Path, *slugs: str, **options):
@@ -156,7 +157,7 @@ def test_listed_configurations_are_made_whole_or_refused() -> None:
 
 def test_what_is_listed_is_what_is_tried_before_the_sweep(tmp_path: Path) -> None:
     """The paper's own configuration need not fit the data that a claim is about."""
-    from cluster.sweep import _first_config
+    from fairsweep.cluster.jobs.sweep import _first_config
 
     settings = config.load(["trainable=dagnn", "search=listed", "search.configs=[{K: 3}]"])
     assert _first_config(settings, "cora")["K"] == 3
@@ -204,9 +205,9 @@ def test_claims_whose_data_are_missing_are_left_open_and_the_others_go_on(
 ) -> None:
     from contextlib import nullcontext
 
-    from cluster.display import Display
-    from cluster.errors import MissingData
-    from cluster.sweep import Result
+    from fairsweep.cluster.display import Display
+    from fairsweep.cluster.errors import MissingData
+    from fairsweep.cluster.jobs.sweep import Result
 
     groups = plan(tmp_path, "dagnn", "pa_da")
     ran = []

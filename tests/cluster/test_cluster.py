@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from analysis.store import Store
-from cluster.errors import UserError
-from cluster.local import find_cluster
-from cluster.sweep import locate
+from fairsweep.analysis.store import Store
+from fairsweep.cluster.engine.local import find_cluster
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.sweep import locate
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -67,7 +67,7 @@ def test_a_jobs_relative_store_is_not_in_rays_copy_of_the_folder(
 
 LISTENERS = """
 import psutil
-from cluster.local import connected
+from fairsweep.cluster.engine.local import connected
 with connected({"cpus": 1}):
     me = psutil.Process()
     pids = {me.pid, *(p.pid for p in me.children(recursive=True))}

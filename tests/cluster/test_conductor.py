@@ -10,14 +10,15 @@ from typing import Any
 import optuna
 import pytest
 
-from analysis.store import Store
-from cluster import config, growth, sweep
-from cluster.checkpoints import Checkpoints, Keeper
-from cluster.cli import run_cli
-from cluster.conductor import Conductor
-from cluster.worker import LegRunner
-from search_spaces.algorithms import OptunaSearch
-from trainables import catalog
+from fairsweep.analysis.store import Store
+from fairsweep.cluster import config
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
+from fairsweep.cluster.engine.conductor import Conductor
+from fairsweep.cluster.engine.worker import LegRunner
+from fairsweep.cluster.jobs import growth, sweep
+from fairsweep.search_spaces.algorithms import OptunaSearch
+from fairsweep.trainables import catalog
 
 
 class Crash(Exception):
@@ -474,7 +475,7 @@ def test_timeouts_are_counted_from_the_last_sign_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1", "budget.trial_timeout=5")
-    import cluster.conductor as module
+    import fairsweep.cluster.engine.conductor as module
 
     clock = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import config, nas_config
-from cluster.config import GROUPS, group_options
-from cluster.errors import UserError
-from search_spaces import _yaml
+from fairsweep.cluster import config
+from fairsweep.cluster.config import GROUPS, group_options
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.nas import config as nas_config
+from fairsweep.search_spaces import _yaml
 from tests.cluster.test_conductor import engine
 
 

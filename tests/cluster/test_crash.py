@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from analysis.store import Store
+from fairsweep.analysis.store import Store
 
 ROOT = Path(__file__).parents[2]
 

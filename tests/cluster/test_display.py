@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from analysis import report
-from cluster.display import Display, Guarded, LineDisplay, LiveDisplay, clock, make_display
+from fairsweep.analysis import report
+from fairsweep.cluster.display import Display, Guarded, LineDisplay, LiveDisplay, clock, make_display
 from tests.cluster.test_conductor import engine
 
 
@@ -41,7 +41,7 @@ def test_the_live_view_has_best_states_and_time_left(tmp_path: Path) -> None:
 def test_time_left_counts_how_far_running_trials_have_come(tmp_path: Path) -> None:
     import time
 
-    from cluster.display import _time_left
+    from fairsweep.cluster.display import _time_left
 
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1")
     leg = run.conductor.next_leg()

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from pyarrow import fs as pafs
 
-from analysis.store import StoreError
-from cluster import config, driving, growth
-from cluster.checkpoints import Checkpoints, Keeper
-from cluster.display import Display
-from cluster.errors import DriverEnded, UserError
-from cluster.judging import Judge
-from cluster.trial import Trial
-from search_spaces.algorithms.schedulers import ASHA
+from fairsweep.analysis.store import StoreError
+from fairsweep.cluster import config
+from fairsweep.cluster.display import Display
+from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
+from fairsweep.cluster.engine.judging import Judge
+from fairsweep.cluster.engine.trial import Trial
+from fairsweep.cluster.errors import DriverEnded, UserError
+from fairsweep.cluster.jobs import driving, growth
+from fairsweep.search_spaces.algorithms.schedulers import ASHA
 from tests.cluster.test_conductor import Crash, Engine, engine, trials
 
 BOWL = ("trainable=test_bowl", "search=random")
@@ -133,7 +134,7 @@ def test_what_a_dead_worker_left_half_written_is_swept_up(tmp_path: Path) -> Non
 
 
 def test_costs_are_counted_from_the_papers_setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cluster.worker as module
+    import fairsweep.cluster.engine.worker as module
 
     get = module.catalog.get
 
@@ -153,7 +154,7 @@ def test_costs_are_counted_from_the_papers_setup(tmp_path: Path, monkeypatch: py
 
 
 def test_the_time_of_a_killed_driver_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import cluster.conductor as module
+    import fairsweep.cluster.engine.conductor as module
 
     clock = [1000.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
@@ -340,7 +341,7 @@ def test_checkpoints_of_trials_that_asha_stopped_are_cleared_as_documented(tmp_p
     best = {min((t for t in rows if t["trial"] in complete), key=lambda t: t["value"])["trial"]}
     assert stopped
     assert kept(run) == {"best": stopped | best, "none": set(), "all": stopped | complete}[keep]
-    from cluster.cleaning import clean
+    from fairsweep.cluster.jobs.cleaning import clean
 
     found = clean(run.store, "s")
     assert set(found.dropped) == (stopped if keep != "none" else set())

@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 
-from analysis.store import Store, SweepWriter
-from cluster import config, group, nas, nas_config, sweep
-from cluster.conductor import Conductor
-from cluster.display import Display
-from cluster.errors import UserError
-from cluster.worker import Post
+from fairsweep.analysis.store import Store, SweepWriter
+from fairsweep.cluster import config
+from fairsweep.cluster.display import Display
+from fairsweep.cluster.engine import group
+from fairsweep.cluster.engine.conductor import Conductor
+from fairsweep.cluster.engine.worker import Post
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs.nas import config as nas_config
+from fairsweep.cluster.jobs.nas import search as nas
+from fairsweep.trainables import catalog
+from fairsweep.trainables.nas._job import SearchJob
 from tests.cluster.test_nas import FRONT, Engine, opened
-from trainables import catalog
-from trainables.nas._job import SearchJob
 
 
 def test_a_mailbox_keeps_the_order_of_commands_and_the_first_answer_to_each() -> None:

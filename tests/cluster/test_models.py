@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from cluster.cli import run_cli
-from cluster.errors import UserError
-from cluster.models import load_model
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.models import load_model
 
 
 def small() -> nn.Module:

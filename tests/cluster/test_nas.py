@@ -13,25 +13,30 @@ from typing import Any
 import pytest
 import torch
 
-from analysis.store import Store, SweepRecord, SweepWriter
-from cluster import config, nas, nas_budget, nas_config, nas_report, sweep
-from cluster.checkpoints import Checkpoints
-from cluster.cli import run_cli
-from cluster.commands import runs
-from cluster.conductor import Conductor
-from cluster.errors import UserError
-from cluster.weights import Shelf
-from cluster.worker import LegRunner
-from search_spaces.algorithms import Outcome, create_architecture_search
-from search_spaces.architectures import create_space
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.supernets.export import load_network, load_program
+from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
+from fairsweep.cluster import config
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.commands import runs
+from fairsweep.cluster.engine.checkpoints import Checkpoints
+from fairsweep.cluster.engine.conductor import Conductor
+from fairsweep.cluster.engine.weights import Shelf
+from fairsweep.cluster.engine.worker import LegRunner
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs.nas import budget as nas_budget
+from fairsweep.cluster.jobs.nas import config as nas_config
+from fairsweep.cluster.jobs.nas import report as nas_report
+from fairsweep.cluster.jobs.nas import search as nas
+from fairsweep.search_spaces.algorithms import Outcome, create_architecture_search
+from fairsweep.search_spaces.architectures import create_space
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.supernets.export import load_network, load_program
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Found, Metric
+from fairsweep.trainables.datasets import images
+from fairsweep.trainables.tasks import shared_weights
+from fairsweep.trainables.tasks.small_images import Reduction, SmallImageTask
 from tests.torch_alone import accuracies
-from trainables import catalog
-from trainables.base import Found, Metric
-from trainables.datasets import images
-from trainables.tasks import shared_weights
-from trainables.tasks.small_images import Reduction, SmallImageTask
 
 COMMON = {"space", "mode", "seed", "costs", "constraints", "unique", "make", "repair"}  # of all searches
 SMALL = (
@@ -288,7 +293,7 @@ def test_the_configuration_can_be_seen_and_helped_with(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("group", nas_config.GROUPS)
 def test_every_option_of_every_group_composes(group: str) -> None:
-    from cluster.config import group_options
+    from fairsweep.cluster.config import group_options
 
     for option in group_options(group):
         settings = nas_config.load([f"{group}={option}"])

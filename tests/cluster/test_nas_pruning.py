@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from cluster import nas_config
-from cluster.cli import run_cli
-from cluster.errors import UserError
-from search_spaces.pruning import apply_recipe
-from search_spaces.supernets.export import load_program
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.nas import config as nas_config
+from fairsweep.search_spaces.pruning import apply_recipe
+from fairsweep.search_spaces.supernets.export import load_program
+from fairsweep.trainables.base import Found
+from fairsweep.trainables.tasks import compression
+from fairsweep.trainables.vision import biper
 from tests.cluster.test_nas import FILES, Crash, Engine
 from tests.torch_alone import accuracies
-from trainables.base import Found
-from trainables.tasks import compression
-from trainables.vision import biper
 
 torch.set_num_threads(1)
 
@@ -53,7 +53,7 @@ def test_every_point_of_the_front_is_a_network_that_was_cut_and_measured(tmp_pat
             biper.build(1, 8, 10, options), json.loads((folder / "recipe.json").read_text())
         )
         network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-        from trainables.tasks.image_classification import ImageTask
+        from fairsweep.trainables.tasks.image_classification import ImageTask
 
         data = ImageTask("digits", None, "cpu", "none")
         assert data.evaluate(network, "test")[1] == pytest.approx(row["test"])

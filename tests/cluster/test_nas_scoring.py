@@ -11,17 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cluster import sweep
-from cluster.cli import run_cli
-from cluster.commands import runs
-from cluster.weights import Shelf
-from search_spaces.architectures import ArchitectureSpace, create_space
-from search_spaces.architectures.files import write_table
-from search_spaces.architectures.tables import Metric, Source
-from search_spaces.supernets.normalisation import recalibrate
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.commands import runs
+from fairsweep.cluster.engine.weights import Shelf
+from fairsweep.cluster.jobs import sweep
+from fairsweep.search_spaces.architectures import ArchitectureSpace, create_space
+from fairsweep.search_spaces.architectures.files import write_table
+from fairsweep.search_spaces.architectures.tables import Metric, Source
+from fairsweep.search_spaces.normalisation import recalibrate
+from fairsweep.trainables.tasks.latency import kept_latency
+from fairsweep.trainables.tasks.small_images import Reduction, SmallImageTask
 from tests.cluster.test_nas import MOMENT, MOMENTS, SMALL, Crash, Engine
-from trainables.tasks.latency import kept_latency
-from trainables.tasks.small_images import Reduction, SmallImageTask
 
 torch.set_num_threads(1)
 

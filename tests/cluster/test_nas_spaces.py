@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.cli import run_cli
-from cluster.weights import Shelf
-from search_spaces.supernets.export import load_network, load_program
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.weights import Shelf
+from fairsweep.search_spaces.supernets.export import load_network, load_program
 from tests.cluster.test_nas import SMALL, Engine
 
 torch.set_num_threads(1)

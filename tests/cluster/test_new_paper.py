@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import run_cli
+from fairsweep.cluster.cli import run_cli
 
 ROOT = Path(__file__).parents[2]
 

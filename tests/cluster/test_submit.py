@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import local
-from cluster.errors import UserError
+from fairsweep.cluster.engine import local
+from fairsweep.cluster.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from cluster import sweep, tracking
-from cluster.tracking import why_not
-from cluster.worker import LegRunner
+from fairsweep.cluster import tracking
+from fairsweep.cluster.engine.worker import LegRunner
+from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.tracking import why_not
 from tests.cluster.test_conductor import Crash, engine, trials
 
 BOWL = ("trainable=test_bowl", "search=random", "tracking=wandb")

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from cluster.cli import run_cli
-from search_spaces import deployment
-from search_spaces.costs import count_flops
+from fairsweep.cluster.cli import run_cli
+from fairsweep.search_spaces import deployment
+from fairsweep.search_spaces.costs import count_flops
+from fairsweep.trainables.tasks.image_classification import ImageTask
 from tests.cluster import users_networks
 from tests.cluster.test_nas import Engine
 from tests.torch_alone import accuracies
-from trainables.tasks.image_classification import ImageTask
 
 torch.set_num_threads(1)
 

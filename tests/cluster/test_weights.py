@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.weights import Board, Shelf, key_of
+from fairsweep.cluster.engine.weights import Board, Shelf, key_of
 
 
 def test_a_key_depends_on_everything_in_the_recipe_and_not_on_its_order() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from cluster import config, sweep
-from search_spaces.space import Space
-from trainables import catalog
+from fairsweep.cluster import config
+from fairsweep.cluster.jobs import sweep
+from fairsweep.search_spaces.space import Space
+from fairsweep.trainables import catalog
 
 DECLARED = Space.from_mapping(
     {

@@ -8,8 +8,8 @@ from math import exp, log10
 import numpy as np
 import pytest
 
-from search_spaces.algorithms.base import Job, Outcome
-from search_spaces.algorithms.budget_search import SEARCHES, TOLERANCE, BudgetSearch, deviation
+from fairsweep.search_spaces.algorithms.base import Job, Outcome
+from fairsweep.search_spaces.algorithms.budget_search import SEARCHES, TOLERANCE, BudgetSearch, deviation
 
 LOW, HIGH = 0.01, 100.0
 Cost = Callable[[Job], float | None]

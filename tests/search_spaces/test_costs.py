@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces import costs
-from search_spaces.architectures import ArchitectureError
-from search_spaces.costs import CostError, CostTable, LatencyCheck, check_latency, cost_table
-from search_spaces.supernets import Supernet, build_supernet
+from fairsweep.search_spaces import costs
+from fairsweep.search_spaces.architectures import ArchitectureError
+from fairsweep.search_spaces.costs import CostError, CostTable, LatencyCheck, check_latency, cost_table
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
 
 torch.set_num_threads(1)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces import deployment
-from search_spaces.deployment import ExportError, Interface, load_program, run_onnx, write_network
+from fairsweep.search_spaces import deployment
+from fairsweep.search_spaces.deployment import ExportError, Interface, load_program, run_onnx, write_network
 
 torch.set_num_threads(1)
 

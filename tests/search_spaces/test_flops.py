@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, register_flop_formula
 
-from search_spaces.costs import count_flops
-from search_spaces.flops import UncountedError, count_call, is_heavy
+from fairsweep.search_spaces.costs import count_flops
+from fairsweep.search_spaces.flops import UncountedError, count_call, is_heavy
 
 T, D, H = 5, 8, 16  # tokens, their width, and that of the layer between
 MHA = T * 4 * D * D + 2 * T * T * D  # projections, and scores and what they weigh
@@ -147,7 +147,7 @@ def test_all_devices_count_alike(device: str) -> None:
 
 def test_kernels_of_other_devices() -> None:
     """cuDNN's LSTM and the attention of accelerators: what they are called with counts as what they stand for."""
-    from search_spaces import flops
+    from fairsweep.search_spaces import flops
 
     x = torch.empty(T, 1, D, device="meta")
     weights = [torch.empty(s, device="meta") for s in ((24, D), (24, 6), (24,), (24,))]

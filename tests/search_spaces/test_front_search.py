@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from search_spaces.algorithms.base import Job, Outcome
-from search_spaces.algorithms.front_search import FrontSearch
+from fairsweep.search_spaces.algorithms.base import Job, Outcome
+from fairsweep.search_spaces.algorithms.front_search import FrontSearch
 
 FOUND = {(0.0, 0): "big", (0.0, 1): "big", (1.0, 0): "small", (1.0, 1): "smaller"}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from search_spaces.algorithms import create_search
-from search_spaces.algorithms.base import Job, Outcome
-from search_spaces.algorithms.phases import PhasedSearch, Plan
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.jobs import members
+from fairsweep.search_spaces.algorithms import create_search
+from fairsweep.search_spaces.algorithms.base import Job, Outcome
+from fairsweep.search_spaces.algorithms.phases import PhasedSearch, Plan
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.jobs import members
 
 SPACE = ChainSpace(4)
 

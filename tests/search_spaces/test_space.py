@@ -18,9 +18,9 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, assume, given, settings
 
-from search_spaces import _yaml
-from search_spaces import space as spaces
-from search_spaces.space import SEARCHED, Parameter, Space, SpaceError
+from fairsweep.search_spaces import _yaml
+from fairsweep.search_spaces import space as spaces
+from fairsweep.search_spaces.space import SEARCHED, Parameter, Space, SpaceError
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 FILE = """
@@ -814,8 +814,8 @@ def test_grids_are_valid_unique_and_of_the_stated_size(space: Space, points: int
 @functools.lru_cache(1)
 def wandb_schema() -> dict[str, Any]:
     """W&B's own JSON schema of a sweep. Its package pins an old numpy, so only this file is fetched."""
-    from trainables.base import DataError
-    from trainables.datasets.fetch import wheel_member
+    from fairsweep.trainables.base import DataError
+    from fairsweep.trainables.datasets.fetch import wheel_member
 
     checksum = "c5976c858506ed6a78c3841c1a762b8e5fcff6e8ce9aff306175d7273651cbd9"
     try:

@@ -10,8 +10,8 @@ import optuna
 import pytest
 import yaml
 
-from search_spaces.space import Space
-from trainables import catalog
+from fairsweep.search_spaces.space import Space
+from fairsweep.trainables import catalog
 
 scheduler = pytest.importorskip("wandb.sdk.sweeps.scheduler.optuna", exc_type=ImportError)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from search_spaces.space import Space
+from fairsweep.search_spaces.space import Space
 
 
 def paper_config(slug: str, data: str, **changes: Any) -> dict[str, Any]:

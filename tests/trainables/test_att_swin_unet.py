@@ -13,11 +13,11 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import Setting
-from trainables.vision import _transformers as parts
-from trainables.vision import att_swin_unet as paper_file
-from trainables.vision.att_swin_unet import AttSwinUNet, AttSwinUNetPaper, SkipFusion, SwinBlock
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.vision import _transformers as parts
+from fairsweep.trainables.vision import att_swin_unet as paper_file
+from fairsweep.trainables.vision.att_swin_unet import AttSwinUNet, AttSwinUNetPaper, SkipFusion, SwinBlock
 
 torch.set_num_threads(1)
 SMALL = "synthetic_lesions_small"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainables.base import Claim
+from fairsweep.trainables.base import Claim
 
 GIVEN: dict[str, Any] = {
     "name": "c",

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 import yaml
 from scipy import integrate, stats
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import Setting
-from trainables.vision import biper
-from trainables.vision.biper import BinaryConv2d, BiPer
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.vision import biper
+from fairsweep.trainables.vision.biper import BinaryConv2d, BiPer
 
 torch.set_num_threads(1)
 

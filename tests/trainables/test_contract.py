@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainables import catalog
-from trainables.base import Claim, Paper, Setting
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Claim, Paper, Setting
 
 PAPERS = [slug for slug in catalog.slugs() if not slug.startswith("test_")]
 

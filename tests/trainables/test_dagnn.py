@@ -14,11 +14,11 @@ import scipy.sparse as sp
 import torch
 from scipy.sparse.csgraph import connected_components
 
-from trainables.base import DataError, Setting
-from trainables.datasets import graphs, planetoid
-from trainables.graphs.dagnn import DAGNN, MODELS, AdaptiveAdjustment, DAGNNPaper, build, smoothness
-from trainables.tasks import node_classification as task
-from trainables.tasks.node_classification import SparseMatrix, hops, normalised_adjacency
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import graphs, planetoid
+from fairsweep.trainables.graphs.dagnn import DAGNN, MODELS, AdaptiveAdjustment, DAGNNPaper, build, smoothness
+from fairsweep.trainables.tasks import node_classification as task
+from fairsweep.trainables.tasks.node_classification import SparseMatrix, hops, normalised_adjacency
 
 torch.set_num_threads(1)
 
@@ -470,7 +470,7 @@ def lastfm_files(artists: int = 90) -> dict[str, bytes]:
 def test_lastfm_keeps_the_frequent_classes_and_hides_their_tags(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from trainables.datasets import fetch
+    from fairsweep.trainables.datasets import fetch
 
     files = lastfm_files()
     monkeypatch.setenv("FAIRSWEEP_CACHE", str(tmp_path))

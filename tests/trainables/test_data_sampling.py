@@ -9,9 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fairsweep.trainables.tasks.data_sampling import ImportanceData, UniformData, logit_gradient_norm
+from fairsweep.trainables.tasks.workers import Workers
 from tests.trainables.toy_supernet import ToySupernet, batch_for
-from trainables.tasks.data_sampling import ImportanceData, UniformData, logit_gradient_norm
-from trainables.tasks.workers import Workers
 
 torch.set_num_threads(1)
 ALONE = Workers()

@@ -13,12 +13,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import DataError, Setting
-from trainables.datasets import contours, faces, images
-from trainables.generative import diffusion_gahb as gahb
-from trainables.generative.diffusion_gahb import BiasFreeNorm, DiffusionGAHB
-from trainables.tasks import denoising
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import contours, faces, images
+from fairsweep.trainables.generative import diffusion_gahb as gahb
+from fairsweep.trainables.generative.diffusion_gahb import BiasFreeNorm, DiffusionGAHB
+from fairsweep.trainables.tasks import denoising
 
 torch.set_num_threads(1)
 

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import DataError, Setting
-from trainables.datasets import images
-from trainables.tasks import distillation
-from trainables.tasks.image_classification import ImageTask
-from trainables.vision import dual_head_kd as dhkd
-from trainables.vision.dual_head_kd import DualHeadKD, Student
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import images
+from fairsweep.trainables.tasks import distillation
+from fairsweep.trainables.tasks.image_classification import ImageTask
+from fairsweep.trainables.vision import dual_head_kd as dhkd
+from fairsweep.trainables.vision.dual_head_kd import DualHeadKD, Student
 
 torch.set_num_threads(1)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.base import DataError, Setting
-from trainables.datasets import fetch, graph_sets, tudataset
-from trainables.graphs.dual_hypergraph import (
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import fetch, graph_sets, tudataset
+from fairsweep.trainables.graphs.dual_hypergraph import (
     AUTOENCODERS,
     CLASSIFIERS,
     ENCODERS,
@@ -25,9 +25,9 @@ from trainables.graphs.dual_hypergraph import (
     NodeHyperDrop,
     hypergraph_propagation,
 )
-from trainables.tasks import graph_classification as task
-from trainables.tasks import graph_layers as layers
-from trainables.tasks.graph_classification import GraphBatch, GraphTask
+from fairsweep.trainables.tasks import graph_classification as task
+from fairsweep.trainables.tasks import graph_layers as layers
+from fairsweep.trainables.tasks.graph_classification import GraphBatch, GraphTask
 
 torch.set_num_threads(1)
 
@@ -295,7 +295,7 @@ def test_readout_is_maximum_mean_and_sum() -> None:
 def test_nodes_are_classified_with_all_edges_in_evaluation_and_fewer_in_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import trainables.graphs.dual_hypergraph as module
+    import fairsweep.trainables.graphs.dual_hypergraph as module
 
     b = batch(edge_graph=torch.zeros(EDGES, dtype=torch.int64), node_graph=torch.zeros(NODES), graphs=1)
     seen: list[tuple[int, bool]] = []

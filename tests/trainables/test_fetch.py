@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from trainables.base import DataError
-from trainables.datasets import cache, fetch
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import cache, fetch
 
 CONTENT = b"date,OT\n2020-01-01,1.5\n"
 PINNED = fetch.sha256(CONTENT)

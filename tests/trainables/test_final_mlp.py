@@ -15,12 +15,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from search_spaces.space import Space, SpaceError
-from trainables import catalog
-from trainables.base import DataError, Setting
-from trainables.datasets import ctr, frames
-from trainables.recommendation import final_mlp
-from trainables.tasks.ctr import METRICS, CTRTask, random_split
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import ctr, frames
+from fairsweep.trainables.recommendation import final_mlp
+from fairsweep.trainables.tasks.ctr import METRICS, CTRTask, random_split
 
 torch.set_num_threads(1)
 
@@ -402,7 +402,7 @@ def test_films_of_movielens_become_categories(tmp_path: Path, monkeypatch: pytes
 
 
 def test_movielens_small_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainables.datasets import fetch
+    from fairsweep.trainables.datasets import fetch
 
     monkeypatch.setenv("FAIRSWEEP_CACHE", str(tmp_path))
     refused = SimpleNamespace(returncode=1, stderr="ERROR: no network\n", stdout="")

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import DataError, Setting
-from trainables.tasks.image_classification import ImageTask
-from trainables.tasks.rng import TrialRNG
-from trainables.theory import gradient_noise
-from trainables.theory.gradient_noise import GradientNoise, GradientTransform, noise_variance
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.tasks.image_classification import ImageTask
+from fairsweep.trainables.tasks.rng import TrialRNG
+from fairsweep.trainables.theory import gradient_noise
+from fairsweep.trainables.theory.gradient_noise import GradientNoise, GradientTransform, noise_variance
 
 torch.set_num_threads(1)
 

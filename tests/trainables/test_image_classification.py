@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.base import DataError
-from trainables.datasets import images
-from trainables.tasks import image_classification as task
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import images
+from fairsweep.trainables.tasks import image_classification as task
 
 torch.set_num_threads(1)
 DATA_DIR = os.environ.get("FAIRSWEEP_DATA_DIR")

@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from scipy.io import savemat
 from torch import Tensor
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import DataError, Setting
-from trainables.datasets import patterns
-from trainables.datasets.fetch import sha256
-from trainables.tasks.pattern_classification import PatternTask, random_split
-from trainables.theory import information_plane as ip
-from trainables.theory.information_plane import InformationPlane
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import patterns
+from fairsweep.trainables.datasets.fetch import sha256
+from fairsweep.trainables.tasks.pattern_classification import PatternTask, random_split
+from fairsweep.trainables.theory import information_plane as ip
+from fairsweep.trainables.theory.information_plane import InformationPlane
 
 torch.set_num_threads(1)
 DATA = "synthetic_icosahedron"

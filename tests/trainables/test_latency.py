@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces import costs
-from search_spaces.supernets import build_supernet
-from trainables.tasks.latency import MEASUREMENTS, kept_latency, latency_file
+from fairsweep.search_spaces import costs
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.trainables.tasks.latency import MEASUREMENTS, kept_latency, latency_file
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +45,9 @@ def test_a_table_is_timed_once_and_is_the_median_of_its_measurements(timings: li
 def test_other_networks_and_other_kernels_have_tables_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = build_supernet("mbconv"), build_supernet("mbconv", classes=7)
     files = {latency_file(small), latency_file(large)}
-    monkeypatch.setattr("trainables.tasks.latency.software", lambda: "torch 0.1")
+    monkeypatch.setattr("fairsweep.trainables.tasks.latency.software", lambda: "torch 0.1")
     files.add(latency_file(small))
-    monkeypatch.setattr("trainables.tasks.latency.hardware", lambda _: "abacus")
+    monkeypatch.setattr("fairsweep.trainables.tasks.latency.hardware", lambda _: "abacus")
     files.add(latency_file(small))
     assert len(files) == 4
 

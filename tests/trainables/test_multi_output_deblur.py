@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import Setting
-from trainables.tasks.restoration import summary
-from trainables.vision import multi_output_deblur as mod
-from trainables.vision.multi_output_deblur import MultiOutputDeblur
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.tasks.restoration import summary
+from fairsweep.trainables.vision import multi_output_deblur as mod
+from fairsweep.trainables.vision.multi_output_deblur import MultiOutputDeblur
 
 torch.set_num_threads(1)
 DATA = "digits_simulated_motion"

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from search_spaces.architectures import ArchitectureError
-from search_spaces.space import Space, SpaceError
-from search_spaces.supernets.nasnet_network import DropPath
-from trainables.base import Setting
-from trainables.nas.nasnet import NASNetChild
+from fairsweep.search_spaces.architectures import ArchitectureError
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.search_spaces.supernets.nasnet_network import DropPath
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.nas.nasnet import NASNetChild
 
 torch.set_num_threads(1)
 TEXT = "0:conv_1x1+1:identity-2:max_3x3++0:avg_3x3/0:avg_3x3+1:max_3x3-2:identity+1:avg_3x3"

@@ -13,14 +13,14 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from search_spaces.space import SpaceError
-from trainables.base import DataError, Setting
-from trainables.datasets import graphs
-from trainables.graphs import ncn
-from trainables.graphs.ncn import PREDICTORS, CommonNeighbourCount, LinkPredictor, NCNPaper, build
-from trainables.tasks import link_prediction as task
-from trainables.tasks.link_prediction import Adjacency, Entries, LinkTask
-from trainables.tasks.sparse import SparseMatrix
+from fairsweep.search_spaces.space import SpaceError
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import graphs
+from fairsweep.trainables.graphs import ncn
+from fairsweep.trainables.graphs.ncn import PREDICTORS, CommonNeighbourCount, LinkPredictor, NCNPaper, build
+from fairsweep.trainables.tasks import link_prediction as task
+from fairsweep.trainables.tasks.link_prediction import Adjacency, Entries, LinkTask
+from fairsweep.trainables.tasks.sparse import SparseMatrix
 
 torch.set_num_threads(1)
 NEURAL = tuple(p for p in PREDICTORS if p != "cn_count")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces.pruning import Component, Member, Partition, kept_groups, slice_module
-from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD
-from search_spaces.space import Space, SpaceError
+from fairsweep.search_spaces.pruning import Component, Member, Partition, kept_groups, slice_module
+from fairsweep.search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.tasks.compression import base_optimiser, sparse_optimiser
+from fairsweep.trainables.vision import oto_v2
+from fairsweep.trainables.vision._residual import resnet18, small_residual
+from fairsweep.trainables.vision.oto_v2 import OTOv2
 from tests.trainables.configurations import paper_config
-from trainables.base import Setting
-from trainables.tasks.compression import base_optimiser, sparse_optimiser
-from trainables.vision import oto_v2
-from trainables.vision._residual import resnet18, small_residual
-from trainables.vision.oto_v2 import OTOv2
 
 torch.set_num_threads(1)
 

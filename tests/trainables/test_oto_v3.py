@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from search_spaces.pruning import apply_recipe
-from search_spaces.pruning.dhspg import DHSPG
-from search_spaces.pruning.h2spg import H2SPG
+from fairsweep.search_spaces.pruning import apply_recipe
+from fairsweep.search_spaces.pruning.dhspg import DHSPG
+from fairsweep.search_spaces.pruning.h2spg import H2SPG
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.tasks.compression import Different, difference
+from fairsweep.trainables.vision.oto_v3 import OTOv3, ParallelChains, erasing_graph
 from tests.trainables.configurations import paper_config
-from trainables.base import Setting
-from trainables.tasks.compression import Different, difference
-from trainables.vision.oto_v3 import OTOv3, ParallelChains, erasing_graph
 
 torch.set_num_threads(1)
 

@@ -12,16 +12,16 @@ import torch
 import yaml
 from scipy import stats
 
-from search_spaces.space import Space
-from trainables import catalog
-from trainables.base import DataError, Paper, Setting
-from trainables.nas import pa_da
-from trainables.nas.pa_da import PaDa, ramp
-from trainables.nas.standalone import Standalone
-from trainables.tasks import truth_tables
-from trainables.tasks.data_sampling import ImportanceData, UniformData
-from trainables.tasks.path_sampling import FairPaths, ImportancePaths, SandwichPaths, UniformPaths
-from trainables.tasks.path_scoring import path_accuracies
+from fairsweep.search_spaces.space import Space
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import DataError, Paper, Setting
+from fairsweep.trainables.nas import pa_da
+from fairsweep.trainables.nas.pa_da import PaDa, ramp
+from fairsweep.trainables.nas.standalone import Standalone
+from fairsweep.trainables.tasks import truth_tables
+from fairsweep.trainables.tasks.data_sampling import ImportanceData, UniformData
+from fairsweep.trainables.tasks.path_sampling import FairPaths, ImportancePaths, SandwichPaths, UniformPaths
+from fairsweep.trainables.tasks.path_scoring import path_accuracies
 
 torch.set_num_threads(1)
 

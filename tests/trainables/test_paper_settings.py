@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import config
-from search_spaces._parameter import same
-from trainables import catalog
+from fairsweep.cluster import config
+from fairsweep.search_spaces._parameter import same
+from fairsweep.trainables import catalog
 
 PAPERS = [slug for slug in catalog.slugs() if not slug.startswith("test_")]
 

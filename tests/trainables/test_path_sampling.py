@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from search_spaces.architectures.base import ArchitectureSpace
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.supernets import build_supernet
-from tests.trainables.toy_supernet import ToySupernet, batch_for
-from trainables.tasks.path_sampling import (
+from fairsweep.search_spaces.architectures.base import ArchitectureSpace
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.trainables.tasks.path_sampling import (
     FairPaths,
     ImportancePaths,
     PathRule,
@@ -23,7 +22,8 @@ from trainables.tasks.path_sampling import (
     UniformPaths,
     smoothed,
 )
-from trainables.tasks.workers import Workers
+from fairsweep.trainables.tasks.workers import Workers
+from tests.trainables.toy_supernet import ToySupernet, batch_for
 
 torch.set_num_threads(1)
 ALONE = Workers()

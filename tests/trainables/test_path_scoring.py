@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search_spaces.supernets import Supernet, build_supernet
-from search_spaces.supernets.normalisation import recalibrate
-from trainables.tasks import shared_weights
-from trainables.tasks.path_scoring import path_accuracies, path_scores, supernet_with
-from trainables.tasks.small_images import Reduction, SmallImageTask
+from fairsweep.search_spaces.normalisation import recalibrate
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
+from fairsweep.trainables.tasks import shared_weights
+from fairsweep.trainables.tasks.path_scoring import path_accuracies, path_scores, supernet_with
+from fairsweep.trainables.tasks.small_images import Reduction, SmallImageTask
 
 KINDS = ("cell", "chain", "mbconv", "nasnet")
 

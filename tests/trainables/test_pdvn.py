@@ -12,13 +12,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search_spaces.space import Space
-from trainables.base import DataError, Setting
-from trainables.datasets import synthetic_strings as strings
-from trainables.planning import pdvn
-from trainables.planning.pdvn import DualValueSearch, PDVNPaper, Targets
-from trainables.tasks import retrosynthesis as retro
-from trainables.tasks.retrosynthesis import Candidate, MoleculeNode, RetroStar0, RetrosynthesisTask, Rollout
+from fairsweep.search_spaces.space import Space
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import synthetic_strings as strings
+from fairsweep.trainables.planning import pdvn
+from fairsweep.trainables.planning.pdvn import DualValueSearch, PDVNPaper, Targets
+from fairsweep.trainables.tasks import retrosynthesis as retro
+from fairsweep.trainables.tasks.retrosynthesis import (
+    Candidate,
+    MoleculeNode,
+    RetroStar0,
+    RetrosynthesisTask,
+    Rollout,
+)
 
 torch.set_num_threads(1)
 SHORT = "synthetic_strings_short"

@@ -16,14 +16,14 @@ from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from search_spaces.space import Space, SpaceError
-from trainables.base import DataError, Setting
-from trainables.datasets import binary_tables
-from trainables.tasks import in_context, priors
-from trainables.tasks.in_context import Baseline, ContextTask
-from trainables.tasks.priors import GaussianProcessPrior, Kernel, NeuralPrior, Sets
-from trainables.theory import pfn
-from trainables.theory.pfn import PFN, Bars, PriorFitting
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import binary_tables
+from fairsweep.trainables.tasks import in_context, priors
+from fairsweep.trainables.tasks.in_context import Baseline, ContextTask
+from fairsweep.trainables.tasks.priors import GaussianProcessPrior, Kernel, NeuralPrior, Sets
+from fairsweep.trainables.theory import pfn
+from fairsweep.trainables.theory.pfn import PFN, Bars, PriorFitting
 
 torch.set_num_threads(1)
 

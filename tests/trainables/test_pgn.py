@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces.space import Space, SpaceError
-from trainables import catalog
-from trainables.base import DataError, Setting
-from trainables.datasets import series
-from trainables.sequences import pgn
-from trainables.tasks import forecasting
-from trainables.tasks.forecasting import ForecastingTask, borders
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import series
+from fairsweep.trainables.sequences import pgn
+from fairsweep.trainables.tasks import forecasting
+from fairsweep.trainables.tasks.forecasting import ForecastingTask, borders
 
 torch.set_num_threads(1)
 DATA = os.environ.get("FAIRSWEEP_DATA_DIR")
@@ -328,7 +328,7 @@ def test_an_hour_is_the_mean_of_its_halves(tmp_path: Path, monkeypatch: pytest.M
 def test_elecdemand_offline_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from trainables.datasets import fetch
+    from fairsweep.trainables.datasets import fetch
 
     monkeypatch.setenv("FAIRSWEEP_CACHE", str(tmp_path))
     refused = SimpleNamespace(returncode=1, stderr="ERROR: no network\n", stdout="")

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning import apply_recipe
-from search_spaces.pruning.dhspg import DHSPG
+from fairsweep.search_spaces.pruning import apply_recipe
+from fairsweep.search_spaces.pruning.dhspg import DHSPG
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.nas._pruned import Pruned, check_settings
+from fairsweep.trainables.tasks.models import ModelError, make_model
+from fairsweep.trainables.tasks.subjects import Adapted, PaperSubject, _logits, prunable_papers
 from tests.trainables.configurations import paper_config
-from trainables import catalog
-from trainables.base import Setting
-from trainables.nas._pruned import Pruned, check_settings
-from trainables.tasks.models import ModelError, make_model
-from trainables.tasks.subjects import Adapted, PaperSubject, _logits, prunable_papers
 
 torch.set_num_threads(1)
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.base import DataError, Setting
-from trainables.datasets import deblurring, images
-from trainables.tasks import restoration as task
-from trainables.vision.multi_output_deblur import MultiOutputDeblur
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.datasets import deblurring, images
+from fairsweep.trainables.tasks import restoration as task
+from fairsweep.trainables.vision.multi_output_deblur import MultiOutputDeblur
 
 torch.set_num_threads(1)
 AMBIGUOUS, CONTROL = "digits_simulated_motion", "digits_simulated_motion_control"

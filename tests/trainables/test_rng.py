@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainables.tasks.rng import TrialRNG
+from fairsweep.trainables.tasks.rng import TrialRNG
 
 
 def draw(rng: TrialRNG) -> tuple[list[float], list[float]]:

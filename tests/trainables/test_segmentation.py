@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.base import DataError
-from trainables.datasets import segmentation as data
-from trainables.tasks import segmentation as task
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import segmentation as data
+from fairsweep.trainables.tasks import segmentation as task
 
 torch.set_num_threads(1)
 

@@ -15,14 +15,14 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 
-from search_spaces.space import Space
-from search_spaces.supernets.mbconv import MBConvSupernet
-from search_spaces.supernets.normalisation import keep_running_statistics
-from search_spaces.supernets.runtime import RuntimeModel
-from trainables import catalog
-from trainables.base import DataError, Setting
-from trainables.nas.single_path_nas import SinglePathNAS
-from trainables.tasks.workers import ProcessGroup, Workers, workers
+from fairsweep.search_spaces.normalisation import keep_running_statistics
+from fairsweep.search_spaces.space import Space
+from fairsweep.search_spaces.supernets.mbconv import MBConvSupernet
+from fairsweep.search_spaces.supernets.runtime import RuntimeModel
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import DataError, Setting
+from fairsweep.trainables.nas.single_path_nas import SinglePathNAS
+from fairsweep.trainables.tasks.workers import ProcessGroup, Workers, workers
 
 torch.set_num_threads(1)
 
@@ -313,7 +313,7 @@ def test_searches_of_a_machine_share_a_latency_table_that_goes_with_the_checkpoi
 
 
 def test_larger_images_are_halved_by_the_stem() -> None:
-    from trainables.nas.single_path_nas import search_network
+    from fairsweep.trainables.nas.single_path_nas import search_network
 
     assert search_network("superkernel", "laptop", 0, stem_stride=2).config()["stem_stride"] == 2
     assert trial().net.config()["stem_stride"] == 1

@@ -13,14 +13,20 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from search_spaces.supernets import build_supernet
-from search_spaces.supernets.base import Supernet
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.search_spaces.supernets.base import Supernet
+from fairsweep.trainables.tasks.data_sampling import ImportanceData, UniformData
+from fairsweep.trainables.tasks.path_sampling import (
+    FairPaths,
+    ImportancePaths,
+    PathRule,
+    SandwichPaths,
+    UniformPaths,
+)
+from fairsweep.trainables.tasks.small_images import Reduction, SmallImageTask
+from fairsweep.trainables.tasks.supernet_training import GradientMoments, SupernetTraining
+from fairsweep.trainables.tasks.workers import ProcessGroup, Workers, workers
 from tests.trainables.toy_supernet import ToySupernet
-from trainables.tasks.data_sampling import ImportanceData, UniformData
-from trainables.tasks.path_sampling import FairPaths, ImportancePaths, PathRule, SandwichPaths, UniformPaths
-from trainables.tasks.small_images import Reduction, SmallImageTask
-from trainables.tasks.supernet_training import GradientMoments, SupernetTraining
-from trainables.tasks.workers import ProcessGroup, Workers, workers
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.base import Metric, Setting, Tiny
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.base import Metric, Setting, Tiny
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 
 class Noisy(NetworkPaper):

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from search_spaces.architectures import create_space
-from search_spaces.architectures.files import read_table
-from search_spaces.costs import count_flops, count_parameters
-from search_spaces.supernets import build_supernet
-from trainables.tasks import truth_tables
-from trainables.tasks.truth_tables import (
+from fairsweep.search_spaces.architectures import create_space
+from fairsweep.search_spaces.architectures.files import read_table
+from fairsweep.search_spaces.costs import count_flops, count_parameters
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.trainables.tasks import truth_tables
+from fairsweep.trainables.tasks.truth_tables import (
     PROTOCOLS,
     Protocol,
     build_rows,

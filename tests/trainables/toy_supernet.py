@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.costs import Operator
-from search_spaces.supernets.base import State, Step, Supernet
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.costs import Operator
+from fairsweep.search_spaces.supernets.base import State, Step, Supernet
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3")
 WIDTH = 4

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets import delimited
-from trainables.datasets.delimited import Delimited
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets import delimited
+from fairsweep.trainables.datasets.delimited import Delimited
 
 _BREAST_CANCER_SHA256 = "becefb1ef7e3158e4d8e98b65687002528b77ea193e7517f9bd11e799acf5580"
 MIN_ROWS, MAX_COLUMNS, MIN_SHARE = 160, 100, 0.1

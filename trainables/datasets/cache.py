@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from trainables.base import DataError
+from fairsweep.trainables.base import DataError
 
 LOCK_TIMEOUT_S = 1200.0
 SETTLED_S = 2.0  # a file may change twice within one tick of the file system's clock

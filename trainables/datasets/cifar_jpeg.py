@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainables.base import DataError
-from trainables.datasets.cache import cached_arrays
-from trainables.datasets.fetch import sha256
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets.cache import cached_arrays
+from fairsweep.trainables.datasets.fetch import sha256
 
 
 def _refuse(file: str, column: str, rows: np.ndarray, values: pa.ChunkedArray, wanted: str) -> None:

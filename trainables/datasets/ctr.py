@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets import delimited
-from trainables.datasets.cache import cached_arrays
-from trainables.datasets.delimited import Delimited, shown
-from trainables.datasets.fetch import wheel_member
-from trainables.datasets.frames import read_frame
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets import delimited
+from fairsweep.trainables.datasets.cache import cached_arrays
+from fairsweep.trainables.datasets.delimited import Delimited, shown
+from fairsweep.trainables.datasets.fetch import wheel_member
+from fairsweep.trainables.datasets.frames import read_frame
 
 
 @dataclass(frozen=True, eq=False)

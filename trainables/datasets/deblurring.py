@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets import images
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets import images
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from trainables.base import DataError
+from fairsweep.trainables.base import DataError
 
 _BLANK_QUOTE = (
     "a blank before a quote; quotes count at the very beginning of a cell only: take the blank away"

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from trainables.datasets import binary_tables, ctr, deblurring, fingerprints
-from trainables.datasets.faces import Faces
-from trainables.datasets.fetch import sha256
-from trainables.datasets.graphs import Graph
-from trainables.datasets.images import Images, stratified_split
-from trainables.datasets.packed_graphs import GraphSet
-from trainables.datasets.patterns import Patterns
-from trainables.datasets.segmentation import Segmented
-from trainables.datasets.series import Series
-from trainables.datasets.synthetic_strings import Strings
+from fairsweep.trainables.datasets import binary_tables, ctr, deblurring, fingerprints
+from fairsweep.trainables.datasets.faces import Faces
+from fairsweep.trainables.datasets.fetch import sha256
+from fairsweep.trainables.datasets.graphs import Graph
+from fairsweep.trainables.datasets.images import Images, stratified_split
+from fairsweep.trainables.datasets.packed_graphs import GraphSet
+from fairsweep.trainables.datasets.patterns import Patterns
+from fairsweep.trainables.datasets.segmentation import Segmented
+from fairsweep.trainables.datasets.series import Series
+from fairsweep.trainables.datasets.synthetic_strings import Strings
 
 
 @dataclass

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets.cache import cached_arrays, content_digest
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets.cache import cached_arrays, content_digest
 
 # Last number of the training and of the validation files, as in the published list_eval_partition.txt.
 _TRAIN_END, _VALIDATION_END = 162770, 182637

@@ -9,8 +9,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from trainables.base import DataError
-from trainables.datasets.cache import cache_dir, made_once
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets.cache import cache_dir, made_once
 
 PIP_TIMEOUT_S = 900.0
 

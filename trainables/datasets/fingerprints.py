@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trainables.datasets.packed_graphs import GraphSet
+from fairsweep.trainables.datasets.packed_graphs import GraphSet
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 ROUNDS = 10  # of colour refinement; molecules are told apart after three

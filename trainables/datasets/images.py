@@ -21,11 +21,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets.cache import cached_arrays
-from trainables.datasets.cifar_jpeg import read_jpegs
-from trainables.datasets.fetch import sha256 as _sha256
-from trainables.datasets.fetch import wheel_member
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets.cache import cached_arrays
+from fairsweep.trainables.datasets.cifar_jpeg import read_jpegs
+from fairsweep.trainables.datasets.fetch import sha256 as _sha256
+from fairsweep.trainables.datasets.fetch import wheel_member
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 

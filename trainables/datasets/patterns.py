@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets import images
-from trainables.datasets.fetch import sha256
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets import images
+from fairsweep.trainables.datasets.fetch import sha256
 
 
 @dataclass(frozen=True, eq=False)

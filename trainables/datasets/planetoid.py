@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets.graphs import Graph, row_normalised, surplus, undirected
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets.graphs import Graph, row_normalised, surplus, undirected
 
 # x is the beginning of allx and is not read
 PARTS = ("tx", "allx", "y", "ty", "ally", "graph")
@@ -96,7 +96,7 @@ class PlanetoidUnpickler(pickle.Unpickler):
 
 
 def _read(name: str, path: Path, verify: bool) -> Any:
-    from trainables.datasets.fetch import sha256
+    from fairsweep.trainables.datasets.fetch import sha256
 
     try:
         content = path.read_bytes()

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets.cache import cached_arrays, content_digest
-from trainables.datasets.fetch import wheel_member
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets.cache import cached_arrays, content_digest
+from fairsweep.trainables.datasets.fetch import wheel_member
 
 PARTS = ("train", "validation", "test")
 

@@ -15,12 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets import delimited
-from trainables.datasets.cache import cached_arrays
-from trainables.datasets.delimited import Delimited, shown
-from trainables.datasets.fetch import sha256, wheel_member
-from trainables.datasets.frames import read_frame
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets import delimited
+from fairsweep.trainables.datasets.cache import cached_arrays
+from fairsweep.trainables.datasets.delimited import Delimited, shown
+from fairsweep.trainables.datasets.fetch import sha256, wheel_member
+from fairsweep.trainables.datasets.frames import read_frame
 
 HOUR = np.timedelta64(1, "h")
 DAY = np.timedelta64(1, "D")

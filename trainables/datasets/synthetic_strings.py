@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.base import DataError
+from fairsweep.trainables.base import DataError
 
 LETTERS = "ABC"
 # ("cut", x, y): after the first letter of the first xy; ("replace", x, y): the first x becomes y.

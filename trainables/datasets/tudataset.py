@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.base import DataError, DataNotFound
-from trainables.datasets.graphs import surplus
-from trainables.datasets.packed_graphs import GraphSet, one_hot
+from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets.graphs import surplus
+from fairsweep.trainables.datasets.packed_graphs import GraphSet, one_hot
 
 # name -> (folder and prefix of the files, graphs, classes)
 TU = {

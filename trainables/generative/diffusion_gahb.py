@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.base import Claim, Metric, Tiny
-from trainables.catalog import register
-from trainables.tasks import denoising
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.base import Claim, Metric, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks import denoising
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 # ---- denoisers without additive constants (section 2 and appendix A) ----
 

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.datasets import graphs, planetoid
-from trainables.tasks.node_classification import LOADERS, METRICS, NodeTask
-from trainables.tasks.sparse import SparseMatrix, dropout, hops, linear
-from trainables.tasks.training import NetworkPaper
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets import graphs, planetoid
+from fairsweep.trainables.tasks.node_classification import LOADERS, METRICS, NodeTask
+from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, hops, linear
+from fairsweep.trainables.tasks.training import NetworkPaper
 
 Features = Tensor | SparseMatrix
 

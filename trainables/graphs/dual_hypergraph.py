@@ -17,13 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.datasets import graph_sets
-from trainables.tasks import graph_layers
-from trainables.tasks.graph_classification import METRICS, NODE_LEVEL, GraphBatch, GraphTask, Output
-from trainables.tasks.graph_layers import Convolution, TopKPool, convolutions, places, propagate, scatter, top
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets import graph_sets
+from fairsweep.trainables.tasks import graph_layers
+from fairsweep.trainables.tasks.graph_classification import METRICS, NODE_LEVEL, GraphBatch, GraphTask, Output
+from fairsweep.trainables.tasks.graph_layers import (
+    Convolution,
+    TopKPool,
+    convolutions,
+    places,
+    propagate,
+    scatter,
+    top,
+)
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 SCORED = ("hyperdrop", "edge_weight_only")
 CLASSIFIERS = (*SCORED, "gcn", "random_edge", "topk_node_pool")

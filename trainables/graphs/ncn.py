@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.tasks.link_prediction import (
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.link_prediction import (
     METRICS,
     SETS,
     Adjacency,
@@ -27,8 +27,8 @@ from trainables.tasks.link_prediction import (
     pool,
     sampled,
 )
-from trainables.tasks.sparse import SparseMatrix, dropout, linear
-from trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, linear
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 PREDICTORS = ("ncnc", "ncnc2", "ncn", "ncn2", "ncn_diff", "gae_cn", "gae", "cn_count")
 COMPLETIONS = {"ncnc": 1, "ncnc2": 2}  # how often links are completed

@@ -11,12 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from search_spaces.architectures.jobs import SCORE, TRAIN, members
-from trainables import catalog
-from trainables.base import Fidelity, Metric, Paper, Setting, Tiny
-from trainables.catalog import register
-from trainables.tasks.path_scoring import path_scores, supernet_with
-from trainables.tasks.small_images import SmallImageTask
+from fairsweep.search_spaces.architectures.jobs import SCORE, TRAIN, members
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Fidelity, Metric, Paper, Setting, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.path_scoring import path_scores, supernet_with
+from fairsweep.trainables.tasks.small_images import SmallImageTask
 
 # What runs that prune measure beside the others: their objective is whatever that of their trainable is.
 OF_PRUNED = (
@@ -30,7 +30,7 @@ OF_PRUNED = (
 
 @register
 class SearchJob(Paper):
-    """Configuration: `phase`, and what it needs: see `cluster.nas`, which makes these jobs.
+    """Configuration: `phase`, and what it needs: see `cluster.jobs.nas.search`, which makes these jobs.
 
     A step of a training phase is one of its trainer's; a step of the phase `score` is one path of the batch.
     """

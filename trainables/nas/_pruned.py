@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from search_spaces.costs import UncountedError, count_flops, count_parameters
-from search_spaces.pruning import partition
-from search_spaces.pruning.erasing import ErasingGraph
-from trainables import catalog
-from trainables.base import Fidelity, Found, Metric, Tiny
-from trainables.catalog import register
-from trainables.tasks.compression import ChannelPruning, Compression, OperatorErasing, difference
-from trainables.tasks.subjects import (
+from fairsweep.search_spaces.costs import UncountedError, count_flops, count_parameters
+from fairsweep.search_spaces.pruning import partition
+from fairsweep.search_spaces.pruning.erasing import ErasingGraph
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Fidelity, Found, Metric, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.compression import ChannelPruning, Compression, OperatorErasing, difference
+from fairsweep.trainables.tasks.subjects import (
     PIXELS,
     ModelSubject,
     PaperSubject,
@@ -27,7 +27,7 @@ from trainables.tasks.subjects import (
     is_paper,
     prunable_paper,
 )
-from trainables.tasks.training import NetworkPaper
+from fairsweep.trainables.tasks.training import NetworkPaper
 
 METHODS = ("oto_v2", "oto_v3")
 # Settings of OTO that a paper's own loop decides: learning rates, batches and the network.

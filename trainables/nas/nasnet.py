@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.nasnet import NASNetSpace
-from search_spaces.supernets.nasnet_network import NASNET_A_CONCAT_USED, NASNet
-from trainables.base import Tiny
-from trainables.catalog import register
-from trainables.tasks.image_classification import METRICS, ImageTask
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace
+from fairsweep.search_spaces.supernets.nasnet_network import NASNET_A_CONCAT_USED, NASNet
+from fairsweep.trainables.base import Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.image_classification import METRICS, ImageTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 
 def choose(config: Mapping[str, Any], rng: np.random.Generator) -> tuple[NASNetSpace, Architecture]:

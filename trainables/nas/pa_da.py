@@ -15,17 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from search_spaces.supernets import Supernet, build_supernet
-from trainables.base import Claim, Metric, Tiny
-from trainables.catalog import register
-from trainables.tasks.data_sampling import ImportanceData, UniformData
-from trainables.tasks.path_sampling import FairPaths, ImportancePaths, PathRule, SandwichPaths, UniformPaths
-from trainables.tasks.path_scoring import path_accuracies
-from trainables.tasks.small_images import SmallImageTask
-from trainables.tasks.supernet_training import SupernetTraining
-from trainables.tasks.training import NetworkPaper, cosine_factor
-from trainables.tasks.truth_tables import find_truth, tau
-from trainables.tasks.workers import workers
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
+from fairsweep.trainables.base import Claim, Metric, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.data_sampling import ImportanceData, UniformData
+from fairsweep.trainables.tasks.path_sampling import (
+    FairPaths,
+    ImportancePaths,
+    PathRule,
+    SandwichPaths,
+    UniformPaths,
+)
+from fairsweep.trainables.tasks.path_scoring import path_accuracies
+from fairsweep.trainables.tasks.small_images import SmallImageTask
+from fairsweep.trainables.tasks.supernet_training import SupernetTraining
+from fairsweep.trainables.tasks.training import NetworkPaper, cosine_factor
+from fairsweep.trainables.tasks.truth_tables import find_truth, tau
+from fairsweep.trainables.tasks.workers import workers
 
 # Strategy -> how the paths of an update share it, where they do not simply add their losses up
 UPDATES = {"sandwich": "distil", "sumnas": "reptile"}

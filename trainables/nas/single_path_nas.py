@@ -17,21 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.catalog import create_space, read_size
-from search_spaces.architectures.mbconv import MBConvSpace
-from search_spaces.supernets import build_supernet
-from search_spaces.supernets.mbconv import MBConvSupernet
-from search_spaces.supernets.mbconv_branches import BranchSupernet
-from search_spaces.supernets.normalisation import recalibrate
-from search_spaces.supernets.runtime import RuntimeModel
-from trainables.base import Claim, DataError, Found, Metric, Tiny
-from trainables.catalog import register
-from trainables.datasets.images import stratified_split
-from trainables.tasks.image_classification import METRICS, ImageTask
-from trainables.tasks.latency import kept_latency
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
-from trainables.tasks.workers import workers
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.catalog import create_space, read_size
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.normalisation import recalibrate
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.search_spaces.supernets.mbconv import MBConvSupernet
+from fairsweep.search_spaces.supernets.mbconv_branches import BranchSupernet
+from fairsweep.search_spaces.supernets.runtime import RuntimeModel
+from fairsweep.trainables.base import Claim, DataError, Found, Metric, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets.images import stratified_split
+from fairsweep.trainables.tasks.image_classification import METRICS, ImageTask
+from fairsweep.trainables.tasks.latency import kept_latency
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.tasks.workers import workers
 
 SearchNetwork = MBConvSupernet | BranchSupernet
 TABLE = "runtime.json"

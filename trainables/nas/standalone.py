@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from search_spaces.supernets import build_supernet
-from trainables.base import Tiny
-from trainables.catalog import register
-from trainables.tasks.image_classification import METRICS
-from trainables.tasks.small_images import SmallImageTask
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.trainables.base import Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.image_classification import METRICS
+from fairsweep.trainables.tasks.small_images import SmallImageTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 RANDOM = "random"
 

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.tasks import retrosynthesis as retro
-from trainables.tasks.retrosynthesis import MoleculeNode, ReactionNode, Search
-from trainables.tasks.training import NetworkPaper
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks import retrosynthesis as retro
+from fairsweep.trainables.tasks.retrosynthesis import MoleculeNode, ReactionNode, Search
+from fairsweep.trainables.tasks.training import NetworkPaper
 
 METHODS = ("pdvn", "pretrained", "single_value", "no_cost", "self_imitation")
 

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.datasets import ctr
-from trainables.tasks.ctr import METRICS, CTRTask, matched_width
-from trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets import ctr
+from fairsweep.trainables.tasks.ctr import METRICS, CTRTask, matched_width
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 # ---- layers ----
 

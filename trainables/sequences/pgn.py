@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.tasks.forecasting import METRICS, ForecastingTask
-from trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.forecasting import METRICS, ForecastingTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 # ---- the unit (section 3.1) ----
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
-from search_spaces.pruning import (
+from fairsweep.search_spaces.pruning import (
     Partition,
     check_sliceable,
     erasing_recipe,
@@ -25,11 +25,11 @@ from search_spaces.pruning import (
     recipe,
     slice_module,
 )
-from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
-from search_spaces.pruning.erasing import ErasingGraph
-from search_spaces.pruning.group_sparse import GroupSparse
-from search_spaces.pruning.h2spg import H2SPG
-from search_spaces.pruning.rebuild import attribute
+from fairsweep.search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
+from fairsweep.search_spaces.pruning.erasing import ErasingGraph
+from fairsweep.search_spaces.pruning.group_sparse import GroupSparse
+from fairsweep.search_spaces.pruning.h2spg import H2SPG
+from fairsweep.search_spaces.pruning.rebuild import attribute
 
 SAME = 1e-3  # of the largest output, in single precision: what two networks that are one may differ by
 MODES = ("erase", "prune", "erase+prune")

@@ -13,8 +13,8 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
-from trainables.base import DataError, Metric
-from trainables.datasets import ctr
+from fairsweep.trainables.base import DataError, Metric
+from fairsweep.trainables.datasets import ctr
 
 METRICS = (
     Metric("val_auc", "max", "validation", "fraction"),

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.tasks.path_sampling import smoothed
-from trainables.tasks.workers import Workers
+from fairsweep.trainables.tasks.path_sampling import smoothed
+from fairsweep.trainables.tasks.workers import Workers
 
 
 def logit_gradient_norm(logits: Tensor, labels: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import DataError
-from trainables.datasets import contours, faces, images
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import contours, faces, images
 
 SYNTHETIC_SIDE = 32
 SYNTHETIC_HELD_OUT = 100  # validation images, and as many test images

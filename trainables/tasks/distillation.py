@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.tasks.image_classification import ImageTask
-from trainables.tasks.rng import TrialRNG
-from trainables.tasks.training import cosine_factor
+from fairsweep.trainables.tasks.image_classification import ImageTask
+from fairsweep.trainables.tasks.rng import TrialRNG
+from fairsweep.trainables.tasks.training import cosine_factor
 
 TEACHER_SEED = 0
 TEACHER_BATCH = 32

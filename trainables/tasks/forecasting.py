@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.base import DataError, Metric
-from trainables.datasets import series
+from fairsweep.trainables.base import DataError, Metric
+from fairsweep.trainables.datasets import series
 
 METRICS = (
     Metric("val_mse", "min", "validation", "standardised"),

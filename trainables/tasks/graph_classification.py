@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from trainables.base import DataError, Metric
-from trainables.datasets import graph_sets
-from trainables.datasets.graph_sets import GraphSet
-from trainables.tasks import node_classification
-from trainables.tasks.graph_layers import scatter
+from fairsweep.trainables.base import DataError, Metric
+from fairsweep.trainables.datasets import graph_sets
+from fairsweep.trainables.datasets.graph_sets import GraphSet
+from fairsweep.trainables.tasks import node_classification
+from fairsweep.trainables.tasks.graph_layers import scatter
 
 METRICS = (
     Metric("val_accuracy", "max", "validation", "fraction"),

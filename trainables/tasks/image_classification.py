@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.deployment import Interface
-from trainables.base import Metric
-from trainables.datasets import images
+from fairsweep.search_spaces.deployment import Interface
+from fairsweep.trainables.base import Metric
+from fairsweep.trainables.datasets import images
 
 METRICS = (
     Metric("val_accuracy", "max", "validation", "fraction"),

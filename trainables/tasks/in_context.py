@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from trainables.base import DataError, Metric
-from trainables.datasets import binary_tables
-from trainables.datasets.images import stratified_split
-from trainables.tasks.priors import (
+from fairsweep.trainables.base import DataError, Metric
+from fairsweep.trainables.datasets import binary_tables
+from fairsweep.trainables.datasets.images import stratified_split
+from fairsweep.trainables.tasks.priors import (
     GaussianProcessPrior,
     Kernel,
     NeuralPrior,
@@ -30,7 +30,7 @@ from trainables.tasks.priors import (
     log_marginal_likelihood,
     posterior,
 )
-from trainables.tasks.rng import TrialRNG
+from fairsweep.trainables.tasks.rng import TrialRNG
 
 METRICS = (
     Metric("val_nll", "min", "validation", "nats"),

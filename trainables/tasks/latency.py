@@ -10,9 +10,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from search_spaces.costs import CostError, CostTable, cost_table, hardware, identity, software
-from search_spaces.supernets.base import Supernet
-from trainables.datasets.cache import cache_dir, made_once
+from fairsweep.search_spaces.costs import CostError, CostTable, cost_table, hardware, identity, software
+from fairsweep.search_spaces.supernets.base import Supernet
+from fairsweep.trainables.datasets.cache import cache_dir, made_once
 
 MEASUREMENTS = 3  # of which a table is the median: other work seldom hits an operator twice
 

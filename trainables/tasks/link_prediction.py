@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.base import DataError, Metric
-from trainables.datasets import graphs, planetoid
-from trainables.datasets.graphs import Graph
-from trainables.tasks.sparse import SparseMatrix, product
+from fairsweep.trainables.base import DataError, Metric
+from fairsweep.trainables.datasets import graphs, planetoid
+from fairsweep.trainables.datasets.graphs import Graph
+from fairsweep.trainables.tasks.sparse import SparseMatrix, product
 
 METRICS = (
     Metric("val_hits", "max", "validation", "fraction"),

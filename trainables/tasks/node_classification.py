@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.base import DataError, Metric
-from trainables.datasets import graphs, planetoid
-from trainables.datasets.graphs import Graph
-from trainables.tasks.sparse import SparseMatrix, dropout, hops, normalised_adjacency
+from fairsweep.trainables.base import DataError, Metric
+from fairsweep.trainables.datasets import graphs, planetoid
+from fairsweep.trainables.datasets.graphs import Graph
+from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, hops, normalised_adjacency
 
 __all__ = [
     "LOADERS",

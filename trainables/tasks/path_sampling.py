@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from search_spaces.architectures.base import ATTEMPTS, Architecture
-from search_spaces.supernets.base import Supernet
-from trainables.tasks.workers import Workers
+from fairsweep.search_spaces.architectures.base import ATTEMPTS, Architecture
+from fairsweep.search_spaces.supernets.base import Supernet
+from fairsweep.trainables.tasks.workers import Workers
 
 GRANULARITIES = ("op", "edge_op")
 

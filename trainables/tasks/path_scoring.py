@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.supernets import Supernet, build_supernet
-from trainables.tasks import shared_weights
-from trainables.tasks.small_images import SmallImageTask
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
+from fairsweep.trainables.tasks import shared_weights
+from fairsweep.trainables.tasks.small_images import SmallImageTask
 
 
 @lru_cache(maxsize=1)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.datasets import patterns
+from fairsweep.trainables.datasets import patterns
 
 PARTS = ("train", "validation", "test")
 

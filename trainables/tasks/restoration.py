@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces.deployment import Interface
-from trainables.base import Metric
-from trainables.datasets import deblurring
-from trainables.datasets.deblurring import Pairs, Pictures
+from fairsweep.search_spaces.deployment import Interface
+from fairsweep.trainables.base import Metric
+from fairsweep.trainables.datasets import deblurring
+from fairsweep.trainables.datasets.deblurring import Pairs, Pictures
 
 METRICS = (
     Metric("val_psnr_best_overall", "max", "validation", "dB"),

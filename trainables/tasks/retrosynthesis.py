@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from trainables.base import Metric
-from trainables.datasets import synthetic_strings as strings
+from fairsweep.trainables.base import Metric
+from fairsweep.trainables.datasets import synthetic_strings as strings
 
 METRICS = (
     Metric("val_success", "max", "validation", "fraction"),

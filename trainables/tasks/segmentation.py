@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.deployment import Interface
-from trainables.base import Metric
-from trainables.datasets import segmentation as data_sets
-from trainables.tasks.training import Mean
+from fairsweep.search_spaces.deployment import Interface
+from fairsweep.trainables.base import Metric
+from fairsweep.trainables.datasets import segmentation as data_sets
+from fairsweep.trainables.tasks.training import Mean
 
 METRICS = (
     Metric("val_dice", "max", "validation", "fraction"),

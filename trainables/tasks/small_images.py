@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.datasets import images
-from trainables.tasks.image_classification import ImageTask
+from fairsweep.trainables.datasets import images
+from fairsweep.trainables.tasks.image_classification import ImageTask
 
 PARTS = ("train", "validation", "test")
 

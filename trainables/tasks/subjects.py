@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from search_spaces.deployment import Interface, fitted
-from trainables import catalog
-from trainables.base import Paper, Setting
-from trainables.tasks.compression import base_optimiser
-from trainables.tasks.image_classification import ImageTask
-from trainables.tasks.models import WAYS, ModelError, make_model
-from trainables.tasks.rng import TrialRNG
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.search_spaces.deployment import Interface, fitted
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Paper, Setting
+from fairsweep.trainables.tasks.compression import base_optimiser
+from fairsweep.trainables.tasks.image_classification import ImageTask
+from fairsweep.trainables.tasks.models import WAYS, ModelError, make_model
+from fairsweep.trainables.tasks.rng import TrialRNG
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 IMAGES = 250  # that are evaluated at a time; some of these networks are large
 PIXELS = ("standardised", "raw")  # what of an image a network is given

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.base import Architecture
-from search_spaces.supernets.base import Supernet
-from trainables.tasks.data_sampling import UniformData, logit_gradient_norm
-from trainables.tasks.path_sampling import PathRule
-from trainables.tasks.small_images import SmallImageTask
-from trainables.tasks.training import Mean
-from trainables.tasks.workers import Workers
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.supernets.base import Supernet
+from fairsweep.trainables.tasks.data_sampling import UniformData, logit_gradient_norm
+from fairsweep.trainables.tasks.path_sampling import PathRule
+from fairsweep.trainables.tasks.small_images import SmallImageTask
+from fairsweep.trainables.tasks.training import Mean
+from fairsweep.trainables.tasks.workers import Workers
 
 INNER_STEPS = 2  # of a path, in SUMNAS
 

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trainables.base import Fidelity, Paper, Setting
-from trainables.tasks.rng import TrialRNG
+from fairsweep.trainables.base import Fidelity, Paper, Setting
+from fairsweep.trainables.tasks.rng import TrialRNG
 
 
 class NetworkPaper(Paper):

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from scipy import stats
 
-from search_spaces.architectures import ArchitectureSpace, create_space
-from search_spaces.architectures.files import open_table, packaged, read_table, write_table
-from search_spaces.architectures.tables import Metric, Source, Table, TableError
-from search_spaces.costs import count_flops, count_parameters
-from search_spaces.supernets import Supernet
-from trainables.base import Setting
-from trainables.datasets.cache import cache_dir, made_once
-from trainables.tasks.small_images import SmallImageTask, usual_reduction
+from fairsweep.search_spaces.architectures import ArchitectureSpace, create_space
+from fairsweep.search_spaces.architectures.files import open_table, packaged, read_table, write_table
+from fairsweep.search_spaces.architectures.tables import Metric, Source, Table, TableError
+from fairsweep.search_spaces.costs import count_flops, count_parameters
+from fairsweep.search_spaces.supernets import Supernet
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.datasets.cache import cache_dir, made_once
+from fairsweep.trainables.tasks.small_images import SmallImageTask, usual_reduction
 
 FORMAT = 1
 # (architectures, seeds, epochs) of a truth that is trained where no table ships. Digits do not tell networks apart,
@@ -84,7 +84,7 @@ class Protocol:
 
     def full_config(self) -> dict[str, Any]:
         """The configuration of `standalone`, but for the architecture."""
-        from trainables import catalog
+        from fairsweep.trainables import catalog
 
         given = {**self.config, "supernet": self.kind, "size": self.size}
         return {**catalog.get("standalone").space().paper_config(self.data), **given}
@@ -115,7 +115,7 @@ PROTOCOLS = {
 
 def train_one(protocol: Protocol, data_dir: Path | None, training: tuple[str, int]) -> dict[str, Any]:
     """One training: accuracies (fractions), costs of the network and seconds of this process."""
-    from trainables import catalog
+    from fairsweep.trainables import catalog
 
     text, seed = training
     paper: Any = catalog.get("standalone")()

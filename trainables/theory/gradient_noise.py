@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.tasks.image_classification import METRICS, ImageTask
-from trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.image_classification import METRICS, ImageTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 NOISES = ("annealed", "constant", "weight", "none")
 INITS = ("simple", "he", "random_walk", "xavier", "zeros")

@@ -17,18 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Metric, Tiny
-from trainables.catalog import register
-from trainables.datasets.patterns import LOADERS
-from trainables.tasks.mutual_information import (
+from fairsweep.trainables.base import Claim, Metric, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets.patterns import LOADERS
+from fairsweep.trainables.tasks.mutual_information import (
     bin_numbers,
     binned,
     binned_information,
     entropy,
     kde_information,
 )
-from trainables.tasks.pattern_classification import PatternTask
-from trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.tasks.pattern_classification import PatternTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 # ---- the bound of the information bottleneck ----
 

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.tasks.in_context import DATASETS, METRICS, Baseline, ContextTask, normal_nll
-from trainables.tasks.priors import Sets
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.in_context import DATASETS, METRICS, Baseline, ContextTask, normal_nll
+from fairsweep.trainables.tasks.priors import Sets
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 # ---- the transformer (section 4, figure 1) ----
 

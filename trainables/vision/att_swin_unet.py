@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.datasets.segmentation import LOADERS
-from trainables.tasks.segmentation import METRICS, SegmentationTask, UNet, segmentation_loss
-from trainables.tasks.training import Mean, NetworkPaper
-from trainables.vision._transformers import (
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets.segmentation import LOADERS
+from fairsweep.trainables.tasks.segmentation import METRICS, SegmentationTask, UNet, segmentation_loss
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.vision._transformers import (
     ChannelAttention,
     DropPath,
     PatchExpanding,

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.tasks.image_classification import METRICS, ImageTask
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.image_classification import METRICS, ImageTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 # ---- the binary functions (section 3) ----
 

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Claim, Tiny
-from trainables.catalog import register
-from trainables.datasets.deblurring import LOADERS
-from trainables.tasks.restoration import METRICS, RestorationTask, named, summary
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.base import Claim, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets.deblurring import LOADERS
+from fairsweep.trainables.tasks.restoration import METRICS, RestorationTask, named, summary
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 # ---- outputs ----
 

@@ -16,23 +16,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from search_spaces.costs import count_flops, count_parameters
-from search_spaces.pruning import Partition, kept_groups, partition, recipe, slice_module
-from search_spaces.pruning.dhspg import prune_smallest
-from search_spaces.pruning.group_sparse import GroupSparse
-from trainables.base import Claim, Found, Metric, Tiny
-from trainables.catalog import register
-from trainables.tasks.compression import (
+from fairsweep.search_spaces.costs import count_flops, count_parameters
+from fairsweep.search_spaces.pruning import Partition, kept_groups, partition, recipe, slice_module
+from fairsweep.search_spaces.pruning.dhspg import prune_smallest
+from fairsweep.search_spaces.pruning.group_sparse import GroupSparse
+from fairsweep.trainables.base import Claim, Found, Metric, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.compression import (
     base_optimiser,
     components_text,
     difference,
     share_cut,
     sparse_optimiser,
 )
-from trainables.tasks.image_classification import METRICS
-from trainables.tasks.small_images import SmallImageTask
-from trainables.tasks.training import Mean, NetworkPaper, cosine_factor
-from trainables.vision._residual import resnet18, small_residual
+from fairsweep.trainables.tasks.image_classification import METRICS
+from fairsweep.trainables.tasks.small_images import SmallImageTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.vision._residual import resnet18, small_residual
 
 MODELS = {"small": small_residual, "resnet18": resnet18}
 # name of the claim, what is compared with, what is other there

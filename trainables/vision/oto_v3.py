@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.costs import count_flops, count_parameters
-from search_spaces.pruning.erasing import ErasingGraph
-from trainables.base import Claim, Found, Metric, Tiny
-from trainables.catalog import register
-from trainables.tasks.compression import OperatorErasing, base_optimiser, difference
-from trainables.tasks.image_classification import METRICS, ImageTask
-from trainables.tasks.training import Mean, NetworkPaper
-from trainables.vision._residual import conv_norm
+from fairsweep.search_spaces.costs import count_flops, count_parameters
+from fairsweep.search_spaces.pruning.erasing import ErasingGraph
+from fairsweep.trainables.base import Claim, Found, Metric, Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.compression import OperatorErasing, base_optimiser, difference
+from fairsweep.trainables.tasks.image_classification import METRICS, ImageTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.vision._residual import conv_norm
 
 
 class ParallelChains(nn.Module):

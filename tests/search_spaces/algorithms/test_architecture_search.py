@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search_spaces.algorithms import (
+from fairsweep.search_spaces.algorithms import (
     ARCHITECTURE_SEARCHES,
     ArchitectureSearch,
     ConstraintError,
@@ -19,11 +19,11 @@ from search_spaces.algorithms import (
     create_architecture_search,
     search_table,
 )
-from search_spaces.architectures.base import Architecture, ArchitectureError
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.mbconv import MBConvSpace
-from search_spaces.space import Space
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureError
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.space import Space
 
 CHAIN, CELL = ChainSpace(layers=4), CellSpace()
 SMALL: dict[str, dict[str, Any]] = {

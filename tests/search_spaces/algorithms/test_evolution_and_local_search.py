@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from search_spaces.algorithms import Evolution, Job, LocalSearch, Outcome, search_table
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.algorithms import Evolution, Job, LocalSearch, Outcome, search_table
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.chain import ChainSpace
 
 SPACE = ChainSpace(layers=5)
 

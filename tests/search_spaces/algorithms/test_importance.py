@@ -6,9 +6,9 @@ import numpy as np
 import optuna
 import pytest
 
-from search_spaces.algorithms import Outcome
-from search_spaces.algorithms.importance import importances
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms import Outcome
+from fairsweep.search_spaces.algorithms.importance import importances
+from fairsweep.search_spaces.space import Space
 
 X = {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5}
 SPACE = Space.from_mapping(

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search_spaces.algorithms import Job, Outcome, create_search
-from search_spaces.algorithms.covariance_matrix import CmaEsSearch
-from search_spaces.algorithms.equal_fidelity import highest_level, value_at
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms import Job, Outcome, create_search
+from fairsweep.search_spaces.algorithms.covariance_matrix import CmaEsSearch
+from fairsweep.search_spaces.algorithms.equal_fidelity import highest_level, value_at
+from fairsweep.search_spaces.space import Space
 
 X = {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5}
 SPACES = {

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from search_spaces.algorithms import Job, Outcome, search_table
-from search_spaces.algorithms.nasnet import NASNetSearch
-from search_spaces.algorithms.nasnet_controller import Controller, Policy, Sample
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.mbconv import MBConvSpace
-from search_spaces.architectures.nasnet import NASNetSpace
+from fairsweep.search_spaces.algorithms import Job, Outcome, search_table
+from fairsweep.search_spaces.algorithms.nasnet import NASNetSearch
+from fairsweep.search_spaces.algorithms.nasnet_controller import Controller, Policy, Sample
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace
 
 torch.set_num_threads(1)
 CHAIN, CELL, MBCONV = ChainSpace(layers=3), CellSpace(), MBConvSpace(stages=(2, 3))

@@ -6,10 +6,10 @@ import numpy as np
 import optuna
 import pytest
 
-from search_spaces.algorithms import NSGA2, Outcome, search_table
-from search_spaces.algorithms.nsga2 import crowding, fronts
-from search_spaces.architectures.base import Architecture
-from search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.algorithms import NSGA2, Outcome, search_table
+from fairsweep.search_spaces.algorithms.nsga2 import crowding, fronts
+from fairsweep.search_spaces.architectures.base import Architecture
+from fairsweep.search_spaces.architectures.chain import ChainSpace
 
 SPACE = ChainSpace(layers=5)
 

@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from search_spaces.algorithms.schedulers import ASHA, MedianStopping
+from fairsweep.search_spaces.algorithms.schedulers import ASHA, MedianStopping
 
 
 def sorted_asha(reports: list[tuple[str, int, float]], eta: int) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search_spaces.algorithms import Job, Outcome, create_search
-from search_spaces.algorithms.tried import Tried
-from search_spaces.space import Space
+from fairsweep.search_spaces.algorithms import Job, Outcome, create_search
+from fairsweep.search_spaces.algorithms.tried import Tried
+from fairsweep.search_spaces.space import Space
 
 AB = {"type": "categorical", "choices": ["a", "b"], "paper": "a"}
 SMALL = Space.from_mapping(

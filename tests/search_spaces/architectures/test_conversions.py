@@ -14,11 +14,17 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, given, settings
 
-from search_spaces.architectures import ArchitectureError, ArchitectureSpace, create_space, kinds, sizes
-from search_spaces.architectures.cell import OPERATIONS, CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.mbconv import MBConvSpace
-from search_spaces.space import Space
+from fairsweep.search_spaces.architectures import (
+    ArchitectureError,
+    ArchitectureSpace,
+    create_space,
+    kinds,
+    sizes,
+)
+from fairsweep.search_spaces.architectures.cell import OPERATIONS, CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.space import Space
 
 FAST = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 named = st.sampled_from([create_space(kind, size) for kind in kinds() for size in sizes(kind)])

@@ -8,10 +8,10 @@ from itertools import islice, permutations
 
 import pytest
 
-from search_spaces.architectures import Architecture
-from search_spaces.architectures.cell import WEIGHTS, CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.architectures import Architecture
+from fairsweep.search_spaces.architectures.cell import WEIGHTS, CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
 
 CELLS = CellSpace(disconnected=True)
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from search_spaces.architectures import create_space
-from search_spaces.architectures.files import (
+from fairsweep.search_spaces.architectures import create_space
+from fairsweep.search_spaces.architectures.files import (
     METADATA,
     open_table,
     packaged,
@@ -20,7 +20,7 @@ from search_spaces.architectures.files import (
     read_table,
     write_table,
 )
-from search_spaces.architectures.tables import Metric, Source, TableError
+from fairsweep.search_spaces.architectures.tables import Metric, Source, TableError
 
 SPACE = create_space("chain")
 METRICS = {"val_accuracy": Metric("max", "validation"), "test_loss": Metric("min", "test", "nats")}
@@ -143,7 +143,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 def test_tables_of_the_package_open_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in packaged():
         assert len(open_table(name)) > 0
-    from search_spaces.architectures import files
+    from fairsweep.search_spaces.architectures import files
 
     monkeypatch.setattr(files, "FOLDER", tmp_path)
     write(tmp_path / "mine.parquet")

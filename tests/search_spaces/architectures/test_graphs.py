@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.graphs import graph_of
-from search_spaces.architectures.nasnet import NASNetSpace
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.graphs import graph_of
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace
 
 
 def test_a_cell_is_drawn_without_what_its_input_does_not_reach() -> None:

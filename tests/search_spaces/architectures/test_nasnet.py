@@ -8,8 +8,15 @@ from math import prod
 import numpy as np
 import pytest
 
-from search_spaces.architectures import ArchitectureError, create_space
-from search_spaces.architectures.nasnet import CELLS, NASNET_A, OPERATIONS, Block, NASNetSpace, loose_ends
+from fairsweep.search_spaces.architectures import ArchitectureError, create_space
+from fairsweep.search_spaces.architectures.nasnet import (
+    CELLS,
+    NASNET_A,
+    OPERATIONS,
+    Block,
+    NASNetSpace,
+    loose_ends,
+)
 
 PAPER, LAPTOP = NASNetSpace(), create_space("nasnet")
 THREE = NASNetSpace(3, ("identity", "sep_3x3"))

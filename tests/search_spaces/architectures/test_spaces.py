@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from search_spaces.architectures import (
+from fairsweep.search_spaces.architectures import (
     Architecture,
     ArchitectureError,
     ArchitectureSpace,
@@ -21,9 +21,9 @@ from search_spaces.architectures import (
     sizes,
     space_of_id,
 )
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 SPACES = [create_space(kind, size) for kind in kinds() for size in sizes(kind)]

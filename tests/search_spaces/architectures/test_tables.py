@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from search_spaces.architectures import create_space
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.architectures.chain import ChainSpace
-from search_spaces.architectures.files import open_table
-from search_spaces.architectures.published import (
+from fairsweep.search_spaces.architectures import create_space
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.architectures.chain import ChainSpace
+from fairsweep.search_spaces.architectures.files import open_table
+from fairsweep.search_spaces.architectures.published import (
     DATA,
     cell_of_key,
     cell_parameters,
@@ -24,7 +24,7 @@ from search_spaces.architectures.published import (
     nas_bench_201,
     nas_bench_macro,
 )
-from search_spaces.architectures.tables import Metric, Source, Table, TableError, padded
+from fairsweep.search_spaces.architectures.tables import Metric, Source, Table, TableError, padded
 
 CELLS = CellSpace(disconnected=True)
 CHANCE = {"cifar10": 10.0, "cifar100": 1.0, "imagenet16_120": 100 / 120}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning.groups import Component, Member, Partition
+from fairsweep.search_spaces.pruning.groups import Component, Member, Partition
 
 
 class Net(nn.Module):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning import Partition, partition, slice_module
+from fairsweep.search_spaces.pruning import Partition, partition, slice_module
 from tests.search_spaces.pruning.networks import NETWORKS
 
 torch.set_num_threads(1)

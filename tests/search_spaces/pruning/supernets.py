@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from search_spaces.architectures.cell import OPERATIONS, CellSpace
-from search_spaces.architectures.mbconv import MBConvSpace
-from search_spaces.architectures.nasnet import NASNetSpace
-from search_spaces.supernets.cell import CellSupernet, ResidualBlock
-from search_spaces.supernets.mbconv_branches import BranchSupernet
-from search_spaces.supernets.nasnet import NASNetSupernet
+from fairsweep.search_spaces.architectures.cell import OPERATIONS, CellSpace
+from fairsweep.search_spaces.architectures.mbconv import MBConvSpace
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace
+from fairsweep.search_spaces.supernets.cell import CellSupernet, ResidualBlock
+from fairsweep.search_spaces.supernets.mbconv_branches import BranchSupernet
+from fairsweep.search_spaces.supernets.nasnet import NASNetSupernet
 
 SHAPE = (3, 16, 16)
 

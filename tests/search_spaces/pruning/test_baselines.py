@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
-from search_spaces.pruning.groups import Component, Member, Partition
+from fairsweep.search_spaces.pruning.dhspg import DHSPG, HSPG, ProxSGD, prune_smallest
+from fairsweep.search_spaces.pruning.groups import Component, Member, Partition
 from tests.search_spaces.pruning.digits_cnn import made, partition, train
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from search_spaces.pruning import (
+from fairsweep.search_spaces.pruning import (
     RecipeError,
     SliceError,
     apply_recipe,

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.pruning import TraceError, partition, slice_module
-from search_spaces.pruning.rules_shapes import factor
+from fairsweep.search_spaces.pruning import TraceError, partition, slice_module
+from fairsweep.search_spaces.pruning.rules_shapes import factor
 from tests.search_spaces.pruning.helpers import difference, disturb, network, zeroed
 from tests.search_spaces.pruning.networks import NETWORKS, ShuffleNet, conv
 

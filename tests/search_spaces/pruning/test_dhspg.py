@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from search_spaces.pruning.dhspg import DHSPG, adjusted_lambda, half_space, lambda_bounds
-from search_spaces.pruning.directions import direction
-from search_spaces.pruning.groups import Component, Member, Partition
-from search_spaces.pruning.salience import Moments, most
+from fairsweep.search_spaces.pruning.dhspg import DHSPG, adjusted_lambda, half_space, lambda_bounds
+from fairsweep.search_spaces.pruning.directions import direction
+from fairsweep.search_spaces.pruning.groups import Component, Member, Partition
+from fairsweep.search_spaces.pruning.salience import Moments, most
 from tests.search_spaces.pruning.digits_cnn import Net, batch, made, partition, train
 
 torch.set_num_threads(1)

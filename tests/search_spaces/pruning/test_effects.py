@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.pruning import TraceError, partition, slice_module
-from search_spaces.pruning.copies import unchanged
-from search_spaces.pruning.erasing import ErasingError, ErasingGraph
-from search_spaces.pruning.trace import trace
+from fairsweep.search_spaces.pruning import TraceError, partition, slice_module
+from fairsweep.search_spaces.pruning.copies import unchanged
+from fairsweep.search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from fairsweep.search_spaces.pruning.trace import trace
 from tests.search_spaces.pruning.helpers import zeroed
 from tests.search_spaces.pruning.networks import conv
 
@@ -266,7 +266,7 @@ def test_extraction_is_held_against_the_full_network(monkeypatch: pytest.MonkeyP
             y = self.first(x)
             return self.last(y + self.branch(y).sigmoid())
 
-    monkeypatch.setattr("search_spaces.pruning.erasing.emits_zero", lambda *args, **more: True)
+    monkeypatch.setattr("fairsweep.search_spaces.pruning.erasing.emits_zero", lambda *args, **more: True)
     net = Gated(_doubled).eval()
     graph = ErasingGraph(net, torch.randn(2, 3, 6, 6))
     assert "branch" in graph.erasable

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from search_spaces.pruning.erasing import ErasingError, ErasingGraph
-from search_spaces.pruning.h2spg import H2SPG, hierarchical_search
+from fairsweep.search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from fairsweep.search_spaces.pruning.h2spg import H2SPG, hierarchical_search
 from tests.search_spaces.pruning import dag
 from tests.search_spaces.pruning.digits_cnn import train
 

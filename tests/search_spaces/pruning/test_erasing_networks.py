@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces.pruning import RecipeError, apply_recipe, erasing_recipe
-from search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from fairsweep.search_spaces.pruning import RecipeError, apply_recipe, erasing_recipe
+from fairsweep.search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from fairsweep.trainables.vision.oto_v3 import ParallelChains
 from tests.search_spaces.pruning.helpers import difference, disturb
 from tests.search_spaces.pruning.networks import NETWORKS
 from tests.search_spaces.pruning.supernets import SUPERNETS
-from trainables.vision.oto_v3 import ParallelChains
 
 SUBSETS = 20
 FAMILIES: dict[str, Callable[[], nn.Module]] = {

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD, Optimizer
 
-from search_spaces.pruning.h2spg import H2SPG, hierarchical_search
+from fairsweep.search_spaces.pruning.h2spg import H2SPG, hierarchical_search
 from tests.search_spaces.pruning import digits_cnn
 from tests.search_spaces.pruning.dag import EDGES, Dag, is_valid, orphans, partition
 from tests.search_spaces.pruning.digits_cnn import batch, train

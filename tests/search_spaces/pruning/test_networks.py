@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import fx
 
-from search_spaces.pruning import partition, slice_module
-from search_spaces.pruning.report import numbers
+from fairsweep.search_spaces.pruning import partition, slice_module
+from fairsweep.search_spaces.pruning.report import numbers
 from tests.search_spaces.pruning.helpers import difference, disturb, network, zeroed
 from tests.search_spaces.pruning.networks import NETWORKS
 
@@ -118,7 +118,7 @@ def test_the_graph_form_computes_the_same(name: str) -> None:
     "skip, inject", [("reuse_cross", "replace"), ("reuse_cross", "prepend"), ("xca", "add")]
 )
 def test_att_swin_unet(skip: str, inject: str) -> None:
-    from trainables.vision.att_swin_unet import build
+    from fairsweep.trainables.vision.att_swin_unet import build
 
     config = {
         "model": "att_swin_unet", "patch": 2, "levels": 2, "embed_dim": 8, "heads": 2, "depth": 1, "window": 4,

@@ -16,8 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from search_spaces.pruning import RecipeError, SliceError, apply_recipe, partition, recipe, slice_module
-from search_spaces.pruning.construct import How, how_made
+from fairsweep.search_spaces.pruning import (
+    RecipeError,
+    SliceError,
+    apply_recipe,
+    partition,
+    recipe,
+    slice_module,
+)
+from fairsweep.search_spaces.pruning.construct import How, how_made
 from tests.search_spaces.pruning.helpers import difference, zeroed
 from tests.search_spaces.pruning.networks import NETWORKS
 from tests.search_spaces.pruning.test_proof import Attention, Windowed
@@ -186,7 +193,7 @@ def test_a_recipe_is_applied_without_a_proof(monkeypatch: pytest.MonkeyPatch) ->
     def never(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("asked for a proof")
 
-    monkeypatch.setattr("search_spaces.pruning.construct.choose", never)
+    monkeypatch.setattr("fairsweep.search_spaces.pruning.construct.choose", never)
     again = apply_recipe(NETWORKS["gpt"].small(), made).eval()
     again.load_state_dict(small.state_dict())
     assert torch.equal(again(x), small(x))
@@ -235,7 +242,7 @@ def _tokens() -> tuple[nn.Module, Any, dict[str, list[int]], nn.Module, Tensor]:
 
 FRESH = """
 import json, sys, torch
-from search_spaces.pruning import apply_recipe
+from fairsweep.search_spaces.pruning import apply_recipe
 from tests.search_spaces.pruning.networks import NETWORKS
 made, state, x, y = torch.load(sys.argv[1])
 net = apply_recipe(NETWORKS["gpt"].small(), json.loads(made)).eval()

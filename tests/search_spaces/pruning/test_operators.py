@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning import TraceError, partition, slice_module
+from fairsweep.search_spaces.pruning import TraceError, partition, slice_module
 from tests.search_spaces.pruning.helpers import zeroed
 from tests.search_spaces.pruning.operators import OPERATORS, Operator
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search_spaces.pruning.salience import (
+from fairsweep.search_spaces.pruning.salience import (
     Moments,
     most,
     redundancy,

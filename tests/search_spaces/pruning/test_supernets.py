@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces.pruning import Partition, partition, slice_module
+from fairsweep.search_spaces.pruning import Partition, partition, slice_module
 from tests.search_spaces.pruning.helpers import difference, disturb, exactness, zeroed
 from tests.search_spaces.pruning.networks import NETWORKS
 from tests.search_spaces.pruning.supernets import SHAPE, SUPERNETS

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.pruning import Partition, kept_groups, partition, slice_module
-from search_spaces.pruning.dhspg import DHSPG
-from search_spaces.pruning.report import numbers
+from fairsweep.search_spaces.pruning import Partition, kept_groups, partition, slice_module
+from fairsweep.search_spaces.pruning.dhspg import DHSPG
+from fairsweep.search_spaces.pruning.report import numbers
 
 
 class Turned(nn.Module):

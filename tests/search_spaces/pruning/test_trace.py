@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.fx import config as fx_config
 
-from search_spaces.pruning.trace import STACK_TRACES, TraceError, trace
+from fairsweep.search_spaces.pruning.trace import STACK_TRACES, TraceError, trace
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["as it was", "unknown to this version"])

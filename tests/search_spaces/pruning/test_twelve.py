@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import fx
 
-from search_spaces.pruning import SliceError, partition, recipe, slice_module
+from fairsweep.search_spaces.pruning import SliceError, partition, recipe, slice_module
 from tests.search_spaces.pruning.helpers import disturb, zeroed
 from tests.search_spaces.pruning.twelve import TWELVE
 
@@ -20,7 +20,7 @@ SUBSETS, BATCHES, TOLERANCE = 20, (1, 2, 5), 1e-4
 FRESH = """
 import json, sys, torch
 from pathlib import Path
-from search_spaces.pruning import apply_recipe
+from fairsweep.search_spaces.pruning import apply_recipe
 from tests.search_spaces.pruning.twelve import TWELVE
 torch.set_num_threads(1)
 for path in sorted(Path(sys.argv[2]).iterdir()):

@@ -13,7 +13,7 @@ from tests.search_spaces.pruning.supernets import SHAPE, MixedCells
 
 
 def att_swin_unet() -> nn.Module:
-    from trainables.vision.att_swin_unet import build
+    from fairsweep.trainables.vision.att_swin_unet import build
 
     config = {
         "model": "att_swin_unet", "patch": 2, "levels": 3, "embed_dim": 48, "heads": 3, "depth": 2, "window": 4,

@@ -14,9 +14,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from search_spaces.architectures import Architecture, ArchitectureError
-from search_spaces.costs import CostError, count_flops, count_parameters
-from search_spaces.supernets import Supernet, build_supernet
+from fairsweep.search_spaces.architectures import Architecture, ArchitectureError
+from fairsweep.search_spaces.costs import CostError, count_flops, count_parameters
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
 
 torch.set_num_threads(1)
 

@@ -10,10 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from search_spaces import deployment
-from search_spaces.supernets import Supernet, build_supernet
-from search_spaces.supernets.export import ExportError, load_network, load_program, run_onnx, save_network
-from search_spaces.supernets.normalisation import recalibrate
+from fairsweep.search_spaces import deployment
+from fairsweep.search_spaces.normalisation import recalibrate
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
+from fairsweep.search_spaces.supernets.export import (
+    ExportError,
+    load_network,
+    load_program,
+    run_onnx,
+    save_network,
+)
 from tests.search_spaces.supernets.test_contract import KINDS, images, paths
 
 torch.set_num_threads(1)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from search_spaces.architectures import Architecture
-from search_spaces.architectures.mbconv import BLOCKS
-from search_spaces.costs import count_parameters
-from search_spaces.supernets import build_supernet
-from search_spaces.supernets.layers import InvertedBottleneck
-from search_spaces.supernets.mbconv import MBConvSupernet
-from search_spaces.supernets.mbconv_branches import BranchSupernet
-from search_spaces.supernets.normalisation import keep_running_statistics, recalibrate
-from search_spaces.supernets.superkernels import (
+from fairsweep.search_spaces.architectures import Architecture
+from fairsweep.search_spaces.architectures.mbconv import BLOCKS
+from fairsweep.search_spaces.costs import count_parameters
+from fairsweep.search_spaces.normalisation import keep_running_statistics, recalibrate
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.search_spaces.supernets.layers import InvertedBottleneck
+from fairsweep.search_spaces.supernets.mbconv import MBConvSupernet
+from fairsweep.search_spaces.supernets.mbconv_branches import BranchSupernet
+from fairsweep.search_spaces.supernets.superkernels import (
     GATE_SITES,
     BlockGates,
     Shift,

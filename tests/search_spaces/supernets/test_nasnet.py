@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from search_spaces.architectures import ArchitectureError
-from search_spaces.costs import CostError, count_flops, count_parameters
-from search_spaces.supernets import Supernet, build_supernet
+from fairsweep.search_spaces.architectures import ArchitectureError
+from fairsweep.search_spaces.costs import CostError, count_flops, count_parameters
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
 
 torch.set_num_threads(1)
 SIZES: dict[str, dict[str, Any]] = {

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.nasnet import NASNetSpace, loose_ends
-from search_spaces.supernets.nasnet_network import (
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace, loose_ends
+from fairsweep.search_spaces.supernets.nasnet_network import (
     NASNET_A_CONCAT_USED,
     AuxiliaryHead,
     Combine,
@@ -20,7 +20,7 @@ from search_spaces.supernets.nasnet_network import (
     keep_probability,
     places,
 )
-from search_spaces.supernets.nasnet_operations import (
+from fairsweep.search_spaces.supernets.nasnet_operations import (
     FactorisedReduction,
 )
 

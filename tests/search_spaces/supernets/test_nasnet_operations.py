@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.nasnet import OPERATIONS
-from search_spaces.supernets.nasnet_network import places
-from search_spaces.supernets.nasnet_operations import (
+from fairsweep.search_spaces.architectures.nasnet import OPERATIONS
+from fairsweep.search_spaces.supernets.nasnet_network import places
+from fairsweep.search_spaces.supernets.nasnet_operations import (
     FactorisedReduction,
     SameConv2d,
     operation,

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.architectures.nasnet import NASNetSpace
-from search_spaces.supernets.nasnet_network import NASNET_A_CONCAT_USED, NASNet
+from fairsweep.search_spaces.architectures.nasnet import NASNetSpace
+from fairsweep.search_spaces.supernets.nasnet_network import NASNET_A_CONCAT_USED, NASNet
 
 torch.set_num_threads(1)
 FILTERS = 8

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from search_spaces.supernets import build_supernet
-from search_spaces.supernets.normalisation import normalisation, recalibrate
+from fairsweep.search_spaces.normalisation import normalisation, recalibrate
+from fairsweep.search_spaces.supernets import build_supernet
 from tests.search_spaces.supernets.test_contract import KINDS
 
 torch.set_num_threads(1)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from search_spaces.architectures.published import nas_bench_201
-from search_spaces.costs import count_flops, count_parameters
-from search_spaces.supernets import build_supernet
+from fairsweep.search_spaces.architectures.published import nas_bench_201
+from fairsweep.search_spaces.costs import count_flops, count_parameters
+from fairsweep.search_spaces.supernets import build_supernet
 
 torch.set_num_threads(1)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from search_spaces.architectures import Architecture, ArchitectureSpace
-from search_spaces.architectures.cell import CellSpace
-from search_spaces.supernets import build_supernet
-from search_spaces.supernets.export import load_network, load_program, run_onnx, save_network
-from search_spaces.supernets.normalisation import recalibrate
+from fairsweep.search_spaces.architectures import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.architectures.cell import CellSpace
+from fairsweep.search_spaces.normalisation import recalibrate
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.search_spaces.supernets.export import load_network, load_program, run_onnx, save_network
 from tests.search_spaces.supernets.test_contract import KINDS, images
 
 torch.set_num_threads(1)

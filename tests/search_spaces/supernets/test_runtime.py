@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from search_spaces.architectures.mbconv import BLOCKS, MBConvSpace
-from search_spaces.supernets import build_supernet
-from search_spaces.supernets.mbconv import MBConvSupernet
-from search_spaces.supernets.runtime import RuntimeModel
-from search_spaces.supernets.superkernels import BlockGates, option_gates
+from fairsweep.search_spaces.architectures.mbconv import BLOCKS, MBConvSpace
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.search_spaces.supernets.mbconv import MBConvSupernet
+from fairsweep.search_spaces.supernets.runtime import RuntimeModel
+from fairsweep.search_spaces.supernets.superkernels import BlockGates, option_gates
 
 torch.set_num_threads(1)
 

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search_spaces.supernets import build_supernet
-from search_spaces.supernets.mbconv import MBConvSupernet
-from search_spaces.supernets.superkernels import NORMS, BlockGates, indicator, weight_norm
+from fairsweep.search_spaces.supernets import build_supernet
+from fairsweep.search_spaces.supernets.mbconv import MBConvSupernet
+from fairsweep.search_spaces.supernets.superkernels import NORMS, BlockGates, indicator, weight_norm
 from tests.search_spaces.supernets.test_mbconv import a_block, images, supernet
 
 torch.set_num_threads(1)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from search_spaces.supernets import Supernet, build_supernet
-from search_spaces.supernets.cell import operation
-from search_spaces.supernets.layers import by_batch
+from fairsweep.search_spaces.supernets import Supernet, build_supernet
+from fairsweep.search_spaces.supernets.cell import operation
+from fairsweep.search_spaces.supernets.layers import by_batch
 from tests.search_spaces.supernets.test_contract import images
 
 torch.set_num_threads(1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainables.base import DataError
-from trainables.datasets import cache, faces, segmentation
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import cache, faces, segmentation
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 

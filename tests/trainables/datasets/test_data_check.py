@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.cli import run_cli
+from fairsweep.cluster.cli import run_cli
+from fairsweep.trainables import catalog, data_check
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import fingerprints, images, planetoid, segmentation, series, tudataset
+from fairsweep.trainables.datasets.describe import describe
+from fairsweep.trainables.datasets.packed_graphs import GraphSet
 from tests.trainables.test_dagnn import write_planetoid
 from tests.trainables.test_dual_hypergraph import write_tu
-from trainables import catalog, data_check
-from trainables.base import DataError
-from trainables.datasets import fingerprints, images, planetoid, segmentation, series, tudataset
-from trainables.datasets.describe import describe
-from trainables.datasets.packed_graphs import GraphSet
 
 HEADER = "label,user,item,price\n"
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from trainables.base import DataError
-from trainables.datasets import binary_tables, ctr, delimited
-from trainables.tasks.ctr import CTRTask
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import binary_tables, ctr, delimited
+from fairsweep.trainables.tasks.ctr import CTRTask
 
 HEADER = "label,user,price,ad\n"
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import graphs, planetoid, tudataset
 from tests.trainables.test_dagnn import write_planetoid
 from tests.trainables.test_dual_hypergraph import write_tu
-from trainables.base import DataError
-from trainables.datasets import graphs, planetoid, tudataset
 
 # ---- Planetoid ----
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainables.base import DataError
-from trainables.datasets import images
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import images
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainables.base import DataError
-from trainables.datasets import series
+from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets import series
 
 DATES = [f"2016-07-01 {hour:02}:00:00" for hour in range(8)]
 

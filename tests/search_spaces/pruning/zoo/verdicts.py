@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from search_spaces.pruning import (
+from fairsweep.search_spaces.pruning import (
     Partition,
     RecipeError,
     SliceError,
@@ -32,9 +32,9 @@ from search_spaces.pruning import (
     recipe,
     slice_module,
 )
-from search_spaces.pruning.copies import copied
-from search_spaces.pruning.erasing import ErasingError, ErasingGraph
-from search_spaces.pruning.proof import lengths, longer, sides
+from fairsweep.search_spaces.pruning.copies import copied
+from fairsweep.search_spaces.pruning.erasing import ErasingError, ErasingGraph
+from fairsweep.search_spaces.pruning.proof import lengths, longer, sides
 from tests.search_spaces.pruning.zoo import attention, blocks, convolutions, sequences, vision  # noqa: F401  the list
 from tests.search_spaces.pruning.zoo.cases import ZOO
 

@@ -7,15 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from analysis.store import Store, SweepRecord
-from cluster.checkpoints import Checkpoints
-from cluster.conductor import Conductor, Trial
-from cluster.nas_config import NASSettings
-from trainables.base import Metric
-from trainables.nas._job import OF_PRUNED, SearchJob
+from fairsweep.analysis.store import Store, SweepRecord
+from fairsweep.cluster.engine.checkpoints import Checkpoints
+from fairsweep.cluster.engine.conductor import Conductor, Trial
+from fairsweep.cluster.jobs.nas.config import NASSettings
+from fairsweep.trainables.base import Metric
+from fairsweep.trainables.nas._job import OF_PRUNED, SearchJob
 
 if TYPE_CHECKING:
-    from search_spaces.algorithms import Algorithm
+    from fairsweep.search_spaces.algorithms import Algorithm
 
 Share = Callable[[str, Any], None]  # hands weights of a name to all workers
 

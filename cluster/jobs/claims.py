@@ -2,7 +2,7 @@
 
 Treatment and baseline run under the same seeds, on the same split, with the same budget; a claim about a value has
 no baseline. The claims of a paper that share data, budget and seeds share a sweep, in which a configuration that
-several claims name runs once. With `tuned`, each arm is tuned first (`cluster.claims_tuning`). How they are judged is
+several claims name runs once. With `tuned`, each arm is tuned first (`cluster.jobs.claims_tuning`). How they are judged is
 fixed in `analysis.claims`.
 """
 
@@ -15,19 +15,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from analysis import claims as verdicts
-from analysis.schema import CLAIMS
-from analysis.store import Store
-from cluster import config, sweep
-from cluster.claims_tuning import Tuning, listed
-from cluster.conductor import now
-from cluster.config import Settings
-from cluster.display import Display
-from cluster.errors import MissingData, UserError
-from cluster.local import connected
-from search_spaces.space import Space, SpaceError
-from trainables import catalog
-from trainables.base import Claim, Paper
+from fairsweep.analysis import claims as verdicts
+from fairsweep.analysis.schema import CLAIMS
+from fairsweep.analysis.store import Store
+from fairsweep.cluster import config
+from fairsweep.cluster.config import Settings
+from fairsweep.cluster.display import Display
+from fairsweep.cluster.engine.conductor import now
+from fairsweep.cluster.engine.local import connected
+from fairsweep.cluster.errors import MissingData, UserError
+from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs.claims_tuning import Tuning, listed
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Claim, Paper
 
 MIN_SEEDS = 5  # fewer leave a t interval that says nothing; a claim may ask for more
 Arms = tuple[dict[str, Any], ...]

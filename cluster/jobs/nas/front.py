@@ -12,29 +12,30 @@ from typing import Any
 
 import torch
 
-from analysis.drawing import draw_svg
-from analysis.fronts import front_within, keeps
-from analysis.store import Store, SweepRecord
-from cluster import nas_budget, nas_report
-from cluster.conductor import Conductor, trial_id
-from cluster.config import data_at_hand
-from cluster.errors import UserError
-from cluster.nas_config import NASSettings
-from cluster.nas_run import Run
-from search_spaces.algorithms.base import Job
-from search_spaces.algorithms.budget_search import BudgetSearch
-from search_spaces.algorithms.front_search import FrontSearch
-from search_spaces.architectures.graphs import Graph
-from search_spaces.architectures.jobs import FRONT
-from search_spaces.costs import UncountedError, count_flops, count_parameters, measure_latency
-from search_spaces.pruning import TraceError
-from search_spaces.pruning.report import graph_of_module
-from trainables import catalog
-from trainables.base import DataError, Found, Metric, Setting
-from trainables.nas._job import OF_PRUNED, SearchJob
-from trainables.nas._pruned import Pruned
-from trainables.nas.single_path_nas import SinglePathNAS
-from trainables.tasks.subjects import ModelSubject, Subject, is_paper
+from fairsweep.analysis.drawing import draw_svg
+from fairsweep.analysis.fronts import front_within, keeps
+from fairsweep.analysis.store import Store, SweepRecord
+from fairsweep.cluster.config import data_at_hand
+from fairsweep.cluster.engine.conductor import Conductor, trial_id
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.nas import budget as nas_budget
+from fairsweep.cluster.jobs.nas import report as nas_report
+from fairsweep.cluster.jobs.nas.config import NASSettings
+from fairsweep.cluster.jobs.nas.run import Run
+from fairsweep.search_spaces.algorithms.base import Job
+from fairsweep.search_spaces.algorithms.budget_search import BudgetSearch
+from fairsweep.search_spaces.algorithms.front_search import FrontSearch
+from fairsweep.search_spaces.architectures.graphs import Graph
+from fairsweep.search_spaces.architectures.jobs import FRONT
+from fairsweep.search_spaces.costs import UncountedError, count_flops, count_parameters, measure_latency
+from fairsweep.search_spaces.pruning import TraceError
+from fairsweep.search_spaces.pruning.report import graph_of_module
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import DataError, Found, Metric, Setting
+from fairsweep.trainables.nas._job import OF_PRUNED, SearchJob
+from fairsweep.trainables.nas._pruned import Pruned
+from fairsweep.trainables.nas.single_path_nas import SinglePathNAS
+from fairsweep.trainables.tasks.subjects import ModelSubject, Subject, is_paper
 
 
 class FrontRun(Run):
@@ -255,8 +256,8 @@ class FrontRun(Run):
 
     def _export(self, store: Store, name: str, trial: dict[str, Any], found: Found) -> str:
         """Saves a network that was found as its run has left it, beside the run, and says where."""
-        from search_spaces.deployment import write_network
-        from search_spaces.supernets.export import save_network
+        from fairsweep.search_spaces.deployment import write_network
+        from fairsweep.search_spaces.supernets.export import save_network
 
         about = nas_report.about_trial(trial, name)
         given, seen = found.interface, torch.zeros(2, *found.input_shape)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.config import data_at_hand
-from cluster.errors import UserError
-from trainables import catalog
-from trainables.base import Setting
+from fairsweep.cluster.config import data_at_hand
+from fairsweep.cluster.errors import UserError
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,7 @@ def load_model(
         return _of_paper(name, data_dir)
     if input_shape is None:
         raise UserError(f"--input-shape is missing: say what {name} takes, such as --input-shape 3,224,224")
-    from trainables.tasks.models import ModelError, make_model
+    from fairsweep.trainables.tasks.models import ModelError, make_model
 
     try:
         return make_model(name), torch.zeros(2, *input_shape)

@@ -14,8 +14,8 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from analysis.store import filesystem
-from cluster.trial import Trial
+from fairsweep.analysis.store import filesystem
+from fairsweep.cluster.engine.trial import Trial
 
 KEEP = 2
 SUFFIX, TEMPORARY = ".ckpt", ".tmp"

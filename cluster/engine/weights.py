@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from pyarrow import fs as pafs
 
-from analysis.store import filesystem
-from trainables.tasks import shared_weights
+from fairsweep.analysis.store import filesystem
+from fairsweep.trainables.tasks import shared_weights
 
 
 def key_of(recipe: Mapping[str, Any]) -> str:

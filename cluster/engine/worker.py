@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from analysis.text import bounded
-from cluster.checkpoints import Checkpoints, StorageFault
-from cluster.conductor import ERROR, REASON, Leg
-from cluster.tracking import Tracker, make_tracker
-from trainables import catalog
-from trainables.base import Paper, Setting
+from fairsweep.analysis.text import bounded
+from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault
+from fairsweep.cluster.engine.conductor import ERROR, REASON, Leg
+from fairsweep.cluster.tracking import Tracker, make_tracker
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Paper, Setting
 
 logger = logging.getLogger(__name__)
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS}
@@ -56,7 +56,7 @@ class LegRunner:
     """Runs legs one after the other; `step` gives the next report of the current one."""
 
     def __init__(self, post: Post, group: Any = None) -> None:
-        """group: what trains in the paper's place, as a `cluster.group.Group` does."""
+        """group: what trains in the paper's place, as a `cluster.engine.group.Group` does."""
         self.post, self.group = post, group
         if post.plugins:
             os.environ["FAIRSWEEP_PLUGINS"] = post.plugins

@@ -14,22 +14,23 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from analysis.store import Store, StoreError, SweepRecord, SweepWriter, check_uri
-from analysis.text import bounded
-from cluster import config, growth, provenance
-from cluster.checkpoints import Checkpoints, Keeper
-from cluster.conductor import Conductor, Rules, Trial, now
-from cluster.config import Settings, data_at_hand
-from cluster.display import Display
-from cluster.driving import Result, drive
-from cluster.errors import MissingData, UserError
-from cluster.local import check_shared, connected, slots
-from cluster.tracking import why_not
-from cluster.worker import Post
-from search_spaces.algorithms import create_scheduler, create_search
-from search_spaces.space import SpaceError
-from trainables import catalog
-from trainables.base import Paper, Setting
+from fairsweep.analysis.store import Store, StoreError, SweepRecord, SweepWriter, check_uri
+from fairsweep.analysis.text import bounded
+from fairsweep.cluster import config
+from fairsweep.cluster.config import Settings, data_at_hand
+from fairsweep.cluster.display import Display
+from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
+from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
+from fairsweep.cluster.engine.local import check_shared, connected, slots
+from fairsweep.cluster.engine.worker import Post
+from fairsweep.cluster.errors import MissingData, UserError
+from fairsweep.cluster.jobs import growth, provenance
+from fairsweep.cluster.jobs.driving import Result, drive
+from fairsweep.cluster.tracking import why_not
+from fairsweep.search_spaces.algorithms import create_scheduler, create_search
+from fairsweep.search_spaces.space import SpaceError
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Paper, Setting
 
 COMMAND = 20_000  # characters of the command line that are kept
 RAY_COPIES = "/runtime_resources/working_dir_files/"

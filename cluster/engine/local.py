@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import UserError
+from fairsweep.cluster.errors import UserError
 
 CONNECT_S = 10.0
 SILENT_S = 20.0  # that a cluster may be out of reach

@@ -9,18 +9,18 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cluster import config
-from cluster.config import Settings
-from cluster.errors import UserError
-from cluster.nas_budget import Budget, applied, budget_of, check_agreement, refuse_decided
-from search_spaces.algorithms import ARCHITECTURE_SEARCHES
-from search_spaces.algorithms.phases import Plan
-from search_spaces.architectures import kinds, read_size, sizes
-from search_spaces.architectures.jobs import CHILD, PHASES
-from search_spaces.space import Space, SpaceError
-from search_spaces.supernets.nasnet_costs import MOST_BLOCKS
-from trainables import catalog
-from trainables.base import Paper
+from fairsweep.cluster import config
+from fairsweep.cluster.config import Settings
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.nas.budget import Budget, applied, budget_of, check_agreement, refuse_decided
+from fairsweep.search_spaces.algorithms import ARCHITECTURE_SEARCHES
+from fairsweep.search_spaces.algorithms.phases import Plan
+from fairsweep.search_spaces.architectures import kinds, read_size, sizes
+from fairsweep.search_spaces.architectures.jobs import CHILD, PHASES
+from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.search_spaces.supernets.nasnet_costs import MOST_BLOCKS
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Paper
 
 GROUPS = ("algorithm", "supernet", "cluster", "tracking")
 SUPERNET_KIND, FRONT_KIND = "supernet", "front"  # of algorithms
@@ -75,7 +75,7 @@ class NASSettings(Settings):
     @property
     def plugin(self) -> str | None:
         """The module from outside this package that the paper is in which is made smaller, if it is."""
-        from trainables.tasks.subjects import is_paper
+        from fairsweep.trainables.tasks.subjects import is_paper
 
         outside = self.pruned is not None and is_paper(self.pruned)
         return catalog.plugin_of(catalog.get(str(self.pruned))) if outside else None
@@ -111,8 +111,8 @@ class NASSettings(Settings):
 
     def _of_trainable(self, oto: dict[str, Any]) -> dict[str, Any]:
         """The settings of a trainable, and those of OTO on it."""
-        from trainables.nas._pruned import check_settings
-        from trainables.tasks.subjects import is_paper
+        from fairsweep.trainables.nas._pruned import check_settings
+        from fairsweep.trainables.tasks.subjects import is_paper
 
         name, train = self.tree["trainable"], self.train["config"]
         try:
@@ -332,7 +332,7 @@ def _with_data(raw: Mapping[str, Any], trainer: type[Paper]) -> type[Paper]:
     name = raw.get("trainable")
     if name is None:
         return trainer
-    from trainables.tasks.subjects import is_paper, prunable_paper
+    from fairsweep.trainables.tasks.subjects import is_paper, prunable_paper
 
     if not is_paper(name):
         return catalog.get(raw["algorithm"]["trainer"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from search_spaces.algorithms import Outcome
+from fairsweep.search_spaces.algorithms import Outcome
 
 ENDED = {"complete", "pruned", "failed"}
 

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from analysis.store import Store
-from cluster.errors import UserError
-from cluster.trial import Trial, combine
-from search_spaces.algorithms import Outcome
-from search_spaces.algorithms.equal_fidelity import Level
-from search_spaces.algorithms.importance import FEWEST, Importance, importances
-from search_spaces.space import Space, SpaceError
+from fairsweep.analysis.store import Store
+from fairsweep.cluster.engine.trial import Trial, combine
+from fairsweep.cluster.errors import UserError
+from fairsweep.search_spaces.algorithms import Outcome
+from fairsweep.search_spaces.algorithms.equal_fidelity import Level
+from fairsweep.search_spaces.algorithms.importance import FEWEST, Importance, importances
+from fairsweep.search_spaces.space import Space, SpaceError
 
 
 def of_sweep(store: Store, name: str, step: int | None = None) -> tuple[Level, list[Importance]]:

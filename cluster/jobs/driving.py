@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from analysis.store import Store, StoreError, SweepWriter
-from cluster.conductor import Conductor, Trial
-from cluster.display import Display, clock
-from cluster.errors import DriverEnded
-from cluster.local import ray_gone
-from cluster.worker import Post, describe
+from fairsweep.analysis.store import Store, StoreError, SweepWriter
+from fairsweep.cluster.display import Display, clock
+from fairsweep.cluster.engine.conductor import Conductor, Trial
+from fairsweep.cluster.engine.local import ray_gone
+from fairsweep.cluster.engine.worker import Post, describe
+from fairsweep.cluster.errors import DriverEnded
 
 MAX_ENGINE_RESTARTS = 5
 GONE_GRACE_S = 5.0  # that the driver has to end on its own once Ray is gone; Ray would end it after a minute
@@ -155,7 +155,7 @@ def _run_on_tune(settings: Any, conductor: Conductor, post: Post, display: Displ
     # Tune reads its environment at import, so it comes in after `connected` has set that.
     from ray import tune
 
-    from cluster.bridge import LegScheduler, LegSearcher, PaperTrainable, Places, Watch
+    from fairsweep.cluster.engine.bridge import LegScheduler, LegSearcher, PaperTrainable, Places, Watch
 
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.rules.concurrent)
     resources = {"cpu": settings.cluster["cpus_per_trial"]}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cluster.errors import UserError
-from trainables import catalog
+from fairsweep.cluster.errors import UserError
+from fairsweep.trainables import catalog
 
 SLUG = re.compile(r"[a-z][a-z0-9_]{1,39}")
 
@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables.base import Tiny
-from trainables.catalog import register
-from trainables.tasks.image_classification import METRICS, ImageTask
-from trainables.tasks.training import Mean, NetworkPaper
+from fairsweep.trainables.base import Tiny
+from fairsweep.trainables.catalog import register
+from fairsweep.trainables.tasks.image_classification import METRICS, ImageTask
+from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 
 class Model(nn.Module):
@@ -95,7 +95,7 @@ from __future__ import annotations
 
 import torch
 
-from trainables.{room}.{slug} import Model
+from fairsweep.trainables.{room}.{slug} import Model
 
 
 def test_an_invariant_of_the_paper() -> None:

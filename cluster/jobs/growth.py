@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from analysis.store import SweepRecord, SweepWriter
-from cluster.display import clock
-from cluster.errors import UserError
-from trainables.catalog import UnknownPaper
+from fairsweep.analysis.store import SweepRecord, SweepWriter
+from fairsweep.cluster.display import clock
+from fairsweep.cluster.errors import UserError
+from fairsweep.trainables.catalog import UnknownPaper
 
 GROWABLE = {
     "budget.trials": int,

@@ -20,12 +20,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.store import SweepRecord, SweepWriter
-from analysis.text import bounded
-from cluster.judging import OVER, Judge
-from cluster.trial import ENDED, Leg, Rules, Trial, combine, now, trial_id
-from search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
-from search_spaces.space import Space
+    from fairsweep.analysis.store import SweepRecord, SweepWriter
+from fairsweep.analysis.text import bounded
+from fairsweep.cluster.engine.judging import OVER, Judge
+from fairsweep.cluster.engine.trial import ENDED, Leg, Rules, Trial, combine, now, trial_id
+from fairsweep.search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
+from fairsweep.search_spaces.space import Space
 
 __all__ = ["Conductor", "Leg", "Rules", "Trial", "combine", "now", "trial_id"]
 

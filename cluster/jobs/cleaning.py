@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from omegaconf import OmegaConf
 
-from analysis.store import Store
-from cluster.checkpoints import Checkpoints
-from cluster.errors import UserError
-from trainables.nas._job import SearchJob
+from fairsweep.analysis.store import Store
+from fairsweep.cluster.engine.checkpoints import Checkpoints
+from fairsweep.cluster.errors import UserError
+from fairsweep.trainables.nas._job import SearchJob
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from cluster.errors import UserError
-from search_spaces.architectures.base import LISTED, Architecture, ArchitectureSpace
-from search_spaces.architectures.files import open_table
-from search_spaces.architectures.tables import Table, TableError
-from trainables.tasks.small_images import whole_set
+from fairsweep.cluster.errors import UserError
+from fairsweep.search_spaces.architectures.base import LISTED, Architecture, ArchitectureSpace
+from fairsweep.search_spaces.architectures.files import open_table
+from fairsweep.search_spaces.architectures.tables import Table, TableError
+from fairsweep.trainables.tasks.small_images import whole_set
 
 MACRO_FILE = "nas_bench_macro/nas-bench-macro_cifar10.json"  # in the folder of data sets
 UNTABULATED = "untabulated"  # a cost: 1 for what the table lacks

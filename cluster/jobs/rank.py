@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from analysis import ranking
-from analysis.ranking import Estimate
-from cluster import sweep
-from cluster.config import data_at_hand
-from cluster.errors import UserError
-from cluster.tables import alike, open_named
-from cluster.weights import Shelf
-from search_spaces.architectures.tables import TableError
-from trainables.tasks import shared_weights
-from trainables.tasks.path_scoring import path_scores, supernet_with
-from trainables.tasks.small_images import SmallImageTask
+from fairsweep.analysis import ranking
+from fairsweep.analysis.ranking import Estimate
+from fairsweep.cluster.config import data_at_hand
+from fairsweep.cluster.engine.weights import Shelf
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs.tables import alike, open_named
+from fairsweep.search_spaces.architectures.tables import TableError
+from fairsweep.trainables.tasks import shared_weights
+from fairsweep.trainables.tasks.path_scoring import path_scores, supernet_with
+from fairsweep.trainables.tasks.small_images import SmallImageTask
 
 DEVICE = "cpu"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -12,41 +11,20 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.fs as pafs
 import yaml
 
-from analysis import statistics
-from analysis.drawing import draw_svg
-from analysis.fronts import front_within
-from analysis.store import Store, filesystem
-from cluster.conductor import Conductor, trial_id
-from search_spaces.algorithms.phases import PhasedSearch
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
-from search_spaces.architectures.graphs import graph_of
-from search_spaces.architectures.jobs import CHILD, FRONT, RETRAIN, SCORE, members
-from trainables.base import Setting
+from fairsweep.analysis import statistics
+from fairsweep.analysis.drawing import draw_svg
+from fairsweep.analysis.store import Store, filesystem
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.architectures.graphs import graph_of
+from fairsweep.search_spaces.architectures.jobs import CHILD, FRONT, RETRAIN, SCORE, members
+from fairsweep.trainables.base import Setting
 
 if TYPE_CHECKING:
-    from cluster.nas_run import Run
-    from cluster.nas_supernet import SupernetRun
+    from fairsweep.cluster.jobs.nas.run import Run
 
 
 DRAWING = "architecture.svg"
 MISSED = 0.01  # of a share that is to go; that of a few chains is rounded to a whole number of them
-
-
-def write(search: SupernetRun, store: Store, name: str, conductor: Conductor) -> list[dict[str, Any]]:
-    """Writes the rows of the run into the table `architectures`, and the networks that were retrained as files."""
-    algorithm = conductor.algorithm
-    assert isinstance(algorithm, PhasedSearch)
-    rows = _scored(search, algorithm)
-    by_text = {row["architecture"]: row for row in rows}
-    for text, trials in alone(completed(store, name)).items():
-        row = by_text[text]
-        row.update(phase=RETRAIN, **alone_columns(trials))
-        row["folder"] = export_best(search, store, name, trials)
-    front = front_within(rows, search.settings.front, search.settings.limits)
-    for row, on in zip(rows, front, strict=True):
-        row["on_front"] = on
-    store.write_derived("architectures", name, rows)
-    return rows
 
 
 def completed(store: Store, name: str) -> list[dict[str, Any]]:
@@ -74,48 +52,9 @@ def alone_columns(trials: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _scored(search: SupernetRun, algorithm: PhasedSearch) -> list[dict[str, Any]]:
-    """One row for each architecture that has a score, in the order in which they were proposed."""
-    settings, space = search.settings, search.space
-    rows: dict[str, dict[str, Any]] = {}
-    for job in sorted(algorithm.jobs.values(), key=lambda job: job.number):
-        if job.config["phase"] == RETRAIN:
-            continue
-        about = job.attrs.get("jobs", [])
-        for text, inner in zip(members(job.config), about, strict=True):
-            architecture = space.parse(text)
-            if architecture not in algorithm.scores or text in rows:
-                continue
-            rows[text] = {
-                "number": inner["number"],
-                "architecture": text,
-                "space": space.id,
-                "options": json.dumps(space.options(architecture)),
-                "algorithm": settings.algorithm["name"],
-                "supernet": search.key if settings.scoring == "supernet" else None,
-                "phase": job.config["phase"],
-                "parent": _parent(inner["attrs"]),
-                "score": algorithm.scores[architecture],
-                "scored_by": search.scored_by,
-                "trial": trial_id(job.number, settings.seed),
-                **_costs(search, architecture),
-            }
-    return sorted(rows.values(), key=lambda row: row["number"])
-
-
-def _costs(search: SupernetRun, architecture: Architecture) -> dict[str, Any]:
-    costs = search.costs(architecture)
-    return {k: int(v) if k in ("params", "flops") else float(v) for k, v in costs.items()}
-
-
-def _parent(attrs: dict[str, Any]) -> str | None:
-    parent = attrs.get("parent")
-    return None if parent is None else str(parent)
-
-
 def export_best(search: Run, store: Store, name: str, trials: list[dict[str, Any]]) -> str | None:
     """Saves the best of the stand-alone trainings of an architecture; where, or None if its checkpoint is gone."""
-    from search_spaces.supernets.export import save_network
+    from fairsweep.search_spaces.supernets.export import save_network
 
     settings = search.settings
     best = max(trials, key=lambda t: (t["value"], -t["number"]))

@@ -12,19 +12,21 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from analysis.store import Store, SweepRecord, SweepWriter
-from cluster import group, growth, nas_config, sweep
-from cluster.checkpoints import Checkpoints
-from cluster.conductor import Conductor, Rules, Trial, now
-from cluster.display import Display
-from cluster.driving import Result, drive
-from cluster.nas_config import FRONT_KIND, NASSettings
-from cluster.nas_front import FrontRun
-from cluster.nas_run import Run
-from cluster.nas_supernet import SupernetRun
-from cluster.weights import Board
-from search_spaces.algorithms.schedulers import NoScheduler
-from trainables.nas._job import SearchJob
+from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
+from fairsweep.cluster.display import Display
+from fairsweep.cluster.engine import group
+from fairsweep.cluster.engine.checkpoints import Checkpoints
+from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
+from fairsweep.cluster.engine.weights import Board
+from fairsweep.cluster.jobs import growth, sweep
+from fairsweep.cluster.jobs.driving import Result, drive
+from fairsweep.cluster.jobs.nas import config as nas_config
+from fairsweep.cluster.jobs.nas.config import FRONT_KIND, NASSettings
+from fairsweep.cluster.jobs.nas.front import FrontRun
+from fairsweep.cluster.jobs.nas.run import Run
+from fairsweep.cluster.jobs.nas.supernet import SupernetRun
+from fairsweep.search_spaces.algorithms.schedulers import NoScheduler
+from fairsweep.trainables.nas._job import SearchJob
 
 GROWABLE = {**{k: v for k, v in growth.GROWABLE.items() if k != "budget.trials"}, "search.evaluations": int}
 

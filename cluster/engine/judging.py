@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from statistics import fmean
 
-from cluster.trial import Trial
-from search_spaces.algorithms import Scheduler
-from search_spaces.algorithms.schedulers import Decision
+from fairsweep.cluster.engine.trial import Trial
+from fairsweep.search_spaces.algorithms import Scheduler
+from fairsweep.search_spaces.algorithms.schedulers import Decision
 
 OVER = ("complete", "failed")
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.fronts import keeps
-from cluster import config
-from cluster.errors import UserError
-from search_spaces.algorithms.budget_search import SEARCHES, TOLERANCE, deviation
-from trainables.base import Paper
+from fairsweep.analysis.fronts import keeps
+from fairsweep.cluster import config
+from fairsweep.cluster.errors import UserError
+from fairsweep.search_spaces.algorithms.budget_search import SEARCHES, TOLERANCE, deviation
+from fairsweep.trainables.base import Paper
 
 KNOB = "lmbda"
 # word -> (the column of `architectures` that it is about, the trainer's `cost` that a search then lowers)

@@ -21,11 +21,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from cluster.conductor import Conductor, Leg
-from cluster.errors import DriverEnded
-from cluster.local import ray_gone
-from cluster.weights import read_from_board
-from cluster.worker import LegRunner, Post
+from fairsweep.cluster.engine.conductor import Conductor, Leg
+from fairsweep.cluster.engine.local import ray_gone
+from fairsweep.cluster.engine.weights import read_from_board
+from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.errors import DriverEnded
 
 
 class PaperTrainable(tune.Trainable):

@@ -6,21 +6,23 @@ import json
 import sys
 from typing import Any
 
-from analysis.store import Store, SweepRecord
-from cluster import nas_report, provenance
-from cluster.conductor import Conductor, Trial
-from cluster.config import data_at_hand
-from cluster.errors import UserError
-from cluster.nas_config import SUPERNET_KIND, TABLE, NASSettings
-from cluster.nas_run import Run, phases
-from cluster.tables import UNTABULATED, TableScores, alike, open_named
-from cluster.weights import Shelf, key_of
-from search_spaces.algorithms import ConstraintError, create_architecture_search
-from search_spaces.algorithms.phases import PhasedSearch
-from search_spaces.architectures.base import Architecture, ArchitectureSpace
-from search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, members
-from trainables.base import Setting
-from trainables.tasks.latency import kept_latency
+from fairsweep.analysis.fronts import front_within
+from fairsweep.analysis.store import Store, SweepRecord
+from fairsweep.cluster.config import data_at_hand
+from fairsweep.cluster.engine.conductor import Conductor, Trial, trial_id
+from fairsweep.cluster.engine.weights import Shelf, key_of
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import provenance
+from fairsweep.cluster.jobs.nas import report as nas_report
+from fairsweep.cluster.jobs.nas.config import SUPERNET_KIND, TABLE, NASSettings
+from fairsweep.cluster.jobs.nas.run import Run, phases
+from fairsweep.cluster.jobs.tables import UNTABULATED, TableScores, alike, open_named
+from fairsweep.search_spaces.algorithms import ConstraintError, create_architecture_search
+from fairsweep.search_spaces.algorithms.phases import PhasedSearch
+from fairsweep.search_spaces.architectures.base import Architecture, ArchitectureSpace
+from fairsweep.search_spaces.architectures.jobs import CHILD, RETRAIN, SCORE, TRAIN, members
+from fairsweep.trainables.base import Setting
+from fairsweep.trainables.tasks.latency import kept_latency
 
 TRAINED = {TRAIN: "train", CHILD: "retrain", RETRAIN: "retrain"}  # phase -> the settings that say how long
 
@@ -185,7 +187,7 @@ class SupernetRun(Run):
         self._shared = True
 
     def report(self, store: Store, name: str, conductor: Conductor) -> None:
-        nas_report.write(self, store, name, conductor)
+        _write(self, store, name, conductor)
 
 
 def trained(record: SweepRecord | None) -> str | None:
@@ -212,3 +214,59 @@ def _trainer(settings: NASSettings) -> Any:
     except ValueError as error:  # such as a strategy that makes no sense in the space
         raise UserError(str(error)) from None
     return paper
+
+
+def _write(search: SupernetRun, store: Store, name: str, conductor: Conductor) -> list[dict[str, Any]]:
+    """Writes the rows of the run into the table `architectures`, and the networks that were retrained as files."""
+    algorithm = conductor.algorithm
+    assert isinstance(algorithm, PhasedSearch)
+    rows = _scored(search, algorithm)
+    by_text = {row["architecture"]: row for row in rows}
+    for text, trials in nas_report.alone(nas_report.completed(store, name)).items():
+        row = by_text[text]
+        row.update(phase=RETRAIN, **nas_report.alone_columns(trials))
+        row["folder"] = nas_report.export_best(search, store, name, trials)
+    front = front_within(rows, search.settings.front, search.settings.limits)
+    for row, on in zip(rows, front, strict=True):
+        row["on_front"] = on
+    store.write_derived("architectures", name, rows)
+    return rows
+
+
+def _scored(search: SupernetRun, algorithm: PhasedSearch) -> list[dict[str, Any]]:
+    """One row for each architecture that has a score, in the order in which they were proposed."""
+    settings, space = search.settings, search.space
+    rows: dict[str, dict[str, Any]] = {}
+    for job in sorted(algorithm.jobs.values(), key=lambda job: job.number):
+        if job.config["phase"] == RETRAIN:
+            continue
+        about = job.attrs.get("jobs", [])
+        for text, inner in zip(members(job.config), about, strict=True):
+            architecture = space.parse(text)
+            if architecture not in algorithm.scores or text in rows:
+                continue
+            rows[text] = {
+                "number": inner["number"],
+                "architecture": text,
+                "space": space.id,
+                "options": json.dumps(space.options(architecture)),
+                "algorithm": settings.algorithm["name"],
+                "supernet": search.key if settings.scoring == "supernet" else None,
+                "phase": job.config["phase"],
+                "parent": _parent(inner["attrs"]),
+                "score": algorithm.scores[architecture],
+                "scored_by": search.scored_by,
+                "trial": trial_id(job.number, settings.seed),
+                **_costs(search, architecture),
+            }
+    return sorted(rows.values(), key=lambda row: row["number"])
+
+
+def _costs(search: SupernetRun, architecture: Architecture) -> dict[str, Any]:
+    costs = search.costs(architecture)
+    return {k: int(v) if k in ("params", "flops") else float(v) for k, v in costs.items()}
+
+
+def _parent(attrs: dict[str, Any]) -> str | None:
+    parent = attrs.get("parent")
+    return None if parent is None else str(parent)

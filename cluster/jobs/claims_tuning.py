@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster import config
-from cluster.config import Settings
-from trainables.base import Paper
+from fairsweep.cluster import config
+from fairsweep.cluster.config import Settings
+from fairsweep.trainables.base import Paper
 
 TRIALS = 8  # candidates of an arm where `--tuning-trials` does not say
 SEEDS = 2

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
-from cluster.conductor import Conductor
-from cluster.worker import LegRunner, Post, prepare_torch
-from trainables import catalog
-from trainables.base import Paper, Setting
+from fairsweep.cluster.engine.conductor import Conductor
+from fairsweep.cluster.engine.worker import LegRunner, Post, prepare_torch
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Paper, Setting
 
 STEP, STATE, LOAD, TEST, END = "step", "state", "load", "test", "end"
 SETUP = -1  # number of the answer to no command: the paper is set up

@@ -1,0 +1,1 @@
+"""Who runs where: trials and their states, the conductor of a sweep, workers, what travels between them. No verbs."""

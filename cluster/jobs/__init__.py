@@ -1,0 +1,1 @@
+"""What a verb starts: sweeps, claims, searches for networks, rankings."""
