@@ -37,23 +37,31 @@ def run_cli(argv: Sequence[str]) -> int:
             f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
         )
         return 2
-    from fairsweep.analysis.store import StoreError, SweepLocked, UnknownSweep
-    from fairsweep.search_spaces.space import SpaceError
-    from fairsweep.trainables.catalog import UnknownPaper
-
     try:
         return args.handle(args, rest)
-    except (UserError, UnknownSweep, UnknownPaper, SpaceError, SweepLocked) as error:
-        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
-        return 2
-    except (StoreError, DriverEnded) as error:
-        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
-        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        code = _code(error)
+        if code is None:
+            raise
+        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
+        return code
+
+
+def _code(error: Exception) -> int | None:
+    """Exit code of an error that is answered in one line; None: it is a fault of ours."""
+    # Imported here: to tell of a paper takes no store.
+    from fairsweep.analysis.store import StoreError, SweepLocked, UnknownSweep
+    from fairsweep.search_spaces.space import SpaceError
+    from fairsweep.trainables.catalog import UnknownPaper
+
+    if isinstance(error, (UserError, UnknownSweep, UnknownPaper, SpaceError, SweepLocked)):
+        return 2
+    return 1 if isinstance(error, (StoreError, DriverEnded)) else None
 
 
 def _version() -> str:

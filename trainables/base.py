@@ -208,6 +208,7 @@ class Paper(ABC):
     title: ClassVar[str]
     citation: ClassVar[str]
     task: ClassVar[str]
+    baselines: ClassVar[str] = ""  # and ablations that the same trainable offers, in a few words
     datasets: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
     objective: ClassVar[str]

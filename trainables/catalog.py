@@ -107,6 +107,16 @@ def slugs() -> list[str]:
     return sorted(set(_modules()) | set(_papers) - set(_UNLISTED))
 
 
+def own() -> list[str]:
+    """The slugs of the papers of this package, sorted."""
+    return sorted(_modules())
+
+
+def imported(slug: str) -> bool:
+    """Whether the paper called `slug` has been registered in this process."""
+    return slug in _papers
+
+
 def get(slug: str) -> type[Paper]:
     """The paper called `slug`; `UnknownPaper` if there is none."""
     if slug not in _papers:

@@ -10,11 +10,11 @@ from typing import Any
 from fairsweep.cluster.commands import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
 
+TRIALS = 8  # candidates of an arm where `--tuning-trials` does not say
+
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
-    from fairsweep.cluster.jobs.claims_tuning import TRIALS
-
     p = add("claims", _claims, "do the papers' claims hold? paired sweeps over seeds")
     p.add_argument("slugs", nargs="*", metavar="SLUG", help="papers, and key=value such as data_dir=FOLDER")
     p.add_argument("--all", action="store_true", help="all papers that declare claims (most of an hour)")
@@ -49,8 +49,8 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
     from fairsweep.analysis.claims_report import markdown
     from fairsweep.cluster.display import make_display
-    from fairsweep.cluster.jobs import claims, sweep
-    from fairsweep.cluster.jobs.claims_tuning import TRIALS
+    from fairsweep.cluster.jobs import claims
+    from fairsweep.cluster.storage import open_store
 
     for field, value, low in (
         ("--seed", args.seed, 0),
@@ -72,7 +72,7 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"claims: does not know {' '.join(odd)}; a claim fixes what it runs")
     slugs = [word for word in args.slugs if "=" not in word]
     if args.report:
-        runs = claims.recorded(sweep.open_store(args.storage), args.report)
+        runs = claims.recorded(open_store(args.storage), args.report)
         runs = [[row for row in rows if not slugs or row["paper"] in slugs] for rows in runs]
         if args.json:
             report.print_json(dict(zip(args.report, runs, strict=True)))

@@ -23,9 +23,9 @@ def register(add: Any) -> None:
 
 def _list(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
-    from fairsweep.trainables import catalog
+    from fairsweep.trainables import catalog, index
 
-    papers = [catalog.get(slug) for slug in catalog.slugs()]
+    papers = [index.entry(slug) for slug in catalog.slugs()]
     rows = [{"slug": p.slug, "task": p.task, "data": p.datasets[0], "title": p.title} for p in papers]
     if args.json:
         report.print_json(rows)
@@ -37,16 +37,17 @@ def _list(args: argparse.Namespace, rest: list[str]) -> int:
 def _info(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
     from fairsweep.analysis.report import number
-    from fairsweep.trainables import catalog
+    from fairsweep.trainables import catalog, index
 
-    paper = catalog.get(args.slug)
-    space = paper.space()
-    fidelity = paper.fidelity(space.paper_config(paper.datasets[0]))
+    paper = index.entry(args.slug)
+    space = catalog.space_of(args.slug)
+    fidelity = paper.fidelity
     about = {
         "slug": paper.slug,
         "title": paper.title,
         "citation": paper.citation,
         "task": paper.task,
+        "baselines": paper.baselines,
         "datasets": list(paper.datasets),
         "objective": paper.objective,
         "metrics": [{"name": m.name, "mode": m.mode, "split": m.split} for m in paper.metrics],
@@ -56,7 +57,7 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
             "maximum": fidelity.maximum,
             "paper": dict(paper.paper_steps),
         },
-        "claims": [c.statement for c in paper.claims],
+        "claims": list(paper.claims),
         "space": space.to_mapping(),
     }
     if args.json:
@@ -64,6 +65,8 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
         return 0
     print(f"{paper.slug}: {paper.title}\n{paper.citation}\n")
     print(f"task       {paper.task}\ndata sets  {', '.join(paper.datasets)}   (the first is the default)")
+    if paper.baselines:
+        print(f"baselines  {paper.baselines}")
     print(f"objective  {paper.objective} ({paper.metric(paper.objective).mode})")
     print(f"metrics    {', '.join(f'{m.name} ({m.split})' for m in paper.metrics)}")
     print(f"fidelity   {fidelity.minimum} to {fidelity.maximum} x {fidelity.unit}")
@@ -74,7 +77,7 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
     if paper.paper_steps:
         print(f"           {by_data(paper.paper_steps)}: the paper's own, unless budget.steps says otherwise")
     for claim in paper.claims:
-        print(f"claim      {claim.statement}")
+        print(f"claim      {claim}")
 
     rows = []
     for name, p in space.parameters.items():
@@ -107,10 +110,10 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
 def _space(args: argparse.Namespace, rest: list[str]) -> int:
     import yaml
 
-    from fairsweep.trainables import catalog
+    from fairsweep.trainables import catalog, index
 
-    paper = catalog.get(args.slug)
-    space = paper.space()
+    paper = index.entry(args.slug)
+    space = catalog.space_of(args.slug)
     if args.to == "yaml":
         print(space.to_yaml(), end="")
         return 0

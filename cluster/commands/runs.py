@@ -78,12 +78,13 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.display import make_display
     from fairsweep.cluster.jobs import sweep
     from fairsweep.cluster.jobs.nas import search as nas
+    from fairsweep.cluster.storage import open_store
 
     changes = [word.removeprefix("storage=") for word in rest if word.startswith("storage=")]
     storage = changes[-1] if changes else args.storage
     words = [word for word in rest if not word.startswith("storage=")]
     display = make_display(args.quiet or args.json)
-    if sweep.open_store(storage).read(args.sweep).sweep["paper"] == nas.SearchJob.slug:
+    if open_store(storage).read(args.sweep).sweep["paper"] == nas.SearchJob.slug:
         return _searched(nas.resume(storage, args.sweep, words, display), args.json)
     return _finished(sweep.resume(storage, args.sweep, words, display), args.json)
 

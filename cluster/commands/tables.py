@@ -154,10 +154,10 @@ def best_of(store: Any, sweep: str) -> dict[str, Any] | None:
 
 def _ranges(slug: str) -> dict[str, tuple[float, float] | None]:
     """Where the metrics of a paper can lie, by name; nothing is known of one that is not at hand."""
-    from fairsweep.trainables import catalog
+    from fairsweep.trainables import catalog, index
 
     try:
-        return {m.name: m.range for m in catalog.get(slug).metrics}
+        return {m.name: m.range for m in index.entry(slug).metrics}
     except catalog.UnknownPaper:
         return {}
 
@@ -235,7 +235,7 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def existing(storage: str) -> Any:
-    from fairsweep.cluster.jobs.sweep import locate, open_store
+    from fairsweep.cluster.storage import locate, open_store
 
     if "://" not in storage and not Path(locate(storage)).is_dir():
         raise UserError(

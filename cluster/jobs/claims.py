@@ -2,8 +2,8 @@
 
 Treatment and baseline run under the same seeds, on the same split, with the same budget; a claim about a value has
 no baseline. The claims of a paper that share data, budget and seeds share a sweep, in which a configuration that
-several claims name runs once. With `tuned`, each arm is tuned first (`cluster.jobs.claims_tuning`). How they are judged is
-fixed in `analysis.claims`.
+several claims name runs once. With `tuned`, each arm is tuned first (`cluster.jobs.claims_tuning`). How they are judged
+is fixed in `analysis.claims`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.claims_tuning import Tuning, listed
+from fairsweep.cluster.storage import open_store
 from fairsweep.search_spaces.space import Space, SpaceError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Claim, Paper
@@ -150,7 +151,7 @@ def run(
     A run that was interrupted is taken up where it ended if it is given the same name. Verdicts are written
     as they come, beside those of the run on other claims. Claims whose data are missing are left inconclusive.
     """
-    store = sweep.open_store(storage)
+    store = open_store(storage)
     rows: list[dict[str, Any]] = []
     asked = {(group.paper.slug, claim.name) for group in groups for claim in group.claims}
     earlier = [_of_today(r) for r in store.derived("claims", name).to_pylist()]

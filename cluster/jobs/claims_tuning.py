@@ -21,7 +21,6 @@ from fairsweep.cluster import config
 from fairsweep.cluster.config import Settings
 from fairsweep.trainables.base import Paper
 
-TRIALS = 8  # candidates of an arm where `--tuning-trials` does not say
 SEEDS = 2
 FRESH = 1_000_000  # from the first seed of the pairs to the first one of tuning
 Candidates = Sequence[Mapping[str, Any]]

@@ -17,8 +17,8 @@ from fairsweep.analysis.ranking import Estimate
 from fairsweep.cluster.config import data_at_hand
 from fairsweep.cluster.engine.weights import Shelf
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.tables import alike, open_named
+from fairsweep.cluster.storage import open_store
 from fairsweep.search_spaces.architectures.tables import TableError
 from fairsweep.trainables.tasks import shared_weights
 from fairsweep.trainables.tasks.path_scoring import path_scores, supernet_with
@@ -56,7 +56,7 @@ def rank(
     each path takes its statistics, in place of the batch that is scored. other_data: compare although the table is of
     another data set than the supernet; without, UserError names both.
     """
-    store = sweep.open_store(storage)
+    store = open_store(storage)
     shelf = Shelf(store.uri)
     key = find(shelf, supernet)
     recipe = shelf.recipe(key)

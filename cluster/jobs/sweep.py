@@ -8,13 +8,12 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from fairsweep.analysis.store import Store, StoreError, SweepRecord, SweepWriter, check_uri
+from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster import config
 from fairsweep.cluster.config import Settings, data_at_hand
@@ -26,6 +25,7 @@ from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import growth, provenance
 from fairsweep.cluster.jobs.driving import Result, drive
+from fairsweep.cluster.storage import new_name, open_store
 from fairsweep.cluster.tracking import why_not
 from fairsweep.search_spaces.algorithms import create_scheduler, create_search
 from fairsweep.search_spaces.space import SpaceError
@@ -33,7 +33,6 @@ from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting
 
 COMMAND = 20_000  # characters of the command line that are kept
-RAY_COPIES = "/runtime_resources/working_dir_files/"
 
 
 def run(settings: Settings, display: Display | None = None) -> Result:
@@ -287,52 +286,3 @@ def _resumed_row(settings: Settings) -> dict[str, Any]:
         "trials_budget": settings.budget["trials"],
         "updated": now(),
     }
-
-
-def open_store(storage: str) -> Store:
-    """The store at a folder or URI; UserError if it cannot be one."""
-    if storage.startswith("memory:"):
-        raise UserError(
-            f"storage={storage}: is seen by this process alone and lost at its end; give a folder or a URI such as "
-            "s3://bucket/sweeps"
-        )
-    try:
-        return Store(locate(storage))
-    except StoreError as error:
-        raise UserError(str(error)) from None
-
-
-def locate(storage: str) -> str:
-    """`storage` as a URI or an absolute path.
-
-    A job runs in a copy of its working directory that Ray deletes later: there a relative path is taken from
-    the home folder.
-    """
-    try:
-        check_uri(storage)
-    except StoreError as error:
-        raise UserError(str(error)) from None
-    if "://" in storage:
-        return storage
-    here = Path.cwd()
-    base = Path.home() if RAY_COPIES in here.as_posix() else here
-    return str((base / Path(storage).expanduser()).resolve())
-
-
-def new_name(store: Store, wanted: str | None, slug: str) -> str:
-    """The name of a new sweep: the one that is wanted, or one that begins with `slug`. UserError if it is taken."""
-    if wanted is None:
-        return _free_name(store, slug)
-    if store.has(wanted):
-        raise UserError(
-            f"name={wanted}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {wanted}`"
-        )
-    return wanted
-
-
-def _free_name(store: Store, slug: str) -> str:
-    base = f"{slug}-{datetime.now():%Y%m%d-%H%M%S}"
-    name, n = base, 2
-    while store.has(name):
-        name, n = f"{base}-{n}", n + 1
-    return name

@@ -16,7 +16,7 @@ import pytest
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.engine.local import find_cluster
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs.sweep import locate
+from fairsweep.cluster.storage import locate
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

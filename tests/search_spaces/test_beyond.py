@@ -9,6 +9,7 @@ import pytest
 
 from fairsweep.cluster import config
 from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.storage import open_store
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables import catalog
 
@@ -54,7 +55,7 @@ def test_a_sweep_says_it_before_its_trials_and_keeps_it(
     told: list[Any] = []
     monkeypatch.setattr(sweep, "drive", lambda *_, notes, **__: told.extend(notes) or _Over())
     settings = config.load(["trainable=test_bowl", "space.x=100", "search=random", f"storage={tmp_path}"])
-    store = sweep.open_store(settings.storage)
+    store = open_store(settings.storage)
     paper = catalog.get("test_bowl")
     sweep._drive(settings, paper, store, "s", None, None, 1, sweep.Display())  # type: ignore[arg-type]
     assert told == ["space.x=100.0: outside the declared range, 0.0 to 1.0"]

@@ -219,6 +219,7 @@ class DiffusionGAHB(NetworkPaper):
     title = "Generalization in diffusion models arises from geometry-adaptive harmonic representations"
     citation = "Kadkhodaie, Guth, Simoncelli, Mallat. ICLR 2024. arXiv:2310.02557"
     task = "image denoising"
+    baselines = "two networks on disjoint sets of N images; Wiener filter, Haar thresholds"
     datasets = denoising.DATASETS
     metrics = (
         Metric("val_psnr", "max", "validation", "dB"),

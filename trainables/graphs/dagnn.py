@@ -188,6 +188,7 @@ class DAGNNPaper(NetworkPaper):
     title = "Towards Deeper Graph Neural Networks"
     citation = "Liu, Gao, Ji. KDD 2020, pp. 338-348. arXiv:2007.09296"
     task = "node classification"
+    baselines = "GCN, SGC, APPNP, MLP, no gate"
     datasets = tuple(LOADERS)
     metrics = METRICS
     objective = "val_accuracy"

@@ -275,6 +275,7 @@ class DualHypergraph(NetworkPaper):
     title = "Edge Representation Learning with Hypergraphs"
     citation = "Jo, Baek, Lee, Kim, Kang, Hwang. NeurIPS 2021. arXiv:2106.15845"
     task = "graph classification"
+    baselines = "GCN, random dropping, TopKPool, line graphs, pooled nodes"
     datasets = (*graph_sets.LOADERS, *NODE_LEVEL)
     metrics = METRICS
     objective = "val_accuracy"

@@ -241,6 +241,7 @@ class NCNPaper(NetworkPaper):
     title = "Neural Common Neighbor with Completion for Link Prediction"
     citation = "Wang, Yang, Zhang. ICLR 2024. arXiv:2302.00890"
     task = "link prediction"
+    baselines = "GAE, common-neighbour count, NCN, no link removal"
     datasets = tuple(SETS)
     metrics = METRICS
     objective = "val_hits"

@@ -55,6 +55,7 @@ class NASNetChild(NetworkPaper):
     title = "Learning Transferable Architectures for Scalable Image Recognition"
     citation = "Zoph, Vasudevan, Shlens, Le. CVPR 2018, pp. 8697-8710. arXiv:1707.07012"
     task = "image classification"
+    baselines = "drop path none, constant, scheduled; any cell as text"
     datasets = ("digits", "mnist5k", "fashion_mnist", "cifar10")
     metrics = METRICS
     objective = "val_accuracy"

@@ -80,6 +80,7 @@ class PaDa(NetworkPaper):
     title = "PA&DA: Jointly Sampling PAth and DAta for Consistent NAS"
     citation = "Lu, Hu, Yang, Sun, Mei, Tan, Song. CVPR 2023, pp. 11940-11949. arXiv:2302.14772"
     task = "architecture search"
+    baselines = "SPOS, FairNAS, sandwich, SUMNAS, path or data only"
     datasets = ("digits", "fashion_mnist_7x7", "mnist5k", "fashion_mnist", "cifar10_16x16", "cifar10")
     metrics = (
         Metric("val_accuracy", "max", "validation", "fraction"),

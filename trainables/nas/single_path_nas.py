@@ -101,6 +101,7 @@ class SinglePathNAS(NetworkPaper):
         "Stamoulis, Ding, Wang, Lymberopoulos, Priyantha, Liu, Marculescu. ECML PKDD 2019. arXiv:1904.02877"
     )
     task = "architecture search"
+    baselines = "no runtime term, no gate dropout, held-out thresholds, multi-branch relaxation"
     datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10")
     metrics = (
         *METRICS,

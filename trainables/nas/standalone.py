@@ -35,6 +35,7 @@ class Standalone(NetworkPaper):
     title = "NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture Search"
     citation = "Dong, Yang. ICLR 2020. arXiv:2001.00326"
     task = "architecture search"
+    baselines = "any network of the cell, chain, mbconv and NASNet spaces"
     datasets = ("digits", "fashion_mnist_7x7", "mnist5k", "fashion_mnist", "cifar10_16x16", "cifar10")
     metrics = METRICS
     objective = "val_accuracy"

@@ -261,6 +261,7 @@ class PDVNPaper(NetworkPaper):
     title = "Retrosynthetic Planning with Dual Value Networks"
     citation = "Liu, Xue, Xie, Xia, Tripp, Maziarz, Segler, Qin, Zhang, Liu. ICML 2023. arXiv:2301.13755"
     task = "retrosynthesis"
+    baselines = "supervised policy, one value, no cost, self-imitation"
     datasets = tuple(retro.LOADERS)
     metrics = retro.METRICS
     objective = "val_success"

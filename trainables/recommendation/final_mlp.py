@@ -269,6 +269,7 @@ class FinalMLP(NetworkPaper):
     title = "FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction"
     citation = "Mao, Zhu, Su, Cai, Li, Dong. AAAI 2023. arXiv:2304.00902"
     task = "click-through rate prediction"
+    baselines = "MLP, DualMLP, DeepFM, DCN, other fusions"
     datasets = tuple(ctr.LOADERS)
     metrics = METRICS
     objective = "val_auc"

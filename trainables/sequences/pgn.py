@@ -269,6 +269,7 @@ class Forecaster(NetworkPaper):
     title = "PGN: The RNN's New Successor is Effective for Long-Range Time Series Forecasting"
     citation = "Jia, Lin, Yu, Wang, Liu, Wan. NeurIPS 2024. arXiv:2409.17703"
     task = "forecasting"
+    baselines = "LSTM, GRU, DLinear, linear, without either branch"
     datasets = (
         "elecdemand",
         "seattle_temps",

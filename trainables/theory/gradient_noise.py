@@ -161,6 +161,7 @@ class GradientNoise(NetworkPaper):
     title = "Adding Gradient Noise Improves Learning for Very Deep Networks"
     citation = "Neelakantan, Vilnis, Le, Sutskever, Kaiser, Kurach, Martens. 2015. arXiv:1511.06807"
     task = "image classification"
+    baselines = "none, constant, weight noise; clipping; five inits"
     datasets = ("digits", "mnist5k", "mnist", "fashion_mnist")
     metrics = METRICS
     objective = "val_accuracy"

@@ -168,6 +168,7 @@ class InformationPlane(NetworkPaper):
     title = "Opening the Black Box of Deep Neural Networks via Information"
     citation = "Shwartz-Ziv, Tishby. 2017. arXiv:1703.00810"
     task = "information plane"
+    baselines = "ReLU, softsign, linear; SGD, Adam; two estimators"
     datasets = tuple(LOADERS)
     metrics = (
         Metric("val_accuracy", "max", "validation", "fraction"),

@@ -251,6 +251,7 @@ class PriorFitting(NetworkPaper):
     title = "Transformers Can Do Bayesian Inference"
     citation = "Mueller, Hollmann, Pineda Arango, Grabocka, Hutter. ICLR 2022. arXiv:2112.10510"
     task = "in-context learning"
+    baselines = "exact posterior, fitted GP, k-NN, other heads and masks"
     datasets = DATASETS
     metrics = METRICS
     objective = "val_nll"

@@ -300,6 +300,7 @@ class AttSwinUNetPaper(NetworkPaper):
     title = "Attention Swin U-Net: Cross-Contextual Attention Mechanism for Skin Lesion Segmentation"
     citation = "Khodapanah Aghdam, Azad, Zarvani, Merhof. ISBI 2023. arXiv:2210.16898"
     task = "image segmentation"
+    baselines = "plain concatenation, either path alone, convolutional U-Net"
     datasets = tuple(LOADERS)
     metrics = METRICS
     objective = "val_dice"

@@ -228,6 +228,7 @@ class BiPer(NetworkPaper):
     title = "BiPer: Binary Neural Networks using a Periodic Function"
     citation = "Vargas, Correa, Hinojosa, Arguello. CVPR 2024, pp. 5684-5693. arXiv:2404.01278"
     task = "image classification"
+    baselines = "straight-through estimator, full precision, one stage"
     datasets = ("digits", "mnist5k", "fashion_mnist", "cifar10")
     metrics = METRICS
     objective = "val_accuracy"

@@ -164,6 +164,7 @@ class DualHeadKD(NetworkPaper):
     title = "Dual-Head Knowledge Distillation: Enhancing Logits Utilization with an Auxiliary Head"
     citation = "Yang, Zong, Huang, Feng, An. 2024. arXiv:2411.08937"
     task = "image classification"
+    baselines = "cross-entropy, KD, DKD, one head, gradient alignment"
     datasets = ("digits300", "digits", "mnist5k", "fashion_mnist", "cifar10", "cifar100")
     metrics = METRICS
     objective = "val_accuracy"

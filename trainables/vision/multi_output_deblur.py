@@ -264,6 +264,7 @@ class MultiOutputDeblur(NetworkPaper):
     title = "Multi-Outputs Is All You Need For Deblur"
     citation = "Liu, Qiao, Dou. arXiv:2208.13029 (2022)"
     task = "image restoration"
+    baselines = "one output, no pairs, mean or soft minimum"
     datasets = tuple(LOADERS)
     metrics = METRICS
     objective = "val_psnr_best_overall"

@@ -148,6 +148,7 @@ class OTOv2(NetworkPaper):
     title = "OTOv2: Automatic, Generic, User-Friendly"
     citation = "Chen, Liang, Ding, Zhu, Zharkov. ICLR 2023. arXiv:2303.06862"
     task = "image classification"
+    baselines = "HSPG, proximal SGD, one-shot magnitude, random groups, dense"
     datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10", "cifar10_16x16")
     metrics = (
         *METRICS,

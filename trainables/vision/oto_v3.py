@@ -121,6 +121,7 @@ class OTOv3(NetworkPaper):
     )
     citation = "Chen, Ding, Zhu, Chen, Wu, Zharkov, Liang. arXiv:2312.09411"
     task = "image classification"
+    baselines = "no hierarchy, no orphan closure, other scores, dense"
     datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10")
     metrics = (
         *METRICS,

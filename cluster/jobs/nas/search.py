@@ -25,6 +25,7 @@ from fairsweep.cluster.jobs.nas.config import FRONT_KIND, NASSettings
 from fairsweep.cluster.jobs.nas.front import FrontRun
 from fairsweep.cluster.jobs.nas.run import Run
 from fairsweep.cluster.jobs.nas.supernet import SupernetRun
+from fairsweep.cluster.storage import new_name, open_store
 from fairsweep.search_spaces.algorithms.schedulers import NoScheduler
 from fairsweep.trainables.nas._job import SearchJob
 
@@ -39,8 +40,8 @@ def make_run(settings: NASSettings, store: Store) -> Run:
 
 def run(settings: NASSettings, display: Display | None = None) -> Result:
     """Runs a new search to its end. UserError if the configuration cannot run as it stands."""
-    store = sweep.open_store(settings.storage)
-    name = sweep.new_name(store, settings.name, f"nas-{settings.algorithm['name']}")
+    store = open_store(settings.storage)
+    name = new_name(store, settings.name, f"nas-{settings.algorithm['name']}")
     search = make_run(settings, store)
     search.check()
     with sweep.engine(settings, store) as concurrent:
@@ -55,7 +56,7 @@ def run(settings: NASSettings, display: Display | None = None) -> Result:
 
 def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
     """Takes a search up where its store says that it was."""
-    store = sweep.open_store(storage)
+    store = open_store(storage)
     found = store.read(name)
     tree = OmegaConf.create(found.sweep["config"])
     words, again = growth.split(changes)

@@ -1,0 +1,60 @@
+"""Where stores lie, and what their sweeps are called."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from fairsweep.analysis.store import Store, StoreError, check_uri
+from fairsweep.cluster.errors import UserError
+
+RAY_COPIES = "/runtime_resources/working_dir_files/"
+
+
+def open_store(storage: str) -> Store:
+    """The store at a folder or URI; UserError if it cannot be one."""
+    if storage.startswith("memory:"):
+        raise UserError(
+            f"storage={storage}: is seen by this process alone and lost at its end; give a folder or a URI such as "
+            "s3://bucket/sweeps"
+        )
+    try:
+        return Store(locate(storage))
+    except StoreError as error:
+        raise UserError(str(error)) from None
+
+
+def locate(storage: str) -> str:
+    """`storage` as a URI or an absolute path.
+
+    A job runs in a copy of its working directory that Ray deletes later: there a relative path is taken from
+    the home folder.
+    """
+    try:
+        check_uri(storage)
+    except StoreError as error:
+        raise UserError(str(error)) from None
+    if "://" in storage:
+        return storage
+    here = Path.cwd()
+    base = Path.home() if RAY_COPIES in here.as_posix() else here
+    return str((base / Path(storage).expanduser()).resolve())
+
+
+def new_name(store: Store, wanted: str | None, slug: str) -> str:
+    """The name of a new sweep: the one that is wanted, or one that begins with `slug`. UserError if it is taken."""
+    if wanted is None:
+        return _free_name(store, slug)
+    if store.has(wanted):
+        raise UserError(
+            f"name={wanted}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {wanted}`"
+        )
+    return wanted
+
+
+def _free_name(store: Store, slug: str) -> str:
+    base = f"{slug}-{datetime.now():%Y%m%d-%H%M%S}"
+    name, n = base, 2
+    while store.has(name):
+        name, n = f"{base}-{n}", n + 1
+    return name

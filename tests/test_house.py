@@ -1,0 +1,92 @@
+"""The rooms under one name: in a checkout, in a wheel, beside folders of the user's own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("analysis", "cluster", "search_spaces", "trainables")
+
+
+def test_the_wheel_holds_every_room_of_every_room() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = [file.parent.relative_to(ROOT) for room in ROOMS for file in (ROOT / room).rglob("__init__.py")]
+    assert sorted(listed) == sorted(["fairsweep", *(".".join(("fairsweep", *f.parts)) for f in folders)])
+
+
+def run(words: list[str], where: Path, **environment: str) -> str:
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "FAIRSWEEP_PLUGINS")} | environment
+    done = subprocess.run(words, cwd=where, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_short_names_are_the_same_modules_in_a_checkout(tmp_path: Path) -> None:
+    code = (
+        "import fairsweep, analysis.schema, trainables.base as short, fairsweep.trainables.base as long\n"
+        "from search_spaces.space import Space\n"
+        "import fairsweep.search_spaces.space as space\n"
+        "print(short is long, space.Space is Space, analysis.schema.__spec__.name, short.__name__)"
+    )
+    said = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(ROOT))
+    assert said.split() == ["True", "True", "fairsweep.analysis.schema", "fairsweep.trainables.base"]
+
+
+def test_a_folder_of_the_users_called_like_a_room_stays_the_users(tmp_path: Path) -> None:
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "__init__.py").write_text("mine = True")
+    code = "import fairsweep.analysis.schema, analysis; print(analysis.mine, fairsweep.analysis is analysis)"
+    assert run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(ROOT)).split() == ["True", "False"]
+
+
+@pytest.mark.slow
+def test_a_wheel_runs_a_sweep_beside_folders_called_like_rooms(tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
+    run(words, tmp_path)
+    site = tmp_path / "site"
+    (wheel,) = tmp_path.glob("fairsweep-*.whl")
+    run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)],
+        tmp_path,
+    )
+    mine = tmp_path / "mine"
+    for room in ("analysis", "cluster"):
+        (mine / room).mkdir(parents=True)
+        (mine / room / "__init__.py").write_text("raise RuntimeError('this is a folder of the user')")
+    sweep = [
+        "run",
+        "trainable=biper",
+        "data=digits",
+        "budget.trials=2",
+        "budget.steps=32",
+        "search=random",
+        "name=w",
+    ]
+    run([sys.executable, "-m", "fairsweep.cluster", *sweep], mine, PYTHONPATH=str(site))
+    code = (
+        "from fairsweep.analysis.store import Store; import fairsweep.analysis as a; "
+        "print(Store('fairsweep-store').table('trials', 'w').num_rows, a.__file__)"
+    )
+    rows, file = run([sys.executable, "-c", code], mine, PYTHONPATH=str(site)).split()
+    assert rows == "2" and file.startswith(str(site))
