@@ -5,7 +5,8 @@ about a ratio the geometric mean of treatment / baseline, or for a claim about a
 treatment. With its two-sided 95 % interval (Student's t over the seeds, of logarithms for a ratio) something
 *holds* if the whole interval is on the claimed side of a bound, *fails* if the whole interval is on the
 other side, and is *inconclusive* otherwise. That is asked twice: of the *direction*, where the bound is no effect
-(0, or 1 for a ratio), and of the *size*, where it is the claim's margin.
+(0, or 1 for a ratio), and of the *size*, where it is the claim's margin. Where no pair differs at all, nothing points
+in the claimed direction: that fails.
 
 How far a verdict can be trusted is its `replication`: the probability that a run on as many fresh seeds ends
 with the same one. A verdict near its margin is a toss of a coin, however it fell; more seeds tell.
@@ -92,6 +93,9 @@ def judge(
     sign = 1.0 if direction == "at_least" else -1.0
     verdicts = []
     for bound in bounds:
+        if low == high == bound == bounds[0]:  # better is not what no pair shows anything of
+            verdicts.append(Verdict(bound, "fails", "no pair differs", 1.0))
+            continue
         beyond = low >= bound if direction == "at_least" else high <= bound
         short = high < bound if direction == "at_least" else low > bound
         verdict = "holds" if beyond else "fails" if short else "inconclusive"

@@ -48,6 +48,20 @@ def test_direction_is_judged_against_no_effect_and_size_against_the_margin() -> 
     assert found.direction.replication and found.size.replication
 
 
+@pytest.mark.parametrize("direction", ["at_least", "at_most"])
+@pytest.mark.parametrize("kind", ["difference", "ratio"])
+def test_where_no_pair_differs_nothing_points_in_the_claimed_direction(kind: str, direction: str) -> None:
+    same = [0.7, 0.8, 0.9]
+    none = 1.0 if kind == "ratio" else 0.0
+    found = judge(same, same, kind, direction, none)
+    assert (found.direction.verdict, found.size.verdict) == (
+        "fails",
+        "fails",
+    ) and found.direction.replication == 1.0
+    lenient = none + (-0.1 if direction == "at_least" else 0.1)
+    assert judge(same, same, kind, direction, lenient).size.verdict == "holds"
+
+
 def test_the_interval_is_students_over_the_paired_differences() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(1, 0.3, 7), rng.normal(0, 0.3, 7)
