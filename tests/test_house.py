@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,22 @@ def test_the_wheel_holds_every_room_of_every_room() -> None:
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = [file.parent.relative_to(ROOT) for room in ROOMS for file in (ROOT / room).rglob("__init__.py")]
     assert sorted(listed) == sorted(["fairsweep", *(".".join(("fairsweep", *f.parts)) for f in folders)])
+
+
+def test_the_walk_through_cluster_names_each_file_once() -> None:
+    page = (ROOT / "cluster" / "README.md").read_text()
+    walk = page[page.index("## One trial") : page.index("## On a cluster")]
+    named = re.findall(r"`([\w/]+\.py)`", walk)
+    files = [
+        f.relative_to(ROOT / "cluster") for f in (ROOT / "cluster").rglob("*.py") if f.name != "__init__.py"
+    ]
+    for file in files:
+        parts = file.parts
+        known = {"/".join(parts[i:]) for i in range(len(parts))}
+        shared = sum(f.name == file.name for f in files) > 1  # then it is named with its folder
+        count = sum(name in known and (not shared or name == file.as_posix()) for name in named)
+        assert count == 1, f"{file} is named {count} times"
+    assert len(named) == len(files)
 
 
 def run(words: list[str], where: Path, **environment: str) -> str:

@@ -1,4 +1,4 @@
-"""Where a sweep runs: an embedded Ray on loopback, `ray start` and `ray job submit` as the README has them."""
+"""Where a sweep runs: an embedded Ray on loopback, `ray start` and `ray job submit` as cluster/README.md has them."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_a_token_that_others_can_read_is_said_once(
 
 @pytest.mark.slow
 def test_the_readmes_command_makes_a_token_for_oneself_and_prints_none(tmp_path: Path) -> None:
-    (command,) = re.findall(r"^\(umask.*?\)(?= )", (ROOT / "README.md").read_text(), re.MULTILINE)
+    (command,) = re.findall(r"^\(umask.*?\)(?= )", (ROOT / "cluster" / "README.md").read_text(), re.MULTILINE)
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env |= {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}
     done = subprocess.run(
