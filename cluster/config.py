@@ -7,12 +7,10 @@ configuration as `space`, so that `space.lr.high=0.1` is an override like any ot
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairsweep.analysis.text import bounded, escaped, storable
 from fairsweep.cluster import overrides
+from fairsweep.cluster.checks import MOST, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.algorithms import SCHEDULERS, SEARCHES
@@ -33,7 +32,6 @@ from fairsweep.trainables import catalog
 from fairsweep.trainables.base import DataError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-MOST = 2**63 - 1  # what a column of whole numbers holds
 CONF = Path(__file__).parent / "conf"
 _registered: dict[str, Space] = {}  # what Hydra's store holds
 TRAINER = "pa_da"  # the paper that trains a supernet
@@ -240,12 +238,6 @@ def _parameters(words: Sequence[str], root: str, pruned: str | None) -> tuple[st
         return key, []
 
 
-def hint(word: str, options: Sequence[str]) -> str:
-    """Which of the options may have been meant by `word`, or all of them."""
-    close = get_close_matches(word, options, n=3)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(options)}"
-
-
 def _all_keys(root: str) -> list[str]:
     keys: list[str] = []
     needed = ["trainable=" + catalog.slugs()[0]] if root == "config" else []
@@ -300,41 +292,6 @@ def check_common(raw: dict[str, Any], paper: Any) -> None:
     _check_data(raw, paper)
     if not isinstance(raw["storage"], str) or not raw["storage"].strip():
         raise UserError(f"storage={raw['storage']!r}: must be a folder or a URI such as s3://bucket/path")
-
-
-def get(raw: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path; UserError if it is missing."""
-    node: Any = raw
-    for key in path.split("."):
-        if not isinstance(node, Mapping) or key not in node:
-            raise UserError(f"{path} is missing")
-        node = node[key]
-    return node
-
-
-def one_of(raw: Mapping[str, Any], path: str, options: Sequence[str]) -> None:
-    """UserError if the value at `path` is none of `options`."""
-    value = get(raw, path)
-    if value not in options:
-        raise UserError(f"{path}={value}: {hint(str(value), options)}")
-
-
-def number(
-    raw: Mapping[str, Any], path: str, kind: type, low: float, optional: bool = False, open_low: bool = False
-) -> None:
-    """UserError if the value at `path` is no number of `kind` from `low` on (above it if `open_low`)."""
-    value = get(raw, path)
-    if value is None and optional:
-        return
-    wanted = "a whole number" if kind is int else "a number"
-    bound = f"above {low:g}" if open_low else f"of at least {low:g}"
-    right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
-    if isinstance(value, bool) or not right or not math.isfinite(value):
-        raise UserError(f"{path}={value}: must be {wanted} {bound}")
-    if value < low or (open_low and value <= low):
-        raise UserError(f"{path}={value}: must be {wanted} {bound}")
-    if kind is int and value > MOST:
-        raise UserError(f"{path}={value}: must be at most {MOST} (2^63 - 1)")
 
 
 def _check_name(name: Any) -> None:

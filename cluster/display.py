@@ -97,7 +97,7 @@ def _time_left(conductor: Conductor) -> str:
     )
     limits = []
     if over:
-        limits.append((total - over) * (time.monotonic() - conductor.began) / over)
+        limits.append((total - over) * (time.monotonic() - conductor.clock.began) / over)
     if conductor.rules.minutes is not None:
         limits.append(max(0.0, 60 * conductor.rules.minutes - conductor.elapsed_s))
     return clock(min(limits)) if limits else "?"

@@ -3,7 +3,7 @@
 A *trial* is one configuration under one seed. It runs in one or more *legs*: from its start, or from its
 last checkpoint, to the next pause, loss or end. The conductor hands out legs, writes every report down
 before it acts on it, and tells the search algorithm the truth. All its state is a function of the store's
-rows, so a sweep that ended in any way can be taken up again (`replay`).
+rows, so a sweep that ended in any way can be taken up again (`engine.replay`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fairsweep.analysis.store import SweepRecord, SweepWriter
+    from fairsweep.analysis.store import SweepWriter
 from fairsweep.analysis.text import bounded
+from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, result_row
 from fairsweep.cluster.engine.judging import OVER, Judge
 from fairsweep.cluster.engine.trial import ENDED, Leg, Rules, Trial, combine, now, trial_id
 from fairsweep.search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
@@ -31,7 +31,6 @@ __all__ = ["Conductor", "Leg", "Rules", "Trial", "combine", "now", "trial_id"]
 
 BEAT_S = 5.0  # between entries of the time that was used, where no report carries one
 REPORT_BEAT_S = 1.0
-REASON, ERROR = 500, 20_000  # characters of a reason and of an error that are kept
 
 
 class Conductor:
@@ -63,9 +62,8 @@ class Conductor:
         self.interrupted = False
         self.exhausted = False
         self.wants_reports = bool(getattr(algorithm, "wants_reports", False))
-        self.began = time.monotonic()
-        self._beaten = self.began
-        self._noted: set[str] = set()
+        self.clock = Clock(writer, rules.spent_s, rules.minutes)
+        self.notes = Notes(writer)
         self._ended: list[Trial] = []  # of which `on_end` has not been told
 
     # -- budget ---------------------------------------------------------------------------------------
@@ -73,13 +71,14 @@ class Conductor:
     @property
     def elapsed_s(self) -> float:
         """Wall seconds that the sweep has used, earlier runs included."""
-        return self.rules.spent_s + time.monotonic() - self.began
+        return self.clock.elapsed_s
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.clock.out
 
     def beat(self, every: float = BEAT_S) -> None:
-        """Enters the time that was used, at most once in `every` seconds: a killed driver enters nothing more."""
-        if time.monotonic() - self._beaten >= every:
-            self._beaten = time.monotonic()
-            self.writer.sweep(elapsed_s=self.elapsed_s)
+        self.clock.beat(every)
 
     @property
     def expected(self) -> int:
@@ -88,10 +87,6 @@ class Conductor:
             self.rules.trials if self.rules.trials is not None else getattr(self.algorithm, "expected", 0)
         )
         return max(wanted * len(self.rules.seeds), len(self.trials))
-
-    @property
-    def out_of_time(self) -> bool:
-        return self.rules.minutes is not None and self.elapsed_s >= 60 * self.rules.minutes
 
     @property
     def stopping(self) -> bool:
@@ -165,7 +160,7 @@ class Conductor:
         self.jobs[job.number] = job
         with self.writer.batch():
             for seed in self.rules.seeds:
-                trial = self._add(job, seed)
+                trial = self.add(job, seed)
                 self.writer.trial(
                     trial.id,
                     number=trial.number,
@@ -179,10 +174,10 @@ class Conductor:
                     **{f"config.{k}": self.space.arrow_value(k, v) for k, v in job.config.items()},
                     **self.columns,
                 )
-            self._enqueue(self.groups[job.number])
+            self.enqueue(self.groups[job.number])
         return True
 
-    def _enqueue(self, trials: Iterable[Trial]) -> None:
+    def enqueue(self, trials: Iterable[Trial]) -> None:
         """Lets pending trials wait for their turn; one that cannot even begin has failed."""
         for trial in trials:
             if trial.fault:
@@ -190,7 +185,7 @@ class Conductor:
             else:
                 self.waiting.append(trial.id)
 
-    def _add(self, job: Job, seed: int) -> Trial:
+    def add(self, job: Job, seed: int) -> Trial:
         fault, minimum, maximum = "", 1, 1
         try:
             minimum, maximum = self.rules.fidelity(job.config)
@@ -246,9 +241,9 @@ class Conductor:
         decision, going_on = "continue", False
         with self.writer.batch():
             if rows:
-                self.writer.results([self._row(trial, row) for row in rows])
+                self.writer.results([result_row(trial, row) for row in rows])
             for row in rows:
-                decision = self._judge(trial, row["step"], row["metrics"].get(self.rules.objective))
+                decision = self.judged(trial, row["step"], row["metrics"].get(self.rules.objective))
                 if decision != "continue":
                     break  # a worker stops at every milestone, so this is the last row
             self._release()
@@ -290,21 +285,15 @@ class Conductor:
         trial = self.trials[trial_id]
         if trial_id not in self.active:
             return
+        failed = ""
+        if reason == "timed out":
+            failed = f"timed out: no report for {self.rules.timeout_s:g} s after step {trial.steps}"
+        elif charged and trial.retries >= self.rules.retries:
+            failed = f"{reason} {trial.retries + 1} times, last after step {trial.steps}"
         if self.stopping:
             self._end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
-        elif reason == "timed out":
-            limit = f"{self.rules.timeout_s:g} s"
-            self._end(
-                trial, "failed", f"timed out: no report for {limit} after step {trial.steps}", {}, error
-            )
-        elif charged and trial.retries >= self.rules.retries:
-            self._end(
-                trial,
-                "failed",
-                f"{reason} {trial.retries + 1} times, last after step {trial.steps}",
-                {},
-                error,
-            )
+        elif failed:
+            self._end(trial, "failed", failed, {}, error)
         else:
             trial.retries += charged
             trial.state = "pending"
@@ -319,14 +308,9 @@ class Conductor:
 
     def note(self, text: str, trial: str | None = None) -> None:
         """Enters what a reader of the sweep should know, and says it. Of no trial in particular: once."""
-        text = bounded(text, REASON)
-        if trial is None:
-            if text in self._noted:
-                return
-            self._noted.add(text)
-        self.writer.event("note", text=text, trial=trial)
-        if self.on_note is not None:
-            self.on_note(text if trial is None else f"trial {trial}: {text}")
+        said = self.notes.enter(text, trial)
+        if said is not None and self.on_note is not None:
+            self.on_note(said)
 
     def overdue(self) -> list[str]:
         """Running trials that have given no sign of life for `timeout_s` seconds."""
@@ -356,19 +340,12 @@ class Conductor:
                     reason = f"stopped by {self.scheduler.name} at step {trial.steps}"
                     self.writer.trial(trial.id, state="pruned", reason=reason)
             if state == "finished":
-                self._note_exhausted()
+                spent = exhausted(self.algorithm, len(self.jobs), self.rules.trials)
+                if spent:
+                    self.note(spent)
             self.writer.sweep(state=state, ended=now(), elapsed_s=self.elapsed_s)
         self._announce()
         return state
-
-    def _note_exhausted(self) -> None:
-        """Says so where there were fewer configurations than were to be run."""
-        whole, wanted = getattr(self.algorithm, "ends_with", None), self.rules.trials
-        if whole is not None and wanted is not None and len(self.jobs) < wanted and self.algorithm.finished:
-            self.note(
-                f"budget.trials={wanted}: the {whole} has {len(self.jobs)} configurations, and each was run; "
-                "none is run twice under the same seeds"
-            )
 
     def abandon(self) -> None:
         """Ends the books of a driver that fails: interrupted, paused trials stay paused, nobody is charged.
@@ -381,20 +358,7 @@ class Conductor:
                 self.writer.trial(trial_id, state="interrupted", reason="the driver ended", ended=now())
             self.writer.sweep(state="interrupted", ended=now(), elapsed_s=self.elapsed_s)
 
-    # -- the books ------------------------------------------------------------------------------------
-
-    def _row(self, trial: Trial, row: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "trial": trial.id,
-            "config_id": trial.config_id,
-            "seed": trial.seed,
-            "step": row["step"],
-            "wall_s": row["wall_s"],
-            "time": datetime.fromtimestamp(row["time"], timezone.utc),
-            **{f"metric.{name}": value for name, value in row["metrics"].items()},
-        }
-
-    def _judge(self, trial: Trial, step: int, value: float | None) -> str:
+    def judged(self, trial: Trial, step: int, value: float | None) -> str:
         if self.wants_reports and value is not None and math.isfinite(value):
             trial.reports[step] = value
         return self.judge.report(trial, step, value)
@@ -406,33 +370,14 @@ class Conductor:
         self.active.discard(trial.id)
         if payload.get("failure"):
             error = payload["failure"].get("error")
-        measured = {
-            name: payload[name]
-            for name in ("peak_memory_mb", "device", "hostname", "pid", "checkpoint_step")
-            if payload.get(name) is not None
-        }
         with self.writer.batch():
-            self.writer.trial(
-                trial.id,
-                state=state,
-                reason=trial.reason,
-                error=None if error is None else bounded(error, ERROR),
-                value=trial.value if state != "failed" else None,
-                best_step=trial.value_step if state != "failed" else None,
-                steps=trial.steps,
-                cost_s=trial.cost_s,
-                startup_s=trial.startup_s,
-                retries=trial.retries,
-                ended=now(),
-                **measured,
-                **{f"metric.{name}": value for name, value in (payload.get("test") or {}).items()},
-            )
+            self.writer.trial(trial.id, **ended_row(trial, payload, error))
             if state in OVER:
                 if len(self.groups[trial.config_id]) > 1:  # when matters: others may have waited for it
                     self.writer.event("end", trial=trial.id, state=state)
                 self.judge.ended(trial)
             self._release()
-        self._tell(trial.config_id)
+        self.tell(trial.config_id)
         self._ended.append(trial)
 
     def _announce(self) -> None:
@@ -442,7 +387,7 @@ class Conductor:
             if self.on_end is not None:
                 self.on_end(trial)
 
-    def _tell(self, config_id: int) -> None:
+    def tell(self, config_id: int) -> None:
         """Tells the algorithm of a configuration once all its seeds have come to rest."""
         group = self.groups[config_id]
         if any(t.state not in ENDED | {"paused"} for t in group):
@@ -453,64 +398,3 @@ class Conductor:
         if self.told.get(config_id) != outcome:
             self.told[config_id] = outcome
             self.algorithm.tell(self.jobs[config_id], outcome)
-
-    # -- taking a sweep up again ----------------------------------------------------------------------
-
-    def replay(self, record: SweepRecord) -> None:
-        """Brings a fresh conductor to where the store's rows say that the sweep had come.
-
-        Reports, promotions and ends are replayed in their order, so that scheduler and algorithm end in the
-        state of the uninterrupted run. Trials that had not ended are continued first.
-        """
-        rows = sorted(record.trials.values(), key=lambda r: r["number"])
-        for row in rows:
-            number = row["config_id"]
-            if number not in self.jobs:
-                job = Job(number, json.loads(row["config_json"]), json.loads(row.get("search_attrs") or "{}"))
-                self.jobs[number] = job
-                self.algorithm.adopt(job)
-            trial = self._add(self.jobs[number], row["seed"])
-            trial.retries = row.get("retries") or 0
-            trial.cost_s, trial.startup_s = row.get("cost_s") or 0.0, row.get("startup_s") or 0.0
-        metric = f"metric.{self.rules.objective}"
-        kept = {row["trial"]: (row["value"], row["best_step"]) for row in rows if row["state"] == "complete"}
-        for entry in sorted([*record.results, *record.events], key=lambda e: e["seq"]):
-            if "kind" in entry:
-                self._replay_event(entry, kept)
-            else:
-                self._judge(self.trials[entry["trial"]], entry["step"], entry.get(metric))
-        ended = [row for row in rows if row["state"] in OVER and self.trials[row["trial"]].state not in OVER]
-        for row in ended:  # of which no event says when
-            self._replay_end(self.trials[row["trial"]], row["state"], kept)
-        unfinished: list[Trial] = []
-        for row in rows:
-            trial = self.trials[row["trial"]]
-            trial.state, trial.reason = row["state"], row.get("reason") or ""
-            at_rest = trial.state in OVER or (trial.state in ("paused", "pruned") and self.judge.rests(trial))
-            if not at_rest:
-                trial.state = "pending"
-                unfinished.append(trial)
-        self._enqueue(unfinished)
-        for config_id in sorted(self.jobs):
-            self._tell(config_id)
-
-    def _replay_end(self, trial: Trial, state: str, kept: Mapping[str, tuple[Any, Any]]) -> None:
-        trial.state = state
-        if state == "complete" and trial.id in kept:
-            trial.best, trial.best_step = kept[trial.id]
-        self.judge.ended(trial)
-
-    def _replay_event(self, event: Mapping[str, Any], kept: Mapping[str, tuple[Any, Any]]) -> None:
-        """kept: value and best step of each trial that is complete now, which its reports alone need not say."""
-        trial = self.trials.get(event.get("trial") or "")
-        if event["kind"] == "note" and trial is None:
-            self._noted.add(event["text"])
-        if trial is None:
-            return
-        if event["kind"] == "promote":
-            self.scheduler.promoted(self.judge.unit(trial))
-        elif event["kind"] == "end":
-            self._replay_end(trial, event["state"], kept)
-        elif event["kind"] == "rerun":
-            trial.state = "pending"
-            self.judge.revived(trial)

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep.analysis.text import bounded
+from fairsweep.cluster.engine.books import ERROR, REASON
 from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault
-from fairsweep.cluster.engine.conductor import ERROR, REASON, Leg
+from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.tracking import Tracker, make_tracker
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting

@@ -21,6 +21,7 @@ from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
 from fairsweep.cluster.engine.local import check_shared, connected, slots
+from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import growth, provenance
@@ -159,7 +160,7 @@ def make_conductor(
         on_end=on_end,
     )
     if record is not None:
-        conductor.replay(record)
+        replay(conductor, record)
     return conductor
 
 

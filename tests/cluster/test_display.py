@@ -47,7 +47,7 @@ def test_time_left_counts_how_far_running_trials_have_come(tmp_path: Path) -> No
     leg = run.conductor.next_leg()
     assert leg is not None and _time_left(run.conductor) == "?"
     run.conductor.trials[leg.trial].steps = 3
-    run.conductor.began = time.monotonic() - 30
+    run.conductor.clock.began = time.monotonic() - 30
     assert _time_left(run.conductor) == "1:00 min"
 
 

@@ -181,7 +181,7 @@ def test_the_time_of_a_killed_driver_counts(tmp_path: Path, monkeypatch: pytest.
 
 def test_plus_adds_to_what_was_used_and_a_used_up_budget_is_said(tmp_path: Path) -> None:
     run = engine(tmp_path, *BOWL, "budget.trials=1")
-    run.conductor.rules = replace(run.conductor.rules, spent_s=600.0)
+    run.conductor.clock.spent_s = 600.0
     run.run()
     record = run.store.read("s")
     assert growth.used_s(record) >= 600

@@ -17,6 +17,7 @@ from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine import group
 from fairsweep.cluster.engine.checkpoints import Checkpoints
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
+from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.weights import Board
 from fairsweep.cluster.jobs import growth, sweep
 from fairsweep.cluster.jobs.driving import Result, drive
@@ -153,7 +154,7 @@ def make_conductor(
         on_end=on_end,
     )
     if record is not None:
-        conductor.replay(record)
+        replay(conductor, record)
     return conductor
 
 

@@ -1,0 +1,53 @@
+"""Settings that are not what they must be, in one line each: field, value and what would be right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from fairsweep.cluster.errors import UserError
+
+MOST = 2**63 - 1  # what a column of whole numbers holds
+
+
+def hint(word: str, options: Sequence[str]) -> str:
+    """Which of the options may have been meant by `word`, or all of them."""
+    close = get_close_matches(word, options, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(options)}"
+
+
+def get(raw: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; UserError if it is missing."""
+    node: Any = raw
+    for key in path.split("."):
+        if not isinstance(node, Mapping) or key not in node:
+            raise UserError(f"{path} is missing")
+        node = node[key]
+    return node
+
+
+def one_of(raw: Mapping[str, Any], path: str, options: Sequence[str]) -> None:
+    """UserError if the value at `path` is none of `options`."""
+    value = get(raw, path)
+    if value not in options:
+        raise UserError(f"{path}={value}: {hint(str(value), options)}")
+
+
+def number(
+    raw: Mapping[str, Any], path: str, kind: type, low: float, optional: bool = False, open_low: bool = False
+) -> None:
+    """UserError if the value at `path` is no number of `kind` from `low` on (above it if `open_low`)."""
+    value = get(raw, path)
+    if value is None and optional:
+        return
+    wanted = "a whole number" if kind is int else "a number"
+    bound = f"above {low:g}" if open_low else f"of at least {low:g}"
+    right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
+    if isinstance(value, bool) or not right or not math.isfinite(value):
+        raise UserError(f"{path}={value}: must be {wanted} {bound}")
+    if value < low or (open_low and value <= low):
+        raise UserError(f"{path}={value}: must be {wanted} {bound}")
+    if kind is int and value > MOST:
+        raise UserError(f"{path}={value}: must be at most {MOST} (2^63 - 1)")

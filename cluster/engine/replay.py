@@ -1,0 +1,79 @@
+"""Taking a sweep up again: the store's rows, told to a fresh conductor in the order in which they were written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fairsweep.cluster.engine.conductor import Conductor
+from fairsweep.cluster.engine.judging import OVER
+from fairsweep.cluster.engine.trial import Trial
+from fairsweep.search_spaces.algorithms import Job
+
+if TYPE_CHECKING:
+    from fairsweep.analysis.store import SweepRecord
+
+
+def replay(conductor: Conductor, record: SweepRecord) -> None:
+    """Brings a fresh conductor to where the store's rows say that the sweep had come.
+
+    Reports, promotions and ends are replayed in their order, so that scheduler and algorithm end in the
+    state of the uninterrupted run. Trials that had not ended are continued first.
+    """
+    rows = sorted(record.trials.values(), key=lambda r: r["number"])
+    for row in rows:
+        number = row["config_id"]
+        if number not in conductor.jobs:
+            job = Job(number, json.loads(row["config_json"]), json.loads(row.get("search_attrs") or "{}"))
+            conductor.jobs[number] = job
+            conductor.algorithm.adopt(job)
+        trial = conductor.add(conductor.jobs[number], row["seed"])
+        trial.retries = row.get("retries") or 0
+        trial.cost_s, trial.startup_s = row.get("cost_s") or 0.0, row.get("startup_s") or 0.0
+    metric = f"metric.{conductor.rules.objective}"
+    kept = {row["trial"]: (row["value"], row["best_step"]) for row in rows if row["state"] == "complete"}
+    for entry in sorted([*record.results, *record.events], key=lambda e: e["seq"]):
+        if "kind" in entry:
+            _event(conductor, entry, kept)
+        else:
+            conductor.judged(conductor.trials[entry["trial"]], entry["step"], entry.get(metric))
+    ended = [row for row in rows if row["state"] in OVER and conductor.trials[row["trial"]].state not in OVER]
+    for row in ended:  # of which no event says when
+        _end(conductor, conductor.trials[row["trial"]], row["state"], kept)
+    unfinished: list[Trial] = []
+    for row in rows:
+        trial = conductor.trials[row["trial"]]
+        trial.state, trial.reason = row["state"], row.get("reason") or ""
+        at_rest = trial.state in OVER or (
+            trial.state in ("paused", "pruned") and conductor.judge.rests(trial)
+        )
+        if not at_rest:
+            trial.state = "pending"
+            unfinished.append(trial)
+    conductor.enqueue(unfinished)
+    for config_id in sorted(conductor.jobs):
+        conductor.tell(config_id)
+
+
+def _end(conductor: Conductor, trial: Trial, state: str, kept: Mapping[str, tuple[Any, Any]]) -> None:
+    trial.state = state
+    if state == "complete" and trial.id in kept:
+        trial.best, trial.best_step = kept[trial.id]
+    conductor.judge.ended(trial)
+
+
+def _event(conductor: Conductor, event: Mapping[str, Any], kept: Mapping[str, tuple[Any, Any]]) -> None:
+    """kept: value and best step of each trial that is complete now, which its reports alone need not say."""
+    trial = conductor.trials.get(event.get("trial") or "")
+    if event["kind"] == "note" and trial is None:
+        conductor.notes.known.add(event["text"])
+    if trial is None:
+        return
+    if event["kind"] == "promote":
+        conductor.scheduler.promoted(conductor.judge.unit(trial))
+    elif event["kind"] == "end":
+        _end(conductor, trial, event["state"], kept)
+    elif event["kind"] == "rerun":
+        trial.state = "pending"
+        conductor.judge.revived(trial)
