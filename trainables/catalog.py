@@ -24,6 +24,7 @@ from fairsweep.trainables.base import Paper
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
 _SHARED = {"tasks", "datasets"}
+ROOMS = ("analysis", "cluster", "search_spaces", "trainables")
 _GROUP = "fairsweep.papers"
 # What other jobs run; nothing that one would tune.
 _UNLISTED = {"nas": "fairsweep.trainables.nas._job", "pruned": "fairsweep.trainables.nas._pruned"}
@@ -83,7 +84,9 @@ def _named(plugin: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise UnknownPaper(f"{plugin}: cannot be imported ({error})") from None
+        room = (error.name or "").partition(".")[0]  # short names are those of a checkout, in its own folder
+        hint = f"; installed, its name is fairsweep.{error.name}" if room in ROOMS else ""
+        raise UnknownPaper(f"{plugin}: cannot be imported ({error}){hint}") from None
     except (Exception, SystemExit) as error:  # somebody else's code, which may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         at = (error.filename, error.lineno) if isinstance(error, SyntaxError) else None

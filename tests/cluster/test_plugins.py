@@ -53,6 +53,18 @@ def test_a_plugin_that_raises_on_import_is_one_line(
     assert "broken_plugin" not in sys.modules
 
 
+def test_a_room_that_is_not_there_by_its_short_name_is_named_by_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def gone(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'trainables'", name="trainables")
+
+    monkeypatch.setattr(catalog.importlib, "import_module", gone)
+    monkeypatch.setenv("FAIRSWEEP_PLUGINS", "mine")
+    with pytest.raises(catalog.UnknownPaper, match=r"installed, its name is fairsweep\.trainables"):
+        catalog.slugs()
+
+
 def test_an_entry_point_that_raises_names_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
