@@ -6,7 +6,18 @@ folder, in an installed wheel inside of it.
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairsweep.analysis.store import Store
+    from fairsweep.cluster.api import Sweep, open, resume, run
+    from fairsweep.cluster.errors import UserError
+    from fairsweep.search_spaces.space import Space
+    from fairsweep.trainables.base import Paper
+
+__all__ = ["Paper", "Space", "Store", "Sweep", "UserError", "open", "resume", "run"]
 
 _here = Path(__file__).resolve().parent
 if not (_here / "cluster").is_dir():
@@ -14,3 +25,27 @@ if not (_here / "cluster").is_dir():
     from fairsweep import _flat
 
     _flat.install(_here.parent)
+
+# What stands behind the door is imported when it is asked for: `import fairsweep` costs nothing.
+_BEHIND = {
+    "Paper": "trainables.base",
+    "Space": "search_spaces.space",
+    "Store": "analysis.store",
+    "Sweep": "cluster.api",
+    "UserError": "cluster.errors",
+    "open": "cluster.api",
+    "resume": "cluster.api",
+    "run": "cluster.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _BEHIND:
+        raise AttributeError(
+            f"module 'fairsweep' has no attribute {name!r}; it has {', '.join(sorted(_BEHIND))}"
+        )
+    return getattr(importlib.import_module(f"fairsweep.{_BEHIND[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_BEHIND})

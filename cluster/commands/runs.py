@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from fairsweep.cluster.commands.help import show_help
-from fairsweep.cluster.commands.tables import best_of, existing, print_best, print_trials
+from fairsweep.cluster.commands.tables import existing, print_best, print_trials
 from fairsweep.cluster.errors import DriverEnded, UserError
 
 
@@ -143,6 +143,7 @@ def _searched(result: Any, as_json: bool) -> int:
 def _finished(result: Any, as_json: bool) -> int:
     from fairsweep.analysis import report
     from fairsweep.analysis.store import Store
+    from fairsweep.cluster.jobs.best import best_of
 
     store = Store(result.storage)
     if as_json:

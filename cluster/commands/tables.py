@@ -105,6 +105,7 @@ def print_trials(store: Any, sweep: str) -> None:
 
 def _best(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
+    from fairsweep.cluster.jobs.best import best_of
 
     store = existing(args.storage)
     best = best_of(store, args.sweep)
@@ -118,52 +119,6 @@ def _best(args: argparse.Namespace, rest: list[str]) -> int:
     else:
         print_best(best)
     return 0
-
-
-def best_of(store: Any, sweep: str) -> dict[str, Any] | None:
-    from fairsweep.analysis import statistics
-
-    row = store.table("sweeps", sweep).to_pylist()[0]
-    trials = store.table("trials", sweep)
-    try:
-        found = statistics.best(trials, row["mode"])
-    except ValueError:
-        return None
-    if found is None:
-        return None
-    ranges = _ranges(row["paper"])
-    rows = [r for r in trials.sort_by("number").to_pylist() if r["config_id"] == found.config_id]
-    return {
-        "sweep": sweep,
-        "config_id": found.config_id,
-        "trials": [r["trial"] for r in rows],
-        "complete": found.complete,
-        "objective": row["objective"],
-        "mode": row["mode"],
-        "value": found.value.mean,
-        "seeds": found.value.n,
-        "ci95": _interval(found.value, ranges.get(row["objective"])),
-        "metrics": {
-            name: {"mean": s.mean, "ci95": _interval(s, ranges.get(name)), "n": s.n}
-            for name, s in found.metrics.items()
-            if s.n
-        },
-        "config": json.loads(rows[0]["config_json"]),
-    }
-
-
-def _ranges(slug: str) -> dict[str, tuple[float, float] | None]:
-    """Where the metrics of a paper can lie, by name; nothing is known of one that is not at hand."""
-    from fairsweep.trainables import catalog, index
-
-    try:
-        return {m.name: m.range for m in index.entry(slug).metrics}
-    except catalog.UnknownPaper:
-        return {}
-
-
-def _interval(found: Any, limits: tuple[float, float] | None) -> tuple[float, float] | None:
-    return (found if limits is None else found.within(*limits)).ci95
 
 
 def _importance(args: argparse.Namespace, rest: list[str]) -> int:

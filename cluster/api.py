@@ -1,0 +1,181 @@
+"""fairsweep from Python: run, resume and open sweeps, and what a sweep answers.
+
+What `fairsweep run` takes as words is given as keywords, groups as dicts: `budget={"trials": 20}` for
+`budget.trials=20`. Wrong settings raise `UserError` with the same one line, before anything is trained or written.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from fairsweep.analysis.store import Store
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.storage import open_store
+from fairsweep.search_spaces._parameter import hydra_word
+
+DEFAULT = "fairsweep-store"
+RUNNING = "running"
+
+
+class Sweep:
+    """A sweep of a store, whatever its state. All it answers is read anew from the store."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        """UnknownSweep, which names close ones, if the store has none called `name`."""
+        self.store, self.name = store, name
+        self.info()
+
+    def __repr__(self) -> str:
+        row = self.info()
+        return f"<Sweep {self.name}: {row['paper']} on {row['data']}, {row['state']}, in {self.store.uri}>"
+
+    def info(self) -> dict[str, Any]:
+        """The sweep's row: paper, data, objective, mode, seeds, state, versions, settings ..."""
+        row: dict[str, Any] = self.store.table("sweeps", self.name).to_pylist()[0]
+        return row
+
+    @property
+    def state(self) -> str:
+        """running (or killed: the store cannot tell), finished, interrupted or failed."""
+        return str(self.info()["state"])
+
+    def trials(self) -> pa.Table:
+        """One row a trial, in the order of their numbers: config.*, metric.*, seed, state, reason, cost_s (seconds)."""
+        return self.store.table("trials", self.name).sort_by("number")
+
+    def results(self, columns: list[str] | None = None) -> pa.Table:
+        """One row a report: trial, seed, step, wall_s (seconds), metric.*; `seq` counts them."""
+        return self.store.table("results", self.name, columns=columns)
+
+    def notes(self) -> list[str]:
+        """What a reader of the sweep should know, such as checkpoints that could not be written."""
+        return self.store.notes(self.name)
+
+    def best(self) -> dict[str, Any] | None:
+        """The best configuration over its seeds: value, ci95, metrics, config ...; None while no trial has a value."""
+        from fairsweep.cluster.jobs.best import best_of
+
+        return best_of(self.store, self.name)
+
+    def to_pandas(self) -> Any:
+        """`trials` as a pandas.DataFrame. ImportError with what to install, if pandas is not there."""
+        try:
+            import pandas  # noqa: F401
+        except ImportError:
+            raise ImportError(
+                "Sweep.to_pandas: needs pandas: pip install pandas; trials() is an Arrow table"
+            ) from None
+        return self.trials().to_pandas()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The reports as dicts, in their order; of a running sweep also those to come, until it ends."""
+        seen = -1
+        while True:
+            state = self.state  # asked first: what was written before it ended is read below
+            rows = self.results().sort_by("seq").to_pylist()
+            fresh = [row for row in rows if row["seq"] > seen]
+            yield from fresh
+            seen = fresh[-1]["seq"] if fresh else seen
+            if state != RUNNING:
+                return
+            if not fresh:
+                time.sleep(1.0)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what it is, its best configuration, its trials by value."""
+        row, best = self.info(), self.best()
+        columns = ["trial", "state", "value", "steps", "seed", "config_json"]
+        shown = sorted(
+            self.trials().select(columns).to_pylist(),
+            key=lambda t: (t["value"] is None, (t["value"] or 0.0) * (1 if row["mode"] == "min" else -1)),
+        )[:20]
+
+        def cells(values: Any, tag: str = "td") -> str:
+            return "".join(f"<{tag}>{html.escape('' if v is None else str(v))}</{tag}>" for v in values)
+
+        lines = "".join(f"<tr>{cells(t.values())}</tr>" for t in shown)
+        found = f"<p>best {html.escape(row['objective'])}: {best['value']:.5g}</p>" if best else ""
+        return (
+            f"<p><b>{html.escape(self.name)}</b>: {html.escape(repr(self))}</p>{found}"
+            f"<table><tr>{cells(columns, 'th')}</tr>{lines}</table>"
+        )
+
+    def resume(self, *, quiet: bool = False, **changes: Any) -> Sweep:
+        """Goes on with the sweep: after a crash, or to let it grow: `budget={"trials": "+20"}`."""
+        return resume(self.name, storage=self.store.uri, quiet=quiet, **changes)
+
+
+def words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """`settings` as the words of a command line. TypeError for a value that no word can say."""
+    found: list[str] = []
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and not path.startswith("search.configs"):
+            found += words(value, f"{path}.")
+        else:
+            found.append(f"{path}={_word(value, path)}")
+    return found
+
+
+def _word(value: Any, path: str) -> str:
+    if (
+        hasattr(value, "item") and getattr(value, "shape", None) == ()
+    ):  # a NumPy scalar, which may be a float too
+        value = value.item()
+    if isinstance(value, Path):
+        value = str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{hydra_word(str(k))}: {_word(v, path)}" for k, v in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_word(v, path) for v in value) + "]"
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value if isinstance(value, str) and value[:1] == "+" else hydra_word(value)
+    raise TypeError(
+        f"{path}: {value!r} ({type(value).__name__}) is no setting; numbers, text, lists and dicts are"
+    )
+
+
+def run(trainable: str, *, quiet: bool = False, **settings: Any) -> Sweep:
+    """Runs a sweep of the paper called `trainable` to its end, as `fairsweep run` does, and returns it.
+
+    settings: `budget={"trials": 20}`, `scheduler="asha"`, `seeds=3`, `space={"lr": {"high": 0.1}}`, `storage=...`.
+    quiet: no progress. UserError, UnknownPaper or SpaceError in one line if it cannot run as it is set up.
+    """
+    from fairsweep.cluster.engine.local import prepare_environment
+
+    prepare_environment()
+    from fairsweep.cluster import config
+    from fairsweep.cluster.display import make_display
+    from fairsweep.cluster.jobs import sweep
+
+    result = sweep.run(config.load(words({"trainable": trainable, **settings})), make_display(quiet))
+    return Sweep(open_store(result.storage), result.sweep)
+
+
+def resume(name: str, *, storage: str | Path = DEFAULT, quiet: bool = False, **changes: Any) -> Sweep:
+    """Takes the sweep called `name` up where its store says that it was, as `fairsweep resume` does."""
+    from fairsweep.cluster.engine.local import prepare_environment
+
+    prepare_environment()
+    from fairsweep.cluster.display import make_display
+    from fairsweep.cluster.jobs import sweep
+    from fairsweep.cluster.jobs.nas import search as nas
+
+    known = open(name, storage)
+    job: Any = nas if known.info()["paper"] == nas.SearchJob.slug else sweep
+    job.resume(str(storage), name, words(changes), make_display(quiet))
+    return open(name, storage)
+
+
+def open(name: str, storage: str | Path = DEFAULT) -> Sweep:
+    """The sweep called `name` of the store at a folder or URI. UserError: no such store, UnknownSweep: sweep."""
+    where = str(storage)
+    if "://" not in where and not Path(where).expanduser().is_dir():
+        raise UserError(f"storage={where}: no such folder; `run` makes one")
+    return Sweep(open_store(where), name)
