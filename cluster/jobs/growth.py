@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 
@@ -24,6 +24,22 @@ GROWABLE = {
     "data_dir": str,
 }
 RETRY = "retry=failed"
+S = TypeVar("S", bound=Any)
+
+
+def regrown(
+    record: SweepRecord,
+    changes: Sequence[str],
+    check: Callable[[Any], S],
+    growable: Mapping[str, type] = GROWABLE,
+) -> tuple[S, bool]:
+    """The settings of a stored sweep with `changes`, by its `check`, and whether its failed trials are to run again."""
+    words, again = split(changes)
+    with plugin_named(record):
+        tree = OmegaConf.create(record.sweep["config"])
+        settings = check(changed(tree, words, growable, used_s(record)))
+    check_time(record.sweep["sweep"], settings.budget["minutes"], record, changes)
+    return settings, again
 
 
 def changed(

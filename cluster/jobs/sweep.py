@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster import config
@@ -57,11 +55,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     """Takes a sweep up where its store says that it was; `budget.trials=+20` lets it grow."""
     store = open_store(storage)
     found = store.read(name)
-    tree = OmegaConf.create(found.sweep["config"])
-    words, again = growth.split(changes)
-    with growth.plugin_named(found):
-        settings = config.check(growth.changed(tree, words, used_s=growth.used_s(found)))
-    growth.check_time(name, settings.budget["minutes"], found, changes)
+    settings, again = growth.regrown(found, changes, config.check)
     paper = catalog.get(settings.trainable)
     _preflight(settings, paper)
     with engine(settings, store) as concurrent:

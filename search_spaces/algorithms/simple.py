@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,20 +14,24 @@ from fairsweep.search_spaces.algorithms.tried import Tried
 from fairsweep.search_spaces.space import Space
 
 
-class RandomSearch:
-    """Independent draws from the space, none twice; draw number k depends on the seed, k and what was drawn before."""
+class _Untold(ABC):
+    """What asks without regard to what it is told."""
 
-    ends_with = "space"
+    def __init__(self, tried: Tried) -> None:
+        self.tried, self._next = tried, 0
 
-    def __init__(self, space: Space, mode: str, seed: int = 0, repeats: bool = False) -> None:
-        self.seed, self._next = seed, 0
-        self.tried = Tried(space, repeats)
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Nothing is left to ask."""
+
+    @abstractmethod
+    def _another(self) -> dict[str, Any]: ...
 
     def ask(self, n: int = 1) -> list[Job]:
         jobs: list[Job] = []
         while len(jobs) < n and not self.finished:
-            rng = np.random.default_rng([self.seed, self._next])
-            jobs.append(Job(self._next, self.tried.another(rng)))
+            jobs.append(Job(self._next, self._another()))
             self.adopt(jobs[-1])
         return jobs
 
@@ -34,35 +39,36 @@ class RandomSearch:
         self._next = max(self._next, job.number + 1)
         self.tried.add(job.config)
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: Outcome) -> None:  # noqa: B027  # it asks the same whatever it is told
         pass
+
+
+class RandomSearch(_Untold):
+    """Independent draws from the space, none twice; draw number k depends on the seed, k and what was drawn before."""
+
+    ends_with = "space"
+
+    def __init__(self, space: Space, mode: str, seed: int = 0, repeats: bool = False) -> None:
+        super().__init__(Tried(space, repeats))
+        self.seed = seed
+
+    def _another(self) -> dict[str, Any]:
+        return self.tried.another(np.random.default_rng([self.seed, self._next]))
 
     @property
     def finished(self) -> bool:
         return self.tried.all
 
 
-class _Each:
+class _Each(_Untold):
     """Every one of `configs` that was not tried before, in their order."""
 
     def __init__(self, space: Space, configs: Sequence[dict[str, Any]]) -> None:
-        self.tried = Tried(space)
+        super().__init__(Tried(space))
         self._left = deque(configs)
-        self._next = 0
 
-    def ask(self, n: int = 1) -> list[Job]:
-        jobs: list[Job] = []
-        while len(jobs) < n and not self.finished:
-            jobs.append(Job(self._next, self._left.popleft()))
-            self.adopt(jobs[-1])
-        return jobs
-
-    def adopt(self, job: Job) -> None:
-        self._next = max(self._next, job.number + 1)
-        self.tried.add(job.config)
-
-    def tell(self, job: Job, outcome: Outcome) -> None:
-        pass
+    def _another(self) -> dict[str, Any]:
+        return self._left.popleft()
 
     @property
     def finished(self) -> bool:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
 from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine import group
@@ -59,11 +57,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     """Takes a search up where its store says that it was."""
     store = open_store(storage)
     found = store.read(name)
-    tree = OmegaConf.create(found.sweep["config"])
-    words, again = growth.split(changes)
-    with growth.plugin_named(found):
-        settings = nas_config.check(growth.changed(tree, words, GROWABLE, growth.used_s(found)))
-    growth.check_time(name, settings.budget["minutes"], found, changes)
+    settings, again = growth.regrown(found, changes, nas_config.check, GROWABLE)
     with sweep.engine(settings, store) as concurrent:
         writer = store.open(name)
         if again:
