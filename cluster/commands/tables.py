@@ -105,9 +105,10 @@ def print_trials(store: Any, sweep: str) -> None:
 
 def _best(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
-    from fairsweep.cluster.jobs.best import best_of
 
     store = existing(args.storage)
+    from fairsweep.cluster.jobs.best import best_of  # SciPy with it: after what can be refused
+
     best = best_of(store, args.sweep)
     for note in store.notes(args.sweep):
         print(f"note: {note}", file=sys.stderr)
