@@ -15,11 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from fairsweep.analysis.store import Store
-from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.storage import open_store
+from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster.storage import existing, open_store
 from fairsweep.search_spaces._parameter import hydra_word
 
-DEFAULT = "fairsweep-store"
 RUNNING = "running"
 
 
@@ -116,7 +115,7 @@ def words(settings: Mapping[str, Any], prefix: str = "") -> list[str]:
     found: list[str] = []
     for key, value in settings.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping) and not path.startswith("search.configs"):
+        if isinstance(value, Mapping):
             found += words(value, f"{path}.")
         else:
             found.append(f"{path}={_word(value, path)}")
@@ -158,7 +157,7 @@ def run(trainable: str, *, quiet: bool = False, **settings: Any) -> Sweep:
     return Sweep(open_store(result.storage), result.sweep)
 
 
-def resume(name: str, *, storage: str | Path = DEFAULT, quiet: bool = False, **changes: Any) -> Sweep:
+def resume(name: str, *, storage: str | Path = DEFAULT_STORAGE, quiet: bool = False, **changes: Any) -> Sweep:
     """Takes the sweep called `name` up where its store says that it was, as `fairsweep resume` does."""
     from fairsweep.cluster.engine.local import prepare_environment
 
@@ -168,14 +167,11 @@ def resume(name: str, *, storage: str | Path = DEFAULT, quiet: bool = False, **c
     from fairsweep.cluster.jobs.nas import search as nas
 
     known = open(name, storage)
-    job: Any = nas if known.info()["paper"] == nas.SearchJob.slug else sweep
+    job: Any = nas if nas.is_search(known.store, name) else sweep
     job.resume(str(storage), name, words(changes), make_display(quiet))
     return open(name, storage)
 
 
-def open(name: str, storage: str | Path = DEFAULT) -> Sweep:
+def open(name: str, storage: str | Path = DEFAULT_STORAGE) -> Sweep:
     """The sweep called `name` of the store at a folder or URI. UserError: no such store, UnknownSweep: sweep."""
-    where = str(storage)
-    if "://" not in where and not Path(where).expanduser().is_dir():
-        raise UserError(f"storage={where}: no such folder; `run` makes one")
-    return Sweep(open_store(where), name)
+    return Sweep(existing(str(storage), "storage"), name)

@@ -24,6 +24,15 @@ def open_store(storage: str) -> Store:
         raise UserError(str(error)) from None
 
 
+def existing(storage: str, setting: str) -> Store:
+    """The store at a folder or URI that `setting` names; UserError if there is no such folder, too."""
+    if "://" not in storage and not Path(locate(storage)).is_dir():
+        raise UserError(
+            f"{setting}={storage}: no such folder; `fairsweep run` makes one, {setting} says where it is"
+        )
+    return open_store(storage)
+
+
 def locate(storage: str) -> str:
     """`storage` as a URI or an absolute path.
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from fairsweep._flat import ROOMS
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("analysis", "cluster", "search_spaces", "trainables")
 
 
 def test_the_wheel_holds_every_room_of_every_room() -> None:

@@ -18,13 +18,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TypeVar
 
+from fairsweep._flat import ROOMS
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import Paper
 
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
 _SHARED = {"tasks", "datasets"}
-ROOMS = ("analysis", "cluster", "search_spaces", "trainables")
 _GROUP = "fairsweep.papers"
 # What other jobs run; nothing that one would tune.
 _UNLISTED = {"nas": "fairsweep.trainables.nas._job", "pruned": "fairsweep.trainables.nas._pruned"}

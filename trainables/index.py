@@ -81,7 +81,7 @@ def of(paper: type[Paper]) -> Entry:
 
 def entry(slug: str) -> Entry:
     """What is known of the paper called `slug`; `UnknownPaper` if there is none."""
-    if not catalog.imported(slug) and slug in _file() and slug in catalog.slugs():
+    if not catalog.imported(slug) and slug in _file():
         return Entry.from_json(slug, _file()[slug])
     return of(catalog.get(slug))
 

@@ -84,7 +84,7 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     storage = changes[-1] if changes else args.storage
     words = [word for word in rest if not word.startswith("storage=")]
     display = make_display(args.quiet or args.json)
-    if open_store(storage).read(args.sweep).sweep["paper"] == nas.SearchJob.slug:
+    if nas.is_search(open_store(storage), args.sweep):
         return _searched(nas.resume(storage, args.sweep, words, display), args.json)
     return _finished(sweep.resume(storage, args.sweep, words, display), args.json)
 

@@ -191,10 +191,6 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
 
 
 def existing(storage: str) -> Any:
-    from fairsweep.cluster.storage import locate, open_store
+    from fairsweep.cluster import storage as stores
 
-    if "://" not in storage and not Path(locate(storage)).is_dir():
-        raise UserError(
-            f"--storage={storage}: no such folder; `fairsweep run` makes one, --storage says where it is"
-        )
-    return open_store(storage)
+    return stores.existing(storage, "--storage")

@@ -44,12 +44,7 @@ class Engine:
             )
             record = None
         else:
-            from omegaconf import OmegaConf
-
-            found = self.store.read(self.name)
-            tree = OmegaConf.create(found.sweep["config"])
-            words, again = growth.split(changes or [])
-            self.settings = config.check(growth.changed(tree, words, used_s=growth.used_s(found)))
+            self.settings, again = growth.regrown(self.store.read(self.name), changes or [], config.check)
             self.paper = catalog.get(self.settings.trainable)
             self.writer = self.store.open(self.name)
             if again:

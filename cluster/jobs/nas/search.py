@@ -53,6 +53,11 @@ def run(settings: NASSettings, display: Display | None = None) -> Result:
         return _drive(search, store, name, writer, None, concurrent, display or Display())
 
 
+def is_search(store: Store, name: str) -> bool:
+    """Whether the sweep called `name` is a search for a network."""
+    return bool(store.read(name).sweep["paper"] == SearchJob.slug)
+
+
 def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
     """Takes a search up where its store says that it was."""
     store = open_store(storage)
