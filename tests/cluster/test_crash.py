@@ -106,7 +106,7 @@ def test_driver_killed_at_twenty_random_moments(tmp_path: Path) -> None:
 def test_one_interrupt_ends_cleanly_and_says_how_to_resume(tmp_path: Path) -> None:
     store = tmp_path / "store"
     process = start(
-        "run", "trainable=test_slow", "budget.trials=40", "name=s", f"storage={store}", "budget.steps=30"
+        "run", "trainable=test_slow", "budget.trials=400", "name=s", f"storage={store}", "budget.steps=30"
     )
     wait_for_reports(process, store, 10)
     process.send_signal(signal.SIGINT)
