@@ -34,7 +34,11 @@ class FlatNames(MetaPathFinder, Loader):
 
     def _ours(self, room: str) -> bool:
         found = PathFinder.find_spec(room)
-        return found is not None and found.origin == str(self.checkout / room / "__init__.py")
+        if found is None or found.origin is None:
+            return False
+        return (
+            Path(found.origin).resolve() == self.checkout / room / "__init__.py"
+        )  # the checkout is resolved, too
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         known = importlib.import_module(f"fairsweep.{spec.name}")

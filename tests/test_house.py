@@ -49,14 +49,18 @@ def run(words: list[str], where: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_short_names_are_the_same_modules_in_a_checkout(tmp_path: Path) -> None:
+@pytest.mark.parametrize("linked", [False, True])
+def test_short_names_are_the_same_modules_in_a_checkout(tmp_path: Path, linked: bool) -> None:
+    where = tmp_path / "link" if linked else ROOT
+    if linked:
+        where.symlink_to(ROOT)
     code = (
         "import fairsweep, analysis.schema, trainables.base as short, fairsweep.trainables.base as long\n"
         "from search_spaces.space import Space\n"
         "import fairsweep.search_spaces.space as space\n"
         "print(short is long, space.Space is Space, analysis.schema.__spec__.name, short.__name__)"
     )
-    said = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(ROOT))
+    said = run([sys.executable, "-c", code], tmp_path, PYTHONPATH=str(where))
     assert said.split() == ["True", "True", "fairsweep.analysis.schema", "fairsweep.trainables.base"]
 
 
