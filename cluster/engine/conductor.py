@@ -191,15 +191,17 @@ class Conductor:
             minimum, maximum = self.rules.fidelity(job.config)
         except Exception:  # the paper's code, on a configuration that nobody has tried yet
             fault = traceback.format_exc()
+        name = trial_id(job.number, seed)
+        unit = self.groups[job.number][0].id if job.number in self.groups else name
         trial = Trial(
-            id=trial_id(job.number, seed),
+            id=name,
             number=len(self.trials),
             config_id=job.number,
             seed=seed,
             config=dict(job.config),
             minimum=minimum,
             maximum=maximum,
-            milestones=self.scheduler.milestones(minimum, maximum),
+            milestones=self.scheduler.milestones(minimum, maximum, unit),
             attrs=dict(job.attrs),
             fault=fault,
         )

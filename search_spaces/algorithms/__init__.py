@@ -12,6 +12,7 @@ from fairsweep.search_spaces.algorithms.constraints import ConstraintError, Cost
 from fairsweep.search_spaces.algorithms.covariance_matrix import CmaEsSearch
 from fairsweep.search_spaces.algorithms.evolution import Evolution
 from fairsweep.search_spaces.algorithms.gaussian_process import GPSearch
+from fairsweep.search_spaces.algorithms.hyperband import Hyperband
 from fairsweep.search_spaces.algorithms.local_search import LocalSearch
 from fairsweep.search_spaces.algorithms.nsga2 import NSGA2
 from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
@@ -27,13 +28,14 @@ SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "listed")
 ARCHITECTURE_SEARCHES = (
     "random", "evolution", "local_search", "nsga2", "nasnet", *(s for s in SEARCHES if s not in ("random", "cmaes")),
 )  # fmt: skip
-SCHEDULERS = ("none", "asha", "median")
+SCHEDULERS = ("none", "asha", "hyperband", "median")
 
 __all__ = [
     "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "SCHEDULERS", "SEARCHES", "Algorithm", "ArchitectureSearch",
-    "ConstraintError", "Costs", "Evolution", "GridSearch", "Job", "ListedSearch", "LocalSearch", "MedianStopping",
-    "NoScheduler", "OptunaSearch", "Outcome", "RandomArchitectures", "RandomSearch", "Reason", "Scheduler",
-    "StockSearch", "Unique", "create_architecture_search", "create_scheduler", "create_search", "search_table",
+    "ConstraintError", "Costs", "Evolution", "GridSearch", "Hyperband", "Job", "ListedSearch", "LocalSearch",
+    "MedianStopping", "NoScheduler", "OptunaSearch", "Outcome", "RandomArchitectures", "RandomSearch", "Reason",
+    "Scheduler", "StockSearch", "Unique", "create_architecture_search", "create_scheduler", "create_search",
+    "search_table",
 ]  # fmt: skip
 
 
@@ -101,6 +103,8 @@ def create_scheduler(name: str, mode: str, minimum: int, maximum: int, **options
         return NoScheduler()
     if name == "asha":
         return ASHA(mode, minimum, eta=int(options.get("eta", 3)))
+    if name == "hyperband":
+        return Hyperband(mode, minimum, maximum, eta=int(options.get("eta", 3)))
     if name == "median":
         return MedianStopping(
             mode, minimum, maximum,

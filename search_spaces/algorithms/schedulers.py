@@ -21,8 +21,11 @@ class Scheduler(Protocol):
     name: str
     waits: bool  # the trials of a unit wait at a milestone for each other, rather than run on until all are there
 
-    def milestones(self, minimum: int, maximum: int) -> tuple[int, ...]:
-        """The steps, below `maximum`, at which a trial is judged; none below its own `minimum`."""
+    def milestones(self, minimum: int, maximum: int, unit: str = "") -> tuple[int, ...]:
+        """The steps, below `maximum`, at which a trial of `unit` is judged; none below its own `minimum`.
+
+        Asked of each new unit, in the order in which they come.
+        """
         ...
 
     def report(self, unit: str, step: int, value: float) -> Decision:
@@ -61,7 +64,7 @@ class NoScheduler:
     def __init__(self) -> None:
         self.over: set[str] = set()
 
-    def milestones(self, minimum: int, maximum: int) -> tuple[int, ...]:
+    def milestones(self, minimum: int, maximum: int, unit: str = "") -> tuple[int, ...]:
         return ()
 
     def report(self, unit: str, step: int, value: float) -> Decision:
@@ -132,7 +135,7 @@ class ASHA(NoScheduler):
         self.paused: dict[str, int] = {}
         self._milestones: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def milestones(self, minimum: int, maximum: int) -> tuple[int, ...]:
+    def milestones(self, minimum: int, maximum: int, unit: str = "") -> tuple[int, ...]:
         found = self._milestones.get((minimum, maximum))
         if found is None:
             found = tuple(level for level in self._levels(maximum - 1) if level >= minimum)
@@ -214,7 +217,7 @@ class MedianStopping(NoScheduler):
         self.losses: dict[int, list[float]] = {}  # sorted
         self.stopped: set[str] = set()
 
-    def milestones(self, minimum: int, maximum: int) -> tuple[int, ...]:
+    def milestones(self, minimum: int, maximum: int, unit: str = "") -> tuple[int, ...]:
         every = self.every
         while (maximum - minimum) // every > 2 * self.checks:
             every *= 2

@@ -170,7 +170,7 @@ def test_seeds_are_replicates_of_one_configuration(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("search", ["tpe", "random", "grid", "cmaes", "gp"])
-@pytest.mark.parametrize("scheduler", ["none", "asha", "median"])
+@pytest.mark.parametrize("scheduler", ["none", "asha", "hyperband", "median"])
 def test_interrupted_at_half_suggests_the_same(tmp_path: Path, search: str, scheduler: str) -> None:
     n = 8 if search == "gp" else 16
     what = [
@@ -268,6 +268,21 @@ def test_asha_pauses_and_promotes_in_one_slot(tmp_path: Path) -> None:
     resumed = [i for i in set(order) if order != sorted(order) and _split(order, i)]
     assert resumed, "some trial was paused, others ran, and it was taken further"
     assert conductor.scheduler.name == "asha"
+
+
+def test_hyperband_judges_each_bracket_from_a_rung_of_its_own(tmp_path: Path) -> None:
+    """Steps 1 and 3 of 9: 9 of 17 configurations meet both, 5 the second, and 3 are trained to the end."""
+    run = engine(
+        tmp_path, "trainable=test_bowl", "budget.trials=17", "scheduler=hyperband", "search=random", "seeds=2"
+    )
+    scheduler: Any = run.run().scheduler
+    rows = trials(run.store)
+    ends = {b: [t["steps"] for t in rows if scheduler.bracket[t["trial"][:-1] + "0"] == b] for b in range(3)}
+    assert {b: len(steps) for b, steps in ends.items()} == {0: 18, 1: 10, 2: 6}
+    assert set(ends[0]) == {1, 3, 9} and set(ends[1]) == {3, 9} and set(ends[2]) == {9}
+    assert sum(step > 1 for step in ends[0]) >= 6 and sum(step > 3 for step in ends[1]) >= 2
+    pruned = [t for t in rows if t["state"] == "pruned"]
+    assert pruned and all(t["reason"] == f"stopped by hyperband at step {t['steps']}" for t in pruned)
 
 
 def _split(order: list[str], trial: str) -> bool:

@@ -60,6 +60,12 @@ def test_asha_with_one_slot_pauses_and_promotes(tmp_path: Path) -> None:
     assert split, "no trial was taken up again after others had run"
 
 
+def test_hyperband_on_ray_pauses_promotes_and_trains_a_bracket_whole(tmp_path: Path) -> None:
+    rows = trials(run(tmp_path, "trainable=test_bowl", "budget.trials=17", "scheduler=hyperband"))
+    assert {t["steps"] for t in rows} == {1, 3, 9}
+    assert sum(t["state"] == "complete" for t in rows) >= 3
+
+
 def test_one_slot_on_ray_suggests_what_the_bare_conductor_does(tmp_path: Path) -> None:
     """Tune neither reorders nor prefetches: the suggestions are a function of the seed."""
     a = run(tmp_path, "trainable=test_bowl", "budget.trials=10", "budget.concurrent=1", name="a")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections import Counter
 
 import pytest
 
+from fairsweep.search_spaces.algorithms.hyperband import Hyperband
 from fairsweep.search_spaces.algorithms.schedulers import ASHA, MedianStopping
 
 
@@ -85,6 +87,45 @@ def test_longer_trials_meet_the_same_checks_of_the_median_rule_and_not_many_more
     assert usual == tuple(range(1, 101, 10))
     longer = rule.milestones(1, 5001)
     assert 10 <= len(longer) <= 21 and all((step - 1) % 10 == 0 for step in longer)
+
+
+def test_hyperband_has_the_brackets_of_the_paper() -> None:
+    """Table 1 of the paper: R=81, eta=3 has brackets of 81, 34, 15, 8 and 5 configurations; here in every prefix."""
+    rule = Hyperband("min", 1, 81, eta=3)
+    found = [rule.milestones(1, 81, f"{n:05d}-0") for n in range(286)]
+    rungs = (1, 3, 9, 27)
+    assert Counter(found) == {rungs: 162, rungs[1:]: 68, rungs[2:]: 30, rungs[3:]: 16, (): 10}
+    for end in range(1, 286):
+        for k, size in enumerate((81, 34, 15, 8, 5)):
+            assert abs(found[:end].count(rungs[k:]) - size / 143 * end) < 1.0
+    assert rule.milestones(1, 81, "00007-0") == found[7], "asked again it says the same"
+
+
+def test_hyperband_compares_within_a_bracket() -> None:
+    rule = Hyperband("max", 1, 9, eta=3)
+    for n in range(22):
+        rule.milestones(1, 9, str(n))
+    of = {b: [str(n) for n in range(22) if rule.bracket[str(n)] == b] for b in (0, 1)}
+    for unit in of[0][:3]:
+        rule.report(unit, 1, 0.0)
+        rule.promoted(unit)
+        rule.report(unit, 3, 1.0)
+    said = [rule.report(unit, 3, value) for unit, value in zip(of[1], (0.1, 0.2, 0.3), strict=False)]
+    assert said == ["pause", "pause", "continue"], "the best of its bracket, worse than all of the other"
+    assert rule.promotable() == of[0][0] and not rule.rests(of[1][2])
+    rule.ended(of[0][0])
+    assert rule.promotable() is None, "the place is taken by what ended"
+    assert rule.rests(of[0][0])
+    rule.revived(of[0][0])
+    assert rule.promotable() == of[0][0]
+
+
+def test_a_trial_of_other_length_keeps_its_bracket() -> None:
+    rule = Hyperband("min", 1, 27, eta=3)
+    for n in range(60):
+        rule.milestones(1, 27, str(n))
+    late = {b: next(u for u in rule.bracket if rule.bracket[u] == b) for b in range(4)}
+    assert [rule.milestones(4, 100, late[b]) for b in range(4)] == [(9, 27, 81), (27, 81), (81,), ()]
 
 
 def test_the_median_is_that_of_the_others() -> None:
