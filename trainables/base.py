@@ -16,6 +16,15 @@ from fairsweep.search_spaces.space import Space
 
 Mode = Literal["min", "max"]
 Split = Literal["train", "validation", "test"]
+OWN = "own"  # the data set of the user's own
+# Tasks that read such a folder: every paper of ours of one of them has it among its data sets.
+OWN_TASKS = frozenset(
+    {
+        "graph classification",
+        "link prediction",
+        "node classification",
+    }
+)
 ORIGINS = ("paper", "direction", "indifference")  # of a claim's margin
 
 

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from fairsweep._flat import ROOMS
 from fairsweep.search_spaces.space import Space
-from fairsweep.trainables.base import Paper
+from fairsweep.trainables.base import OWN, OWN_TASKS, Paper
 
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
@@ -47,6 +47,8 @@ def register(paper: P) -> P:
         raise TypeError(
             f"paper {paper.slug}: objective {paper.objective!r} must be a declared validation metric"
         )
+    if paper.task in OWN_TASKS and OWN not in paper.datasets and plugin_of(paper) is None:
+        paper.datasets = (*paper.datasets, OWN)
     known = _papers.get(paper.slug)
     if known is not None and known.__module__ != paper.__module__:
         raise TypeError(f"slug {paper.slug!r} is taken by {known.__module__}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep.trainables import catalog
-from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.base import OWN, DataError, DataNotFound
 from fairsweep.trainables.datasets import (
     binary_tables,
     ctr,
@@ -31,6 +31,7 @@ from fairsweep.trainables.datasets import (
     tudataset,
 )
 from fairsweep.trainables.datasets.describe import Description, describe
+from fairsweep.trainables.datasets.own import templates
 from fairsweep.trainables.tasks import link_prediction, node_classification
 
 
@@ -47,12 +48,12 @@ class Source:
 
 
 IMAGES = Source(images.LOADERS, ("cifar10", "cifar100", "fashion_mnist", "mnist"))
-NODES = Source(node_classification.LOADERS, (*planetoid.SIZES, *graphs.GNN_BENCHMARK))
+NODES = Source(node_classification.LOADERS, (*planetoid.SIZES, *graphs.GNN_BENCHMARK, OWN))
 SOURCES: dict[str, tuple[Source, ...]] = {
     "architecture search": (IMAGES,),
     "click-through rate prediction": (Source(ctr.LOADERS, ("csv", *ctr.PUBLIC)),),
     "forecasting": (Source(series.LOADERS, series.FILES),),
-    "graph classification": (Source(graph_sets.LOADERS, tudataset.TU), NODES),
+    "graph classification": (Source(graph_sets.LOADERS, (*tudataset.TU, OWN)), NODES),
     "image classification": (IMAGES,),
     "image denoising": (
         replace(
@@ -67,7 +68,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "link prediction": (
         Source(
             {name: found.loader for name, found in link_prediction.SETS.items()},
-            planetoid.SIZES,
+            (*planetoid.SIZES, OWN),
             split="links to train, to validate and to test, drawn anew for each seed",
         ),
     ),
@@ -113,6 +114,17 @@ def _resolve(what: str) -> tuple[str, list[str]]:
     return paper.task, [data for data in wanted if data in known]
 
 
+def template(what: str, folder: Path | None = None) -> tuple[str, Path, list[str]]:
+    """Writes a small example of the layout of data=own for a task or a paper: the task, the folder and its files.
+
+    folder: None: one named after the task. UnknownPaper and DataError as `check`; DataError if something is in it."""
+    task, _ = _resolve(what)
+    if task not in templates.TEMPLATES:
+        raise DataError(f"{what}: its task, {task}, reads no data of one's own")
+    folder = folder or Path(re.sub(r"\W+", "_", task))
+    return task, folder, templates.write(task, folder)
+
+
 def _source(task: str, data: str) -> Source:
     return next(source for source in SOURCES[task] if data in source.loaders)
 
@@ -120,7 +132,7 @@ def _source(task: str, data: str) -> Source:
 def _read(task: str, data: str, folder: Path | None) -> Checked:
     source = _source(task, data)
     found = describe(source.loaders[data](folder))
-    if source.split:
+    if source.split and not (data == OWN and found.parts):
         found = replace(found, parts={}, classes={}, leaks=None, drawn=source.split)
     return Checked(data, task, folder, found)
 
@@ -147,9 +159,16 @@ def check(what: str, folder: Path | None = None, data: str | None = None) -> lis
     if not local:
         raise DataError(f"{what}: reads nothing from a folder; its data sets are {', '.join(names)}")
     found = []
-    for name in local:
+    public = [name for name in local if name != OWN]
+    for name in public:
         with suppress(DataNotFound):
             found.append(_read(task, name, folder))
+    if not found and OWN in local:
+        try:
+            return [_read(task, OWN, folder)]
+        except DataNotFound as error:
+            others = f"; holds none of {', '.join(public)} either" if public else ""
+            raise DataNotFound(f"{error}{others}") from None
     if not found:
         raise DataNotFound(
             f"folder={folder}: holds none of {', '.join(local)}; --data NAME says what is looked for"

@@ -1,8 +1,9 @@
-"""Data before anything is trained on them: data check."""
+"""Data before anything is trained on them: data check, data template."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,15 @@ from fairsweep.cluster.errors import UserError
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     p = add("data", _data, "sizes, columns, classes, parts and leaks of data, before anything is trained")
-    p.add_argument("action", choices=["check"], help="check: read them and say what they are")
+    p.add_argument(
+        "action",
+        choices=["check", "template"],
+        help="check: read them and say what they are; template: write a small example of the layout of data=own",
+    )
     p.add_argument("what", metavar="TASK|PAPER", help="who would read them")
-    p.add_argument("folder", nargs="?", metavar="FOLDER", type=Path, help="where they lie (data_dir)")
+    p.add_argument(
+        "folder", nargs="?", metavar="FOLDER", type=Path, help="where they lie (data_dir), or will"
+    )
     p.add_argument("--data", metavar="NAME", help="this data set alone")
 
 
@@ -23,14 +30,32 @@ def _data(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.trainables.base import DataError
     from fairsweep.trainables.data_check import check
 
+    folder = args.folder and args.folder.expanduser()
     try:
-        found = check(args.what, args.folder and args.folder.expanduser(), args.data)
+        if args.action == "template":
+            return _template(args, folder)
+        found = check(args.what, folder, args.data)
     except DataError as error:
         raise UserError(str(error)) from None
     if args.json:
         report.print_json([checked.to_dict() for checked in found])
         return 0
     print("\n\n".join("\n".join(_lines(checked.to_dict())) for checked in found))
+    return 0
+
+
+def _template(args: argparse.Namespace, folder: Path | None) -> int:
+    from fairsweep.analysis import report
+    from fairsweep.trainables.data_check import template
+
+    if args.data is not None:
+        raise UserError(f"--data={args.data}: a template is of data=own; leave it out")
+    task, folder, files = template(args.what, folder)
+    if args.json:
+        report.print_json({"task": task, "folder": str(folder), "files": files})
+        return 0
+    print(f"{folder}: {len(files)} files, README.md says what they are; replace the others by yours, then")
+    print(f"  fairsweep data check {shlex.quote(task)} {shlex.quote(str(folder))}")
     return 0
 
 

@@ -6,7 +6,7 @@ registers its own function, `@describe.register`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import singledispatch
 from typing import Any
@@ -48,10 +48,16 @@ class Description:
 _EACH_SEED = "drawn anew for each seed"
 
 
-def _counts(labels: np.ndarray, classes: int | None = None) -> dict[str, int]:
+def _counts(labels: np.ndarray, classes: int | None = None, names: Sequence[str] = ()) -> dict[str, int]:
     """How often each class occurs, classes that never do among them; -1 is no class."""
     found = np.bincount(labels[labels >= 0].astype(np.int64), minlength=classes or 0)
-    return {str(i): int(n) for i, n in enumerate(found)}
+    return {names[i] if names else str(i): int(n) for i, n in enumerate(found)}
+
+
+def _by_shares(shares: tuple[float, float], what: str) -> str:
+    """How parts are drawn of which each class has its share."""
+    rest = 1 - sum(shares)
+    return f"{rest:.2g}/{shares[0]:.2g}/{shares[1]:.2g} of the {what} of each class, {_EACH_SEED}"
 
 
 @singledispatch
@@ -204,6 +210,8 @@ def _graph(data: Graph) -> Description:
     if data.classes:
         sizes["nodes without a class"] = int((data.labels < 0).sum())
     found = Description(sizes, dropped={k: n for k, n in data.dropped.items() if n})
+    if data.links is not None:
+        found.parts = {part: pairs.shape[1] for part, pairs in data.links.items()}
     if not data.classes:
         found.leaks = None
         return found
@@ -211,15 +219,17 @@ def _graph(data: Graph) -> Description:
     if data.split is None:
         found.drawn = (
             f"{data.per_class[0]} nodes a class to train, {data.per_class[1]} to validate, {_EACH_SEED}"
+            if data.shares is None
+            else _by_shares(data.shares, "nodes")
         )
-        found.classes = {"all": _counts(data.labels, data.classes)}
+        found.classes = {"all": _counts(data.labels, data.classes, data.names)}
         some_nodes = (rows > 0) & (data.labels >= 0)
         leaks = fingerprints.repeated(keys[some_nodes], data.labels[some_nodes])
         found.leaks = [f"by their features, {text}" for text in leaks]
         return found
     found.parts = {part: len(nodes) for part, nodes in data.split.items()}
     labels = {part: data.labels[nodes] for part, nodes in data.split.items()}
-    found.classes = {part: _counts(y, data.classes) for part, y in labels.items()}
+    found.classes = {part: _counts(y, data.classes, data.names) for part, y in labels.items()}
     # Nodes without features are alike by nothing.
     some = {part: nodes[rows[nodes] > 0] for part, nodes in data.split.items()}
     leaks = fingerprints.shared(
@@ -257,15 +267,23 @@ def _graph_set(data: GraphSet) -> Description:
         return found
     keys = fingerprints.of_graphs(data)
     if data.test is None:
-        found.drawn = f"{data.held_out[0]} graphs to validate and {data.held_out[1]} to test, {_EACH_SEED}"
-        found.classes = {"all": _counts(data.labels, data.classes)}
+        found.drawn = (
+            f"{data.held_out[0]} graphs to validate and {data.held_out[1]} to test, {_EACH_SEED}"
+            if data.shares is None
+            else _by_shares(data.shares, "graphs")
+        )
+        found.classes = {"all": _counts(data.labels, data.classes, data.names)}
         found.leaks = fingerprints.repeated(keys, data.labels)
         return found
     parts = {"train": np.setdiff1d(np.arange(len(data)), data.test), "test": data.test}
+    if data.validation is not None:
+        train = np.setdiff1d(parts["train"], data.validation)
+        parts = {"train": train, "validation": data.validation, "test": data.test}
+    else:
+        found.drawn = f"{data.held_out[0]} of the training graphs validate, {_EACH_SEED}"
     found.parts = {part: len(chosen) for part, chosen in parts.items()}
-    found.drawn = f"{data.held_out[0]} of the training graphs validate, {_EACH_SEED}"
     labels = {part: data.labels[chosen] for part, chosen in parts.items()}
-    found.classes = {part: _counts(y, data.classes) for part, y in labels.items()}
+    found.classes = {part: _counts(y, data.classes, data.names) for part, y in labels.items()}
     found.leaks = fingerprints.shared({part: keys[chosen] for part, chosen in parts.items()}, labels)
     return found
 

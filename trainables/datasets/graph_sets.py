@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from fairsweep.trainables.base import DataError
 from fairsweep.trainables.datasets.cache import cached_arrays
 from fairsweep.trainables.datasets.fetch import sha256, wheel_member
+from fairsweep.trainables.datasets.own import graphs as own_graphs
 from fairsweep.trainables.datasets.packed_graphs import GraphSet, one_hot
 from fairsweep.trainables.datasets.tudataset import TU, tu
 
@@ -260,6 +261,7 @@ LOADERS: dict[str, Callable[[Path | None], GraphSet]] = {
     "synthetic_noisy_edges": synthetic_noisy_edges,
     "synthetic_coloured_edges": synthetic_coloured_edges,
     **{name: partial(tu, name) for name in TU},
+    "own": own_graphs.own,
 }
 
 

@@ -28,7 +28,9 @@ class Graph:
     labels: (n,) int64 in 0..classes-1; -1 for a node that belongs to the graph but to no class.
     split: the public split, node indices under "train", "validation" and "test"; None where there is none,
     and `per_class` says how many labelled nodes of each class are then drawn for training and validation.
-    dropped: what the files hold and the graph does not, such as self loops, and how often.
+    shares: in place of `per_class`, the shares of each class that are drawn to validate and to test, others train.
+    dropped: what the files hold and the graph does not, such as self loops, and how often. names: of the classes, if
+    they have any. links: pairs (2, e) of nodes by part, where the split of the links is given.
     """
 
     name: str
@@ -39,6 +41,9 @@ class Graph:
     split: Mapping[str, np.ndarray] | None = None
     per_class: tuple[int, int] = (20, 30)
     dropped: Mapping[str, int] = field(default_factory=dict)
+    shares: tuple[float, float] | None = None
+    names: tuple[str, ...] = ()
+    links: Mapping[str, np.ndarray] | None = None
 
     @property
     def nodes(self) -> int:

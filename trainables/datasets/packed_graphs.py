@@ -21,8 +21,10 @@ class GraphSet:
     types: (M,) int64 in 0..edge_classes-1, what the reconstruction of edges predicts; None where edges have none.
     marked: (M,) bool, the edges that a generator made informative; None where nobody knows.
     held_out: graphs for validation and for test; with `test`, the indices of the public test part, only the first
-    counts. passes: how often an epoch goes over the training graphs. dropped: what the files hold and the graphs do
-    not, such as self loops, and how often.
+    counts. validation: the indices of the validation part, where that is given too; graphs in neither then train.
+    shares: in place of `held_out`, the shares of each class that are drawn to validate and to test. names: of the
+    classes, if they have any. passes: how often an epoch goes over the training graphs. dropped: what the files hold
+    and the graphs do not, such as self loops, and how often.
     """
 
     name: str
@@ -40,6 +42,9 @@ class GraphSet:
     test: np.ndarray | None = None
     passes: int = 1
     dropped: Mapping[str, int] = field(default_factory=dict)
+    validation: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    shares: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.nodes)

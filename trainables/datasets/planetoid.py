@@ -161,8 +161,10 @@ def _wrong_part(
     return None
 
 
-def read_planetoid(name: str, folder: Path, validation: int = 500, verify: bool = True) -> Graph:
+def read_planetoid(name: str, folder: Path, validation: int | None = 500, verify: bool = True) -> Graph:
     """The graph in `folder`/ind.<name>.*: the first nodes train, the next `validation` validate.
+
+    validation: None: 500, or as many as there are that neither train nor test. verify: by the published checksums.
 
     `allx` holds all nodes but the test ones, `tx` those in the order of test.index. CiteSeer leaves 15 test nodes out
     of `tx`, which get no features and no label. They are not isolated: each has one or two links. (The 48 nodes of
@@ -170,6 +172,8 @@ def read_planetoid(name: str, folder: Path, validation: int = 500, verify: bool 
     """
     tx, allx, y, ty, ally, links = (_read(name, folder / f"ind.{name}.{part}", verify) for part in PARTS)
     order = _read(name, folder / f"ind.{name}.test.index", verify)
+    if validation is None:
+        validation = min(500, len(ally) - len(y)) if hasattr(ally, "shape") and hasattr(y, "shape") else 1
     wrong = _wrong_part(tx, allx, y, ty, ally, order, validation)
     known = len(ally) if wrong is None else 0
     nodes = max(known, int(order.max(initial=-1)) + 1)

@@ -132,6 +132,7 @@ def read_tu(name: str, folder: Path, prefix: str) -> GraphSet:
         types=types,
         edge_classes=0 if types is None else int(types.max(initial=-1)) + 1,
         dropped=dropped,
+        names=tuple(map(str, values)),
     )
 
 

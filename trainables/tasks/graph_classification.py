@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import graph_sets
 from fairsweep.trainables.datasets.graph_sets import GraphSet
+from fairsweep.trainables.datasets.own import splits
 from fairsweep.trainables.tasks import node_classification
 from fairsweep.trainables.tasks.graph_layers import scatter
 
@@ -116,7 +117,12 @@ def split(data: GraphSet, rng: np.random.Generator) -> dict[str, np.ndarray]:
     everything = np.arange(len(data))
     if len(data) == 1:
         return {"train": everything, "validation": everything, "test": everything}
+    if data.test is None and data.shares is not None:
+        return splits.drawn(data.labels, data.shares, rng)
     validation, held_out = data.held_out
+    if data.test is not None and data.validation is not None:
+        train = np.setdiff1d(everything, np.concatenate([data.test, data.validation]))
+        return {"train": train, "validation": data.validation, "test": data.test}
     if data.test is not None:
         rest, test = np.setdiff1d(everything, data.test), data.test
     else:
@@ -168,7 +174,7 @@ class GraphTask:
 
     def _node_split(self, name: str, folder: Path | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
         graph = node_classification.load(name, folder)
-        found = graph.split or node_classification.random_split(graph.labels, graph.per_class, rng)
+        found = node_classification.split(graph, rng)
         return {part: np.asarray(nodes) for part, nodes in found.items()}
 
     def batch(self, graphs: Tensor, part: str = "train") -> GraphBatch:

@@ -22,6 +22,7 @@ from torch import Tensor
 from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import graphs, planetoid
 from fairsweep.trainables.datasets.graphs import Graph
+from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.tasks.sparse import SparseMatrix, product
 
 METRICS = (
@@ -40,13 +41,26 @@ class LinkSet:
 
     shares: of the links, for validation and for test. negatives: pairs without a link in the validation and in
     the test set, for each link of the latter: Hits@K falls with their number, so that both sets must have the
-    same. hits: the K of `val_hits`.
+    same; least: as many at least, as far as there are so many. hits: the K of `val_hits`.
     """
 
     loader: Callable[[Path | None], Graph]
     shares: tuple[float, float] = (0.1, 0.2)
     negatives: float = 1.0
     hits: int = 100
+    least: int = 0
+
+    def negative_pairs(self, graph: Graph, links: int) -> int:
+        """Pairs without a link in the validation and in the test set, whose links are `links`. DataError if the graph
+        has too few for the K of the metrics."""
+        free = graph.nodes * (graph.nodes - 1) // 2 - graph.edges
+        count = max(round(self.negatives * links), min(self.least, free // 2))
+        if self.least and count < MOST_HITS:
+            raise DataError(
+                f"data={graph.name}: the graph has {graph.nodes} nodes and {free} pairs of them without a link;"
+                f" Hits@{MOST_HITS} needs {2 * MOST_HITS} such pairs at least"
+            )
+        return count
 
 
 SETS: Mapping[str, LinkSet] = {
@@ -54,8 +68,10 @@ SETS: Mapping[str, LinkSet] = {
     "lastfm": LinkSet(graphs.lastfm),
     "synthetic_geometric": LinkSet(graphs.synthetic_geometric, (0.1, 0.3), 2.5, hits=20),
     **{name: LinkSet(partial(planetoid.planetoid, name)) for name in planetoid.SIZES},
+    "own": LinkSet(own_nodes.linked, least=500),
 }
 
+MOST_HITS = 100  # the largest K of the metrics
 EVALUATION_BATCH = 4096  # pairs scored at once; bounds the memory
 
 
@@ -284,8 +300,8 @@ class LinkTask:
         self.kind = SETS[name]
         self.features = _features(name, None if data_dir is None else Path(data_dir), device)
         self.inputs, self.nodes = int(self.features.shape[1]), graph.nodes
-        links = split_links(graph, self.kind.shares, rng)
-        count = round(self.kind.negatives * links["test"].shape[1])
+        links = graph.links or split_links(graph, self.kind.shares, rng)
+        count = self.kind.negative_pairs(graph, links["test"].shape[1])
         drawn = np.split(draw_negatives(graph.adjacency, 2 * count, rng), 2, axis=1)
         negatives = dict(zip(("validation", "test"), drawn, strict=True))
         self.links = {part: torch.tensor(pairs, device=device) for part, pairs in links.items()}

@@ -18,6 +18,8 @@ from torch import Tensor
 from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import graphs, planetoid
 from fairsweep.trainables.datasets.graphs import Graph
+from fairsweep.trainables.datasets.own import nodes as own_nodes
+from fairsweep.trainables.datasets.own import splits
 from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, hops, normalised_adjacency
 
 __all__ = [
@@ -45,6 +47,7 @@ LOADERS: Mapping[str, Callable[[Path | None], Graph]] = {
     "csbm": graphs.csbm,
     **{name: partial(planetoid.planetoid, name) for name in planetoid.SIZES},
     **{name: partial(graphs.gnn_benchmark, name) for name in graphs.GNN_BENCHMARK},
+    "own": own_nodes.classified,
 }
 
 
@@ -84,6 +87,15 @@ def random_split(
     return {part: np.sort(np.concatenate(chosen)) for part, chosen in parts.items()}
 
 
+def split(graph: Graph, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
+    """Indices of the parts: the given ones, or drawn by `rng` as the graph says."""
+    if graph.split is not None:
+        return graph.split
+    if graph.shares is not None:
+        return splits.drawn(graph.labels, graph.shares, rng)
+    return random_split(graph.labels, graph.per_class, rng)
+
+
 @lru_cache(maxsize=2)
 def _on_device(
     name: str, data_dir: Path | None, device: str
@@ -110,8 +122,7 @@ class NodeTask:
         self.features, self.propagation, self.labels = _on_device(name, folder, device)
         self.classes = graph.classes
         self.inputs = int(self.features.shape[1])
-        split = graph.split or random_split(graph.labels, graph.per_class, rng)
-        self.parts = {part: torch.tensor(nodes, device=device) for part, nodes in split.items()}
+        self.parts = {part: torch.tensor(nodes, device=device) for part, nodes in split(graph, rng).items()}
 
     def loss(self, logits: Tensor, part: str) -> Tensor:
         """Mean cross-entropy (nats) of `logits` (n, classes) over the nodes of `part`."""

@@ -1,0 +1,75 @@
+"""The layouts of `data=own`: the page shows what the templates write, and every paper runs on them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fairsweep.cluster.cli import run_cli
+from fairsweep.trainables import catalog, data_check
+from fairsweep.trainables.base import OWN, OWN_TASKS, Setting
+from fairsweep.trainables.datasets.own import templates
+
+PAPERS = [slug for slug in catalog.own() if catalog.get(slug).task in OWN_TASKS]
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """The folder with the template of a task, written once."""
+    made: dict[str, Path] = {}
+
+    def folder(task: str) -> Path:
+        if task not in made:
+            made[task] = tmp_path_factory.mktemp("own") / "data"
+            templates.write(task, made[task])
+        return made[task]
+
+    return folder
+
+
+def test_every_task_that_can_be_checked_on_ones_own_data_has_a_template() -> None:
+    own = {task for task, sources in data_check.SOURCES.items() if any(OWN in s.loaders for s in sources)}
+    assert own == set(templates.TEMPLATES) and own >= OWN_TASKS
+
+
+@pytest.mark.parametrize("task", templates.TEMPLATES)
+def test_the_page_shows_what_the_template_writes(task: str, template: Folder) -> None:
+    folder = template(task)
+    section = templates.section(task)
+    shown = section.split("```\n")[-2]
+    assert shown == templates.example(task, folder) + "\n"
+    assert len(shown.splitlines()) <= 18 and section in (folder / templates.README).read_text()
+
+
+@pytest.mark.parametrize("task", templates.TEMPLATES)
+def test_a_template_can_be_checked(task: str, template: Folder) -> None:
+    (found,) = data_check.check(task, template(task))
+    about = found.description
+    assert found.data == OWN and about.sizes and (about.parts or about.drawn)
+    assert json.dumps(found.to_dict())
+
+
+def test_the_verb_writes_a_template_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a b"
+    assert run_cli(["data", "template", "dagnn", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "3 files" in out and f"data check 'node classification' '{folder}'" in out
+    assert run_cli(["data", "template", "dagnn", str(folder)]) == 2
+    assert "is there already and not empty; name a new one" in capsys.readouterr().err
+    assert run_cli(["data", "template", "pdvn"]) == 2
+    assert "its task, retrosynthesis, reads no data of one's own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("slug", PAPERS)
+def test_every_paper_runs_on_the_template_of_its_task(slug: str, template: Folder) -> None:
+    paper = catalog.get(slug)
+    assert OWN in paper.datasets and paper.datasets[0] != OWN
+    config = paper.space().fill({k: v for k, v in paper.tiny.config.items()}, OWN)
+    trial = paper()
+    trial.setup(config, Setting(0, "cpu", OWN, template(paper.task), 2))
+    found = trial.step()
+    assert paper.objective in found and all(value == value for value in found.values())
