@@ -225,7 +225,7 @@ def _a_graph_a_row(path: Path) -> GraphSet:
         raise DataError(f"data={NAME}: {path.name} has no rows")
     nodes, x, ends, e, owner = [], [], [], [], []
     for i, row in enumerate(rows):
-        pairs = _array(path, i, "edge_index", row["edge_index"], np.int64, ragged=False)
+        pairs = _array(path, i, "edge_index", row["edge_index"], np.int64)
         if pairs.size == 0:
             pairs = np.zeros((2, 0), np.int64)
         if pairs.ndim != 2 or pairs.shape[0] != 2:
@@ -289,9 +289,9 @@ def _plain(path: Path, table: pa.Table, label: str) -> Delimited:
     return tables.ParquetTable.of(NAME, path, pa.table(columns))
 
 
-def _array(path: Path, row: int, column: str, value: Any, dtype: type, ragged: bool = True) -> np.ndarray:
+def _array(path: Path, row: int, column: str, value: Any, dtype: type) -> np.ndarray:
     try:
-        found = np.array(value, dtype=dtype)
+        found: np.ndarray = np.array(value, dtype=dtype)
     except (ValueError, TypeError):
         raise DataError(
             f"data={NAME}: {path.name}, row {row + 1}: {column} must be lists of numbers of one length"

@@ -71,7 +71,8 @@ def from_tables(folder: Path, path: Path, labelled: bool) -> Graph:
     """
     table = tables.read(path, ["id", *(["label"] if labelled else [])])
     ids = tables.unique(table, "id")
-    labels, names = np.full(len(ids), -1, np.int64), ()
+    labels = np.full(len(ids), -1, np.int64)
+    names: tuple[str, ...] = ()
     if labelled:
         labels, names = tables.classes(table, "label", missing=True)
     split = splits.given(table) if labelled else None
