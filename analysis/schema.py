@@ -102,6 +102,9 @@ SWEEPS = pa.schema(
         ("versions", pa.string()),
         ("command", pa.string()),
         ("plugin", pa.string()),
+        ("reference", pa.string()),
+        ("source_digest", pa.string()),
+        ("source", pa.string()),
         ("rows_results", pa.int64()),
         ("rows_trials", pa.int64()),
         ("closed", pa.bool_()),
@@ -225,6 +228,11 @@ class Schemas:
         config = {f.name: str(f.type) for f in self.trials if f.name.startswith(CONFIG)}
         metrics = [f.name.removeprefix(METRIC) for f in self.results if f.name.startswith(METRIC)]
         return {"config_schema": json.dumps(config), "metrics": json.dumps(metrics)}
+
+    def with_metrics(self, names: Sequence[str]) -> Schemas:
+        """These tables with columns for more metrics."""
+        row = self.to_row()
+        return Schemas.of_row({**row, "metrics": json.dumps([*json.loads(row["metrics"]), *names])})
 
     def table(self, name: str) -> pa.Schema:
         """The schema of the table called `name`."""

@@ -385,8 +385,7 @@ class SweepWriter:
         self.recovery: Recovery | None = None
         self.record = SweepRecord({}, {}, [], [])
         self._folder, self._paths, self._file_lock = folder, Paths(sweep), lock
-        self._schemas = schemas
-        self._encoders = {t: Encoder(t, schemas.table(t)) for t in TABLES}
+        self._use(schemas)
         self._mutex = threading.RLock()
         self._buffer: list[_log.Row] | None = None
         self._first: list[_log.Row] = []
@@ -403,6 +402,10 @@ class SweepWriter:
         self._sealed = 0
         self._next_seal = 0.0
         self._closed = False
+
+    def _use(self, schemas: Schemas) -> None:
+        self._schemas = schemas
+        self._encoders = {t: Encoder(t, schemas.table(t)) for t in TABLES}
 
     # -- beginning ------------------------------------------------------------------------------------
 
@@ -544,6 +547,23 @@ class SweepWriter:
         """Appends reports. A column that a report lacks is null; NaN stays NaN."""
         encode = self._encoders["results"]
         self._add([("results", self._own(encode(row), "seq")) for row in rows])
+
+    def grow(self, metric_names: Sequence[str]) -> None:
+        """Adds columns for metrics that nobody has declared; those that there are stay. Not within a batch.
+
+        StoreError, with nothing changed, for a name that no column can have.
+        """
+        with self._mutex:
+            known = set(self._schemas.results.names)
+            new = [n for n in dict.fromkeys(metric_names) if schema.METRIC + n not in known]
+            if not new:
+                return
+            try:
+                grown = self._schemas.with_metrics(new)
+            except ValueError as error:
+                raise StoreError(f"sweep {self.name}: {error}") from None
+            self._add([("sweeps", self._encoders["sweeps"](grown.to_row()))])
+            self._use(grown)
 
     def trial(self, id: str, /, **fields: Any) -> None:
         """Creates trial `id`, or changes the given columns of it and keeps the others."""

@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.storage import existing, open_store
 from fairsweep.search_spaces._parameter import hydra_word
+from fairsweep.trainables.own.source import loading
 
 RUNNING = "running"
 
@@ -140,8 +142,17 @@ def _word(value: Any, path: str) -> str:
     )
 
 
-def run(trainable: str, *, quiet: bool = False, **settings: Any) -> Sweep:
-    """Runs a sweep of the paper called `trainable` to its end, as `fairsweep run` does, and returns it.
+def _bare(word: str) -> str:
+    """A word without the quotes that are for Hydra, which does not read what a resumed sweep is told."""
+    key, _, value = word.partition("=")
+    quoted = len(value) > 1 and value[0] == value[-1] == "'"
+    return f"{key}={value[1:-1]}" if quoted and key in ("trainable", "source", "retry") else word
+
+
+def run(trainable: Any, *, quiet: bool = False, **settings: Any) -> Sweep:
+    """Runs a sweep of `trainable` to its end, as `fairsweep run` does, and returns it.
+
+    trainable: the slug of a paper, a reference such as "train.py:train", or a function or class of your own.
 
     settings: `budget={"trials": 20}`, `scheduler="asha"`, `seeds=3`, `space={"lr": {"high": 0.1}}`, `storage=...`.
     quiet: no progress. UserError, UnknownPaper or SpaceError in one line if it cannot run as it is set up.
@@ -151,9 +162,15 @@ def run(trainable: str, *, quiet: bool = False, **settings: Any) -> Sweep:
     prepare_environment()
     from fairsweep.cluster import config
     from fairsweep.cluster.display import make_display
-    from fairsweep.cluster.jobs import sweep
+    from fairsweep.cluster.jobs import sources, sweep
 
-    result = sweep.run(config.load(words({"trainable": trainable, **settings})), make_display(quiet))
+    if loading:
+        raise UserError(
+            f"fairsweep.run: is called while {loading[-1]} is imported; put the call under"
+            ' `if __name__ == "__main__":`'
+        )
+    reference = sources.reference_of(trainable)
+    result = sweep.run(config.load(words({"trainable": reference, **settings})), make_display(quiet))
     return Sweep(open_store(result.storage), result.sweep)
 
 
@@ -163,12 +180,14 @@ def resume(name: str, *, storage: str | Path = DEFAULT_STORAGE, quiet: bool = Fa
 
     prepare_environment()
     from fairsweep.cluster.display import make_display
-    from fairsweep.cluster.jobs import sweep
+    from fairsweep.cluster.jobs import sources, sweep
     from fairsweep.cluster.jobs.nas import search as nas
 
     known = open(name, storage)
     job: Any = nas if nas.is_search(known.store, name) else sweep
-    job.resume(str(storage), name, words(changes), make_display(quiet))
+    if "trainable" in changes:
+        changes["trainable"] = sources.reference_of(changes["trainable"])
+    job.resume(str(storage), name, [_bare(word) for word in words(changes)], make_display(quiet))
     return open(name, storage)
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,18 @@ from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.algorithms import SCHEDULERS, SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
-from fairsweep.trainables import catalog
-from fairsweep.trainables.base import DataError
+from fairsweep.trainables import catalog, objective
+from fairsweep.trainables.base import DataError, Paper
+from fairsweep.trainables.own.running import ENDLESS
+from fairsweep.trainables.own.source import TrainableError, is_reference
+from fairsweep.trainables.own.source import absolute as absolute_reference
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONF = Path(__file__).parent / "conf"
 _registered: dict[str, Space] = {}  # what Hydra's store holds
+OWN = "own-trainable"  # what Hydra knows a trainable of the user's by
 TRAINER = "pa_da"  # the paper that trains a supernet
+WITH_MAXIMUM = ("median", "hyperband", "pbt")  # schedulers that divide the longest training
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
 
 
@@ -45,6 +51,11 @@ class Settings:
     trainable: str
     space: Space
     tree: dict[str, Any]
+
+    @cached_property
+    def paper(self) -> type[Paper]:
+        """What is tuned, on the objective that `metric` says."""
+        return tuned(self.tree)
 
     def __getattr__(self, group: str) -> Any:
         tree = object.__getattribute__(self, "tree")
@@ -60,7 +71,7 @@ class Settings:
     @property
     def heading(self) -> str:
         """What runs, in a few words."""
-        return f"{self.trainable} by {self.search['name']}, scheduler {self.scheduler['name']}"
+        return f"{self.paper.slug} by {self.search['name']}, scheduler {self.scheduler['name']}"
 
     def to_yaml(self) -> str:
         return OmegaConf.to_yaml(OmegaConf.create(self.tree))
@@ -78,7 +89,7 @@ def compose_tree(
             raise UserError(f"{bounded(word, 200)}: is not valid Unicode (UTF-8); rename what it names")
     _register_papers()
     _check_choices(words, groups)
-    prepared = [overrides.prepared(word) for word in words]
+    prepared = [overrides.prepared(_own_word(word) if root == "config" else word) for word in words]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -95,6 +106,7 @@ def _check_choices(words: Sequence[str], groups: Sequence[str]) -> None:
             not equals
             or key not in groups
             or (key == "experiment" and (name in ("", "null") or name[0] == "["))
+            or (key == "trainable" and is_reference(name))
         ):
             continue
         options = group_options(key)
@@ -127,9 +139,11 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration. UnknownPaper where its plug-in is not at hand."""
     raw = as_mapping(tree)
     slug = raw["trainable"]
-    paper = catalog.get(slug)
+    paper = tuned(raw)
     try:
-        space = Space.from_mapping(raw["space"], source=f"trainable={slug}", declared=paper.space())
+        space = Space.from_mapping(
+            raw["space"], f"trainable={slug}", declared=paper.space(), papers=not is_reference(slug)
+        )
         space = space.for_data(raw["data"] or paper.datasets[0])
     except SpaceError as error:
         raise UserError(str(error)) from None
@@ -176,6 +190,15 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     return Settings(slug, space, raw)
 
 
+def tuned(raw: Mapping[str, Any]) -> type[Paper]:
+    """The class that a configuration tunes, on the objective that it says. UserError, UnknownPaper."""
+    choice = {"metric": raw.get("metric"), "mode": raw.get("mode")}
+    try:
+        return objective.chosen(catalog.get(raw["trainable"], choice), **choice)
+    except (SpaceError, ValueError) as error:
+        raise UserError(str(error)) from None
+
+
 def group_options(group: str) -> list[str]:
     """What can be chosen for a Hydra group."""
     if group == "trainable":
@@ -203,6 +226,23 @@ def _register_papers() -> None:
             package="_global_",
             node={"trainable": slug, "space": space.to_mapping()},
         )
+
+
+def _own_word(word: str) -> str:
+    """A choice of a trainable of the user's as that of a node of its own, which holds its space; UserError."""
+    key, _, value = word.partition("=")
+    if value[:1] in ("'", '"') and value[-1:] == value[:1]:
+        value = value[1:-1].replace(f"\\{value[0]}", value[0])
+    if key != "trainable" or not is_reference(value):
+        return word
+    try:
+        reference = absolute_reference(value)
+        space = catalog.get(reference).space()
+    except (TrainableError, SpaceError) as error:
+        raise UserError(str(error)) from None
+    node = {"trainable": reference, "space": space.to_mapping()}
+    ConfigStore.instance().store(group="trainable", name=OWN, package="_global_", node=node)
+    return f"trainable={OWN}"
 
 
 def _explain(error: Exception, words: Sequence[str], root: str, pruned: str | None) -> str:
@@ -352,7 +392,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:
     try:
-        paper.fidelity(space.paper_config(raw["data"] or paper.datasets[0]), raw["budget"]["steps"])
+        found = paper.fidelity(space.first(raw["data"] or paper.datasets[0]), raw["budget"]["steps"])
     except ValueError as error:
         raise UserError(f"budget.steps={raw['budget']['steps']}: {error}") from None
     except (
@@ -361,3 +401,8 @@ def _check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:
         raise UserError(
             f"trainable={raw['trainable']}: its fidelity() raises {type(error).__name__}: {error}; see the trainable"
         ) from None
+    if found.maximum == ENDLESS and raw["scheduler"]["name"] in WITH_MAXIMUM:
+        raise UserError(
+            f"budget.steps is missing: scheduler={raw['scheduler']['name']} needs to know how many reports a"
+            " trial makes; say budget.steps=N, or steps=N in @fairsweep.trainable; asha does without"
+        )

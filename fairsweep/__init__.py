@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from fairsweep.cluster.errors import UserError
     from fairsweep.search_spaces.space import Space
     from fairsweep.trainables.base import Paper
+    from fairsweep.trainables.own.declare import trainable
 
-__all__ = ["Paper", "Space", "Store", "Sweep", "UserError", "open", "resume", "run"]
+__all__ = ["Paper", "Space", "Store", "Sweep", "UserError", "open", "resume", "run", "trainable"]
 
 _here = Path(__file__).resolve().parent
 if not (_here / "cluster").is_dir():
@@ -36,6 +37,7 @@ _BEHIND = {
     "open": "cluster.api",
     "resume": "cluster.api",
     "run": "cluster.api",
+    "trainable": "trainables.own.declare",
 }
 
 

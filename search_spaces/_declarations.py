@@ -33,10 +33,11 @@ _ALL_KEYS = set().union(*_KEYS.values())
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*", re.ASCII)
 
 
-def read(mapping: Any, declared: Mapping[str, Parameter] | None) -> dict[str, Parameter]:
+def read(mapping: Any, declared: Mapping[str, Parameter] | None, papers: bool = True) -> dict[str, Parameter]:
     """Parameters by name, parents first, else in the order of the mapping.
 
-    With `declared`, the mapping is that space with a user's changes in it. Raises SpaceError.
+    With `declared`, the mapping is that space with a user's changes in it. papers: whether what is searched has the
+    paper's value. Raises SpaceError.
     """
     if not isinstance(mapping, Mapping):
         raise SpaceError(f"{show(mapping)}: must map parameter names to declarations")
@@ -46,7 +47,7 @@ def read(mapping: Any, declared: Mapping[str, Parameter] | None) -> dict[str, Pa
             raise SpaceError(f"{name}: duplicate name")
         if declared is not None and name not in declared:
             raise SpaceError(f"{name}={show(raw)}: no such parameter; {hint(name, declared)}")
-        found[name] = _parameter(name, raw, declared[name] if declared is not None else None)
+        found[name] = _parameter(name, raw, declared[name] if declared is not None else None, papers)
     for name in found:
         for parent in _groups(name):
             if parent in found:
@@ -106,7 +107,7 @@ def _at(where: str, value: Any, read: Callable[[Any], Any]) -> Any:
         raise SpaceError(f"{where}={show(value)}: {error}") from None
 
 
-def _parameter(name: str, raw: Any, declared: Parameter | None) -> Parameter:
+def _parameter(name: str, raw: Any, declared: Parameter | None, papers: bool) -> Parameter:
     if not isinstance(raw, Mapping):
         if declared is None:
             return _scalar(name, raw)
@@ -131,7 +132,7 @@ def _parameter(name: str, raw: Any, declared: Parameter | None) -> Parameter:
         bare,
         value=value,
         values=values,
-        paper=_paper(name, raw, bare, value is SEARCHED, declared),
+        paper=_paper(name, raw, bare, papers and value is SEARCHED, declared),
         when=_when(name, raw.get("when", {})),
         help=_at(f"{name}.help", raw.get("help", ""), _text),
     )

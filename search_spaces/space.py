@@ -94,22 +94,27 @@ class Space:
         return known[1]
 
     @classmethod
-    def from_yaml(cls, text: str, source: str = "space") -> Space:
-        """Reads what `to_yaml` wrote. Raises SpaceError."""
-        return cls.from_mapping(_yaml.read(text, source), source=source)
+    def from_yaml(cls, text: str, source: str = "space", papers: bool = True) -> Space:
+        """Reads what `to_yaml` wrote. Raises SpaceError. papers: as in `from_mapping`."""
+        return cls.from_mapping(_yaml.read(text, source), source=source, papers=papers)
 
     @classmethod
     def from_mapping(
-        cls, mapping: Any, source: str = "space", declared: Space | None = None, name: str | None = None
+        cls,
+        mapping: Any,
+        source: str = "space",
+        declared: Space | None = None,
+        name: str | None = None,
+        papers: bool = True,
     ) -> Space:
-        """Reads a mapping. Raises SpaceError.
+        """Reads a mapping. Raises SpaceError. papers: whether parameters must have the paper's value.
 
         With `declared`, the mapping is that space with a user's changes in it: a scalar in the place of a
         declaration fixes the parameter; ranges may change, but not types; new names are refused, and so
         are new choices unless they are numbers among numbers.
         """
         try:
-            parameters = _declarations.read(mapping, declared.parameters if declared else None)
+            parameters = _declarations.read(mapping, declared.parameters if declared else None, papers)
         except SpaceError as error:
             raise SpaceError(f"{source}: {error}") from None
         return cls(name or (declared.name if declared else Path(source).stem), source, parameters)
@@ -150,9 +155,24 @@ class Space:
     def paper_config(self, data: str | None = None) -> dict[str, Any]:
         """The paper's own configuration for `data`; fixed parameters have their fixed value.
 
-        A paper's value that a user's range excludes stays as it is; `validate` then refuses it.
+        A paper's value that a user's range excludes stays as it is; `validate` then refuses it. SpaceError if a
+        parameter has none, as those of a space of one's own may.
         """
-        return self._build(lambda p: p.paper.get(data or "default", p.paper["default"]), data)
+        return self._build(lambda p: self._papers(p, data), data)
+
+    def _papers(self, p: Parameter, data: str | None) -> Any:
+        if "default" not in p.paper:
+            raise SpaceError(
+                f"{self.source}: {p.name}: is missing, and no paper.default says what it would be"
+            )
+        return p.paper.get(data or "default", p.paper["default"])
+
+    def first(self, data: str | None = None, seed: int = 0) -> dict[str, Any]:
+        """A configuration to ask questions about: the paper's own, or a draw where there is none."""
+        try:
+            return self.paper_config(data)
+        except SpaceError:
+            return self.sample(np.random.default_rng(seed))
 
     def beyond(self, declared: Space) -> list[str]:
         """What of this space leaves the ranges of `declared`, of which it is a user's change: a line each.
@@ -212,7 +232,7 @@ class Space:
         self._check_names(config)
         given = {**(defaults or {}), **config}
         space = self if data is None else self.for_data(data)
-        found = space._build(lambda p: given.get(p.name, p.paper.get(data or "default", p.paper["default"])))
+        found = space._build(lambda p: given[p.name] if p.name in given else self._papers(p, data))
         return space.validate({**found, **config})
 
     def validate(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,9 +283,7 @@ class Space:
             def choose(p: Parameter, k: int = k) -> Any:
                 if p.name in names:
                     return p.draw(np.random.default_rng([seed, k, *p.name.encode()]))
-                return (
-                    given[p.name] if p.name in given else p.paper.get(data or "default", p.paper["default"])
-                )
+                return given[p.name] if p.name in given else self._papers(p, data)
 
             found.append(space.validate(space._build(choose)))
         return found

@@ -36,6 +36,10 @@ class DataNotFound(DataError):
     """A folder that does not hold the files of a data set, or none given."""
 
 
+class BadReport(ValueError):
+    """What a trainable has reported is no metric; names it, its value, the step and what would be right."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A declared number: its name in the tables, which way is better, and the split it is read on."""
@@ -153,6 +157,7 @@ class Setting:
     data: name of a data set out of `Paper.datasets`; `None` means the first.
     data_dir: folder with data in its public layout, for data sets that no package ships.
     steps: the budget of one trial in calls of `step`; `None` means the paper's own default.
+    number: of the configuration within its sweep.
     """
 
     seed: int = 0
@@ -160,6 +165,7 @@ class Setting:
     data: str | None = None
     data_dir: Path | None = None
     steps: int | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,7 @@ class Paper(ABC):
     tiny: ClassVar[Tiny]
     claims: ClassVar[tuple[Claim, ...]] = ()
     paper_steps: ClassVar[Mapping[str, int]] = {}
+    open_metrics: ClassVar[bool] = False  # `step` may return metrics that are not declared; they are kept
 
     @classmethod
     def space(cls) -> Space:
@@ -274,3 +281,23 @@ class Paper(ABC):
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from `state`; `setup` with the same configuration and setting has been called."""
+
+    # -- for code that reports by itself (`trainables.own`); what is trained step by step leaves these as they are
+
+    @property
+    def at(self) -> int | None:
+        """The step that `step` has just made, where it is not the one after the last; None: it is."""
+        return None
+
+    @property
+    def saved_at(self) -> int | None:
+        """The step that `state_dict` goes on from, where it is an earlier one; None: that of now."""
+        return None
+
+    def last_report(self) -> dict[str, float]:
+        """What was reported after the last step of the budget, by `test`."""
+        return {}
+
+    def close(self) -> str | None:
+        """Ends what lives on without the object; what is to be said of it, if anything."""
+        return None

@@ -12,19 +12,21 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fairsweep._flat import ROOMS
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import OWN, OWN_TASKS, Paper
+from fairsweep.trainables.own import known as own_known
+from fairsweep.trainables.own.source import TrainableError, is_reference
 
 P = TypeVar("P", bound=type[Paper])
 _papers: dict[str, type[Paper]] = {}
-_SHARED = {"tasks", "datasets"}
+_SHARED = {"tasks", "datasets", "own"}
 _GROUP = "fairsweep.papers"
 # What other jobs run; nothing that one would tune.
 _UNLISTED = {"nas": "fairsweep.trainables.nas._job", "pruned": "fairsweep.trainables.nas._pruned"}
@@ -100,7 +102,7 @@ def _named(plugin: str) -> Iterator[None]:
 def plugin_of(paper: type[Paper]) -> str | None:
     """The module that a paper from outside this package is in, with its file; None for one of ours."""
     name = paper.__module__
-    if name.startswith(f"{__package__}."):
+    if own_known.source_of(paper) is not None or name.startswith(f"{__package__}."):
         return None
     file = getattr(sys.modules.get(name), "__file__", None)
     return f"{name} ({os.path.abspath(file)})" if file else name
@@ -122,8 +124,16 @@ def imported(slug: str) -> bool:
     return slug in _papers
 
 
-def get(slug: str) -> type[Paper]:
-    """The paper called `slug`; `UnknownPaper` if there is none."""
+def get(slug: str, settings: Mapping[str, Any] | None = None) -> type[Paper]:
+    """The paper called `slug`, or the class for a reference such as `train.py:train`; `UnknownPaper` if there is none.
+
+    settings: the sweep's `metric` and `mode`, for trainables of the user's that do not declare their own.
+    """
+    if is_reference(slug):
+        try:
+            return own_known.get(slug, settings)
+        except TrainableError as error:
+            raise UnknownPaper(str(error)) from None
     if slug not in _papers:
         module = _UNLISTED.get(slug) or _modules().get(slug)
         if module is not None:
@@ -139,4 +149,6 @@ def get(slug: str) -> type[Paper]:
 
 def space_of(slug: str) -> Space:
     """The search space of a paper; papers of this package are not imported for it."""
+    if is_reference(slug):
+        return get(slug).space()
     return _papers[slug].space() if slug in _papers else Space.load(slug)

@@ -73,7 +73,7 @@ def of(paper: type[Paper]) -> Entry:
         tuple(paper.datasets),
         paper.objective,
         tuple(paper.metrics),
-        paper.fidelity(paper.space().paper_config(paper.datasets[0])),
+        paper.fidelity(paper.space().first(paper.datasets[0])),
         dict(paper.paper_steps),
         tuple(claim.statement for claim in paper.claims),
     )

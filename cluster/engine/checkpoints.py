@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -19,6 +20,7 @@ from fairsweep.cluster.engine.trial import Trial
 
 KEEP = 2
 SUFFIX, TEMPORARY = ".ckpt", ".tmp"
+PLAIN = b"fairsweep-plain\n"
 
 
 class StorageFault(OSError):
@@ -53,13 +55,12 @@ class Checkpoints:
             stems = [n.removesuffix(SUFFIX) for n in self._names(trial) if n.endswith(SUFFIX)]
         return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
 
-    def save(self, trial: str, step: int, state: Mapping[str, Any]) -> None:
-        """Writes a checkpoint and drops all but the newest two. StorageFault, with no file left behind."""
-        import torch
+    def save(self, trial: str, step: int, state: Mapping[str, Any], plain: bool = False) -> None:
+        """Writes a checkpoint and drops all but the newest two. StorageFault, with no file left behind.
 
-        buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
-        body = buffer.getvalue()
+        plain: there is nothing in it but what JSON holds, and bytes in the place of values: PyTorch is not imported.
+        """
+        body = _plain(state) if plain else _torch(state)
         folder = self._folder(trial)
         temporary = f"{folder}/{step}{TEMPORARY}"
         with _storage(f"the checkpoint of step {step} cannot be written"):
@@ -78,8 +79,6 @@ class Checkpoints:
 
     def load(self, trial: str) -> dict[str, Any] | None:
         """The newest intact checkpoint of `trial`, or None. StorageFault if it cannot be read."""
-        import torch
-
         for step in reversed(self.steps(trial)):
             with (
                 _storage(f"the checkpoint of step {step} cannot be read"),
@@ -88,7 +87,7 @@ class Checkpoints:
                 raw = source.read()
             digest, _, body = raw.partition(b"\n")
             if hashlib.sha256(body).hexdigest().encode() == digest:
-                return torch.load(io.BytesIO(body), weights_only=True)
+                return _read(body)
         return None
 
     def delete(self, trial: str) -> None:
@@ -114,6 +113,43 @@ class Checkpoints:
             for name in self._names(trial):
                 if name.endswith(TEMPORARY):
                     self.fs.delete_file(f"{self._folder(trial)}/{name}")
+
+
+def _torch(state: Mapping[str, Any]) -> bytes:
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    return buffer.getvalue()
+
+
+def _plain(state: Mapping[str, Any]) -> bytes:
+    """A line of JSON, and behind it the bytes of the values that are bytes."""
+    blobs: list[bytes] = []
+
+    def aside(value: Any) -> Any:
+        if not isinstance(value, bytes):
+            raise TypeError(f"{type(value).__name__} in a plain checkpoint")
+        blobs.append(value)
+        return {"bytes": [sum(map(len, blobs[:-1])), len(value)]}
+
+    return PLAIN + json.dumps(dict(state), default=aside).encode() + b"\n" + b"".join(blobs)
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    if not body.startswith(PLAIN):
+        import torch
+
+        return torch.load(io.BytesIO(body), weights_only=True)
+    text, _, rest = body.removeprefix(PLAIN).partition(b"\n")
+
+    def back(found: dict[str, Any]) -> Any:
+        if list(found) != ["bytes"]:
+            return found
+        begin, size = found["bytes"]
+        return rest[begin : begin + size]
+
+    return json.loads(text, object_hook=back)
 
 
 class Keeper:

@@ -241,6 +241,7 @@ class Conductor:
         trial.heard = time.monotonic()
         rows = [row for row in payload["rows"] if row["step"] > trial.steps]
         decision, going_on = "continue", False
+        self.writer.grow([name for row in rows for name in row["metrics"]])
         with self.writer.batch():
             if rows:
                 self.writer.results([result_row(trial, row) for row in rows])

@@ -25,8 +25,10 @@ from fairsweep.cluster.engine.books import ERROR, REASON
 from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault
 from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.tracking import Tracker, make_tracker
-from fairsweep.trainables import catalog
-from fairsweep.trainables.base import Paper, Setting
+from fairsweep.trainables import catalog, objective
+from fairsweep.trainables.base import BadReport, Paper, Setting
+from fairsweep.trainables.own import known as own
+from fairsweep.trainables.own.source import Source, TrainableError
 
 logger = logging.getLogger(__name__)
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS}
@@ -43,6 +45,9 @@ class Post:
     data_dir: str | None = None
     steps: int | None = None
     threads: int = 1
+    source: str = ""  # of a trainable of the user's, as JSON: it travels
+    metric: Any = None  # of the sweep, and its mode, as they are set
+    mode: Any = None
     plugins: str = ""
     folder: str = ""  # the driver's, where its plug-ins are found
     report_s: float = 0.25
@@ -63,6 +68,8 @@ class LegRunner:
             os.environ["FAIRSWEEP_PLUGINS"] = post.plugins
             if post.folder not in sys.path:
                 sys.path.append(post.folder)
+        if post.source and os.path.isdir(post.folder) and os.getcwd() != post.folder:
+            os.chdir(post.folder)  # files that the user's code names lie where the command was given
         self.checkpoints = Checkpoints(post.checkpoints)
         self.leg: Leg | None = None
         self.paper: Paper | None = None
@@ -111,6 +118,10 @@ class LegRunner:
         if self._tracker is not None:
             self._tracker.finish(paused=not self._over if self.paper is not None else True)
             self._tracker = None
+        if self.paper is not None and self.group is None:
+            said = self.paper.close()
+            if said and self.leg is not None:
+                self._note(f"{self.leg.trial}: {said}", once=True)
         self.leg, self.paper = None, None
 
     def _note(self, text: str, once: bool = False) -> None:
@@ -137,8 +148,9 @@ class LegRunner:
         began = time.monotonic()
         reset_peak_memory()
         # What is imported and opened here is no cost of the trial: the next one in this process has it for nothing.
-        paper = self.group or catalog.get(post.paper)()
-        self._device = prepare_torch(post.threads) if "torch" in sys.modules else "cpu"
+        paper = self.group or paper_of(post)()
+        known = "torch" in sys.modules or os.environ.get("CUDA_VISIBLE_DEVICES")
+        self._device = prepare_torch(post.threads) if known else "cpu"
         # A checkpoint may be ahead of the last acknowledged row, or behind it: rows that it holds and the
         # store lacks are reported again, rows that the store holds and it lacks are computed again.
         self.checkpoints.sweep_up(leg.trial)
@@ -152,6 +164,7 @@ class LegRunner:
             data=post.data,
             data_dir=Path(post.data_dir) if post.data_dir else None,
             steps=post.steps,
+            number=int(leg.trial.partition("-")[0]),
         )
         self._since = self._last_save = time.monotonic()
         self._startup = self._since - began
@@ -162,6 +175,7 @@ class LegRunner:
             self._done = self._saved = state["step"]
         self._declared = {m.name for m in paper.metrics if m.split != "test"}
         self._tests = {m.name for m in paper.metrics if m.split == "test"}
+        self._open = bool(getattr(paper, "open_metrics", False))
         self.paper = paper
 
     def _track(self, leg: Leg) -> Tracker | None:
@@ -190,25 +204,11 @@ class LegRunner:
             and self._done < leg.maximum
         ):
             metrics = {name: float(value) for name, value in paper.step().items()}
-            if set(metrics) - self._declared:
-                raise ValueError(
-                    f"step() returned undeclared metrics: {sorted(set(metrics) - self._declared)}"
-                )
-            self._done += 1
-            row = {
-                "step": self._done,
-                "wall_s": self._cost,
-                "time": time.time(),
-                "metrics": metrics,
-            }
-            self._history.append(row)
-            if self._tracker is not None:
-                self._tracker.log(self._done, metrics)
-            if self._done > self._reported:
-                rows.append(row)
-            bad = [f"{n}={v}" for n, v in metrics.items() if not math.isfinite(v)]
-            if bad:
-                raise NotFinite(f"not finite: {', '.join(bad)} at step {self._done}")
+            if not metrics and paper.finished:
+                break  # it has ended without another report
+            at = paper.at
+            self._done = self._done + 1 if at is None else at
+            self._enter(metrics, rows)
             if self._done in leg.milestones and self._done > self._reported:
                 self._try_to_save()
                 break
@@ -216,9 +216,14 @@ class LegRunner:
                 self._try_to_save()
             if time.monotonic() - began >= self.post.report_s:
                 break
+        # What had no more to report is over, also where its last report was at a rung.
         at_rung = bool(rows) and rows[-1]["step"] in leg.milestones
         if paper.finished or (self._done >= leg.maximum and not at_rung):
             tests = {name: float(value) for name, value in paper.test().items()}
+            late = paper.last_report()
+            if late:
+                self._done += 1
+                self._enter(late, rows)
             if set(tests) - self._tests:
                 raise ValueError(f"test() returned undeclared metrics: {sorted(set(tests) - self._tests)}")
             report["status"], report["test"] = "complete", tests
@@ -228,6 +233,22 @@ class LegRunner:
                 self._save()
             elif self.post.keep != "none":
                 self._save_last()
+
+    def _enter(self, metrics: Mapping[str, float], rows: list[dict[str, Any]]) -> None:
+        """Keeps one report, of step `_done`, and adds it to `rows` unless the driver has it. NotFinite."""
+        if not self._open and set(metrics) - self._declared:
+            raise ValueError(f"step() returned undeclared metrics: {sorted(set(metrics) - self._declared)}")
+        row = {"step": self._done, "wall_s": self._cost, "time": time.time(), "metrics": dict(metrics)}
+        while self._history and self._history[-1]["step"] >= self._done:  # it has begun anew
+            self._history.pop()
+        self._history.append(row)
+        if self._tracker is not None:
+            self._tracker.log(self._done, metrics)
+        if self._done > self._reported:
+            rows.append(row)
+        bad = [f"{n}={v}" for n, v in metrics.items() if not math.isfinite(v)]
+        if bad:
+            raise NotFinite(f"not finite: {', '.join(bad)} at step {self._done}")
 
     def _try_to_save(self) -> None:
         """Writes a checkpoint; if the storage fails, the trial goes on without, and tries again later."""
@@ -248,17 +269,20 @@ class LegRunner:
 
     def _save(self) -> None:
         assert self.leg is not None and self.paper is not None
+        saved = self.paper.saved_at
+        step = self._done if saved is None else saved
         self.checkpoints.save(
             self.leg.trial,
-            self._done,
+            step,
             {
                 "paper": self.paper.state_dict(),
-                "step": self._done,
+                "step": step,
                 "spent_s": self._cost,
-                "history": self._history,
+                "history": [row for row in self._history if row["step"] <= step],
             },
+            plain=self._open,
         )
-        self._saved, self._last_save = self._done, time.monotonic()
+        self._saved, self._last_save = step, time.monotonic()
 
     def _end(self, report: dict[str, Any]) -> None:
         self._over = True
@@ -278,6 +302,15 @@ class LegRunner:
             "pid": os.getpid(),
             "checkpoint_step": self._saved if known else None,
         }
+
+
+def paper_of(post: Post) -> type[Paper]:
+    """The class that a sweep tunes, in a worker: a trainable of the user's is loaded from what has travelled."""
+    if not post.source:
+        return catalog.get(post.paper)
+    paper = own.of(Source.from_json(post.source), {"metric": post.metric, "mode": post.mode})
+    own.enter(paper)
+    return objective.chosen(paper, post.metric, post.mode) if isinstance(post.metric, str) else paper
 
 
 class NotFinite(ArithmeticError):
@@ -304,7 +337,7 @@ def describe(error: BaseException) -> str:
     )
     if out_of_memory:
         return f"out of memory: {first}" if first else "out of memory"
-    if isinstance(error, (NotFinite, StorageFault)):
+    if isinstance(error, (NotFinite, StorageFault, BadReport, TrainableError)):
         return first
     return f"raised {type(error).__name__}: {first}" if first else f"raised {type(error).__name__}"
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from fairsweep.analysis.store import SweepRecord, SweepWriter
 from fairsweep.cluster.display import clock
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import sources
 from fairsweep.trainables.catalog import UnknownPaper
 
 GROWABLE = {
@@ -37,6 +38,7 @@ def regrown(
     words, again = split(changes)
     with plugin_named(record):
         tree = OmegaConf.create(record.sweep["config"])
+        words = sources.take_up(record, words, tree)
         settings = check(changed(tree, words, growable, used_s(record)))
     check_time(record.sweep["sweep"], settings.budget["minutes"], record, changes)
     return settings, again

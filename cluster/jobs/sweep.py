@@ -22,7 +22,7 @@ from fairsweep.cluster.engine.local import check_shared, connected, slots
 from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
-from fairsweep.cluster.jobs import growth, provenance
+from fairsweep.cluster.jobs import growth, provenance, sources
 from fairsweep.cluster.jobs.driving import Result, drive
 from fairsweep.cluster.storage import new_name, open_store
 from fairsweep.cluster.tracking import why_not
@@ -37,8 +37,8 @@ COMMAND = 20_000  # characters of the command line that are kept
 def run(settings: Settings, display: Display | None = None) -> Result:
     """Runs a new sweep to its end. UserError if the configuration cannot run as it stands."""
     store = open_store(settings.storage)
-    name = new_name(store, settings.name, settings.trainable)
-    paper = catalog.get(settings.trainable)
+    paper = settings.paper
+    name = new_name(store, settings.name, paper.slug)
     _rehearse(settings, paper)
     _preflight(settings, paper)
     with engine(settings, store) as concurrent:
@@ -56,7 +56,8 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     store = open_store(storage)
     found = store.read(name)
     settings, again = growth.regrown(found, changes, config.check)
-    paper = catalog.get(settings.trainable)
+    paper = settings.paper
+    news = sources.change(found, paper)
     _preflight(settings, paper)
     with engine(settings, store) as concurrent:
         writer = store.open(name)
@@ -64,7 +65,8 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
             growth.retry_failed(writer)
         record = writer.record
         writer.sweep(**_resumed_row(settings))
-        return _drive(settings, paper, store, name, writer, record, concurrent, display or Display())
+        sources.enter(writer, paper, news)
+        return _drive(settings, paper, store, name, writer, record, concurrent, display or Display(), news)
 
 
 @contextlib.contextmanager
@@ -85,6 +87,7 @@ def _drive(
     record: SweepRecord | None,
     concurrent: int,
     display: Display,
+    news: str = "",
 ) -> Result:
     mode = paper.metric(paper.objective).mode
     keeper = Keeper(Checkpoints(store.checkpoint_dir(name)), settings.keep_checkpoints, mode, display.note)
@@ -96,6 +99,7 @@ def _drive(
         return made[0]
 
     post, notes = tracked(make_post(settings, store, name))
+    notes += (news,) if news else ()
     notes += tuple(settings.space.beyond(paper.space().for_data(settings.data or paper.datasets[0])))
     result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
     if result.state == "finished":
@@ -190,6 +194,9 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         sweep=name,
         paper=settings.trainable,
         checkpoints=store.checkpoint_dir(name),
+        source=sources.carried(settings),
+        metric=settings.tree.get("metric"),
+        mode=settings.tree.get("mode"),
         data=settings.data,
         data_dir=settings.data_dir,
         steps=settings.budget.get("steps"),
@@ -269,6 +276,7 @@ def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "git_dirty": dirty,
         "versions": provenance.versions(),
         "plugin": catalog.plugin_of(paper),
+        **sources.columns(paper),
         "command": bounded(shlex.join(["fairsweep", *sys.argv[1:]]), COMMAND),
     }
 
