@@ -58,6 +58,8 @@ _TRIALS_BEFORE = [
     ("value", pa.float64()),
     ("best_step", pa.int64()),
     ("steps", pa.int64()),
+    ("parent", pa.string()),
+    ("parent_step", pa.int64()),
 ]
 _TRIALS_AFTER = [
     ("started", TIME),

@@ -8,6 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from fairsweep.cluster.errors import UserError
+from fairsweep.search_spaces.algorithms import SCHEDULERS
+from fairsweep.search_spaces.algorithms.population import checked
+from fairsweep.search_spaces.space import Space
 
 MOST = 2**63 - 1  # what a column of whole numbers holds
 
@@ -51,3 +54,28 @@ def number(
         raise UserError(f"{path}={value}: must be {wanted} {bound}")
     if kind is int and value > MOST:
         raise UserError(f"{path}={value}: must be at most {MOST} (2^63 - 1)")
+
+
+def check_scheduler(raw: Mapping[str, Any], space: Space) -> None:
+    """The group `scheduler`."""
+    one_of(raw, "scheduler.name", SCHEDULERS)
+    options = raw["scheduler"]
+    if "eta" in options:
+        number(raw, "scheduler.eta", int, low=2)
+    if "min_trials" in options:
+        number(raw, "scheduler.min_trials", int, low=1)
+        number(raw, "scheduler.checks", int, low=1)
+    if options["name"] != "pbt":
+        return
+    number(raw, "scheduler.interval", int, low=1, optional=True)
+    for share, most in (("quantile", 0.5), ("resample", 1)):
+        number(raw, f"scheduler.{share}", float, low=0, open_low=share == "quantile")
+        if options[share] > most:
+            raise UserError(f"scheduler.{share}={options[share]}: must be at most {most}")
+    if raw["budget"]["trials"] < 2:
+        raise UserError("budget.trials=1: scheduler=pbt needs a population, of at least 2")
+    if options["perturb"] is not None:
+        try:
+            checked(space, options["perturb"])
+        except ValueError as error:
+            raise UserError(str(error)) from None

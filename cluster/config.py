@@ -24,10 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairsweep.analysis.text import bounded, escaped, storable
 from fairsweep.cluster import overrides
-from fairsweep.cluster.checks import MOST, get, hint, number, one_of
+from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.search_spaces import _yaml
-from fairsweep.search_spaces.algorithms import SCHEDULERS, SEARCHES
+from fairsweep.search_spaces.algorithms import SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
 from fairsweep.trainables import catalog, objective
 from fairsweep.trainables.base import DataError, Paper
@@ -151,7 +151,6 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     if get(raw, "budget.steps") is None and data in paper.paper_steps:
         raw = {**raw, "budget": {**raw["budget"], "steps": paper.paper_steps[data]}}
     one_of(raw, "search.name", SEARCHES)
-    one_of(raw, "scheduler.name", SCHEDULERS)
     one_of(raw, "tracking.name", ("none", "wandb"))
     one_of(raw, "keep_checkpoints", ("best", "all", "none"))
     number(raw, "budget.trials", int, low=1)
@@ -174,11 +173,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         }
     if "points" in raw["search"]:
         number(raw, "search.points", int, low=1)
-    if "eta" in raw["scheduler"]:
-        number(raw, "scheduler.eta", int, low=2)
-    if "min_trials" in raw["scheduler"]:
-        number(raw, "scheduler.min_trials", int, low=1)
-        number(raw, "scheduler.checks", int, low=1)
+    check_scheduler(raw, space)
     check_common(raw, paper)
     fixed = all(p.fixed for p in space.parameters.values())
     if fixed and raw["budget"]["trials"] > 1 and raw["search"]["name"] != "listed":

@@ -263,3 +263,55 @@ class Together(_Quadratic):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.done, self.sum = state["done"], state["sum"]
+
+
+@register
+class Descent(_Quadratic):
+    """Gradient descent on a linear model of `width` inputs; the learning rate decays by a tenth a step."""
+
+    slug = "test_descent"
+
+    @classmethod
+    def space(cls) -> Space:
+        return Space.from_mapping(
+            {
+                "lr": {"type": "float", "low": 1e-4, "high": 0.1, "log": True, "paper": 0.01},
+                "momentum": {"type": "float", "low": 0.0, "high": 0.9, "paper": 0.5},
+                "width": {"type": "int", "low": 2, "high": 8, "paper": 4},
+            },
+            source=cls.slug,
+        )
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        import torch
+
+        super().setup(config, setting)
+        generator = torch.Generator().manual_seed(setting.seed)
+        self.inputs = torch.randn(16, config["width"], generator=generator)
+        self.net = torch.nn.Linear(config["width"], 1)
+        torch.nn.init.zeros_(self.net.weight)
+        torch.nn.init.zeros_(self.net.bias)
+        self.optimiser = torch.optim.SGD(self.net.parameters(), config["lr"], config["momentum"])
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimiser, 0.9)
+
+    def step(self) -> dict[str, float]:
+        self.optimiser.zero_grad()
+        loss = (self.net(self.inputs) - self.inputs.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        self.optimiser.step()
+        self.schedule.step()
+        self.done += 1
+        return {"val_loss": loss.item(), "train_loss": self.optimiser.param_groups[0]["lr"]}
+
+    def test(self) -> dict[str, float]:
+        return {"test_loss": 0.0}
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {"net": self.net, "optimiser": self.optimiser, "schedule": self.schedule}
+        return {"done": self.done, **{name: part.state_dict() for name, part in parts.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = state["done"]
+        self.net.load_state_dict(state["net"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.schedule.load_state_dict(state["schedule"])

@@ -99,7 +99,18 @@ def print_trials(store: Any, sweep: str) -> None:
         if r["state"] not in ("failed", "interrupted"):
             r["reason"] = None
     metrics = [c for c in (rows[0] if rows else {}) if c.startswith("metric.")]
-    columns = ["trial", "state", row["objective"], *metrics, "steps", "cost_s", "configuration", "reason"]
+    origin = ["parent", "parent_step"] if any(r["parent"] for r in rows) else []
+    columns = [
+        "trial",
+        *origin,
+        "state",
+        row["objective"],
+        *metrics,
+        "steps",
+        "cost_s",
+        "configuration",
+        "reason",
+    ]
     report.show_rows(rows, [c for c in columns if c != f"metric.{row['objective']}"])
 
 
@@ -153,7 +164,12 @@ def print_best(best: dict[str, Any]) -> None:
     )
     for name, s in best["metrics"].items():
         print(f"         {name} {number(s['mean'])}{spread(s['ci95'])}")
-    print("config   " + " ".join(f"{k}={number(v)}" for k, v in best["config"].items()))
+    before: dict[str, Any] = {}
+    for part in best.get("lineage") or [{"config": best["config"]}]:
+        where = f"{part['trial']}, steps {part['first']} to {part['last']}: " if "trial" in part else ""
+        said = {k: v for k, v in part["config"].items() if k not in before or before[k] != v}
+        print("config   " + where + " ".join(f"{k}={number(v)}" for k, v in said.items()))
+        before = part["config"]
 
 
 def _export(args: argparse.Namespace, rest: list[str]) -> int:

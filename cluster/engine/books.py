@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from fairsweep.analysis.text import bounded
-from fairsweep.cluster.engine.trial import Trial, now
-from fairsweep.search_spaces.algorithms import Algorithm
+from fairsweep.cluster.engine.trial import PARENT, Rules, Trial, now
+from fairsweep.search_spaces.algorithms import Algorithm, Job
+from fairsweep.search_spaces.space import Space
 
 if TYPE_CHECKING:
     from fairsweep.analysis.store import SweepWriter
@@ -28,6 +30,22 @@ def result_row(trial: Trial, row: Mapping[str, Any]) -> dict[str, Any]:
         "wall_s": row["wall_s"],
         "time": datetime.fromtimestamp(row["time"], timezone.utc),
         **{f"metric.{name}": value for name, value in row["metrics"].items()},
+    }
+
+
+def pending_row(trial: Trial, job: Job, rules: Rules, space: Space) -> dict[str, Any]:
+    """The row of a trial that has just come into being."""
+    return {
+        "number": trial.number,
+        "config_id": trial.config_id,
+        "seed": trial.seed,
+        "state": "pending",
+        "config_json": json.dumps(dict(job.config)),
+        "search_attrs": json.dumps(dict(job.attrs)),
+        "objective": rules.objective,
+        "mode": rules.mode,
+        **({"parent": trial.parent, "parent_step": job.attrs[PARENT]["step"]} if trial.parent else {}),
+        **{f"config.{k}": space.arrow_value(k, v) for k, v in job.config.items()},
     }
 
 

@@ -77,6 +77,17 @@ class Checkpoints:
             for old in self.steps(trial)[:-KEEP]:
                 self.fs.delete_file(f"{folder}/{old}{SUFFIX}")
 
+    def copy(self, source: str, target: str, step: int) -> bool:
+        """Gives trial `target` the checkpoint of `step` of `source`; False if there is none. StorageFault."""
+        if step not in self.steps(source):
+            return False
+        temporary = f"{self._folder(target)}/{step}{TEMPORARY}"
+        with _storage(f"the checkpoint of step {step} of trial {source} cannot be copied"):
+            self.fs.create_dir(self._folder(target), recursive=True)
+            self.fs.copy_file(f"{self._folder(source)}/{step}{SUFFIX}", temporary)
+            self.fs.move(temporary, f"{self._folder(target)}/{step}{SUFFIX}")
+        return True
+
     def load(self, trial: str) -> dict[str, Any] | None:
         """The newest intact checkpoint of `trial`, or None. StorageFault if it cannot be read."""
         for step in reversed(self.steps(trial)):

@@ -8,7 +8,6 @@ rows, so a sweep that ended in any way can be taken up again (`engine.replay`).
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import traceback
@@ -21,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairsweep.analysis.store import SweepWriter
 from fairsweep.analysis.text import bounded
-from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, result_row
+from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, pending_row, result_row
 from fairsweep.cluster.engine.judging import OVER, Judge
-from fairsweep.cluster.engine.trial import ENDED, Leg, Rules, Trial, combine, now, trial_id
+from fairsweep.cluster.engine.trial import ENDED, PARENT, Leg, Nursery, Rules, Trial, combine, now, trial_id
 from fairsweep.search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
 from fairsweep.search_spaces.space import Space
 
@@ -64,6 +63,7 @@ class Conductor:
         self.wants_reports = bool(getattr(algorithm, "wants_reports", False))
         self.clock = Clock(writer, rules.spent_s, rules.minutes)
         self.notes = Notes(writer)
+        self.nursery: Nursery | None = None
         self._ended: list[Trial] = []  # of which `on_end` has not been told
 
     # -- budget ---------------------------------------------------------------------------------------
@@ -107,31 +107,29 @@ class Conductor:
         if trial_id is None:
             return None
         trial = self.trials[trial_id]
-        first = trial.state == "pending" and trial.steps == 0 and trial.retries == 0
+        first = trial.state == "pending" and trial.steps == trial.born and trial.retries == 0
         trial.state, trial.reason, trial.heard = "running", "", time.monotonic()
         self.active.add(trial.id)
         fields: dict[str, Any] = {"state": "running", "reason": ""}
         if first:
             fields["started"] = now()
         self.writer.trial(trial.id, **fields)
-        return Leg(
-            trial=trial.id,
-            config=trial.config,
-            seed=trial.seed,
-            done=trial.steps,
-            maximum=trial.maximum,
-            milestones=trial.milestones,
-        )
+        return Leg.of(trial)
 
     def _next_id(self, peek: bool = False) -> str | None:
         if self.waiting:
             return self.waiting[0] if peek else self.waiting.popleft()
+        if self.nursery is not None and self.nursery.due:
+            if peek:
+                return ""
+            self.nursery.deliver()
+            return self._next_id()
         promotable = self.judge.promotable()
         if promotable:
             return promotable[0].id if peek else self._promote(promotable)
-        if self._may_ask() and peek:
+        if self.may_ask() and peek:
             return ""
-        while self._may_ask() and self._ask():
+        while self.may_ask() and self._ask():
             if self.waiting:  # else none of the trials can run, and they have failed
                 return self.waiting.popleft()
         if not self.active and not any(t.state == "complete" for t in self.trials.values()):
@@ -140,7 +138,7 @@ class Conductor:
                 return survivor[0].id if peek else self._promote(survivor)
         return None
 
-    def _may_ask(self) -> bool:
+    def may_ask(self) -> bool:
         some_left = self.rules.trials is None or len(self.jobs) < self.rules.trials
         return some_left and not self.exhausted and not self.algorithm.finished
 
@@ -157,31 +155,24 @@ class Conductor:
                 )  # else it may have something to propose once it was told more
                 return False
             job = asked[0]
+        self.begin(job)
+        return True
+
+    def begin(self, job: Job) -> None:
+        """Makes the trials of a new configuration, which wait for their turn."""
         self.jobs[job.number] = job
         with self.writer.batch():
             for seed in self.rules.seeds:
                 trial = self.add(job, seed)
-                self.writer.trial(
-                    trial.id,
-                    number=trial.number,
-                    config_id=trial.config_id,
-                    seed=trial.seed,
-                    state="pending",
-                    config_json=json.dumps(dict(job.config)),
-                    search_attrs=json.dumps(dict(job.attrs)),
-                    objective=self.rules.objective,
-                    mode=self.rules.mode,
-                    **{f"config.{k}": self.space.arrow_value(k, v) for k, v in job.config.items()},
-                    **self.columns,
-                )
+                row = pending_row(trial, job, self.rules, self.space)
+                self.writer.trial(trial.id, **row, **self.columns)
             self.enqueue(self.groups[job.number])
-        return True
 
     def enqueue(self, trials: Iterable[Trial]) -> None:
         """Lets pending trials wait for their turn; one that cannot even begin has failed."""
         for trial in trials:
             if trial.fault:
-                self._end(trial, "failed", "its fidelity cannot be told", {}, trial.fault)
+                self.end(trial, "failed", "its fidelity cannot be told", {}, trial.fault)
             else:
                 self.waiting.append(trial.id)
 
@@ -256,21 +247,21 @@ class Conductor:
                 self.note(note["text"], None if note["once"] else trial_id)
             self.beat(REPORT_BEAT_S)
             if payload["status"] == "failed":
-                self._end(trial, "failed", payload["failure"]["reason"], payload)
+                self.end(trial, "failed", payload["failure"]["reason"], payload)
             elif payload["status"] == "complete":
                 kept = payload.get("kept")
                 if kept is not None and self.rules.objective in kept["metrics"]:
                     trial.best, trial.best_step = kept["metrics"][self.rules.objective], kept["step"]
-                self._end(trial, "complete", payload.get("reason") or "complete", payload)
+                self.end(trial, "complete", payload.get("reason") or "complete", payload)
             elif decision == "pause":
-                self._end(trial, "paused", f"paused by {self.scheduler.name} at step {trial.steps}", payload)
+                self.end(trial, "paused", f"paused by {self.scheduler.name} at step {trial.steps}", payload)
             elif decision == "stop":
-                self._end(trial, "pruned", f"stopped by {self.scheduler.name} at step {trial.steps}", payload)
+                self.end(trial, "pruned", f"stopped by {self.scheduler.name} at step {trial.steps}", payload)
             elif payload["status"] == "lost":
                 self._lose(trial_id, payload["failure"]["error"], payload["failure"]["reason"])
             elif self.stopping:
                 why = "interrupted" if self.interrupted else "budget.minutes is used up"
-                self._end(trial, "interrupted", f"{why} at step {trial.steps}", payload)
+                self.end(trial, "interrupted", f"{why} at step {trial.steps}", payload)
             else:
                 going_on = True
         self._announce()
@@ -294,9 +285,9 @@ class Conductor:
         elif charged and trial.retries >= self.rules.retries:
             failed = f"{reason} {trial.retries + 1} times, last after step {trial.steps}"
         if self.stopping:
-            self._end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
+            self.end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
         elif failed:
-            self._end(trial, "failed", failed, {}, error)
+            self.end(trial, "failed", failed, {}, error)
         else:
             trial.retries += charged
             trial.state = "pending"
@@ -336,7 +327,7 @@ class Conductor:
         with self.writer.batch():
             for trial_id in list(self.active):
                 trial = self.trials[trial_id]
-                self._end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
+                self.end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
             for trial in self.trials.values():
                 if state == "finished" and trial.state == "paused":
                     trial.state = "pruned"
@@ -366,7 +357,7 @@ class Conductor:
             trial.reports[step] = value
         return self.judge.report(trial, step, value)
 
-    def _end(
+    def end(
         self, trial: Trial, state: str, reason: str, payload: Mapping[str, Any], error: str | None = None
     ) -> None:
         trial.state, trial.reason = state, bounded(reason, REASON)
@@ -376,7 +367,8 @@ class Conductor:
         with self.writer.batch():
             self.writer.trial(trial.id, **ended_row(trial, payload, error))
             if state in OVER:
-                if len(self.groups[trial.config_id]) > 1:  # when matters: others may have waited for it
+                if len(self.groups[trial.config_id]) > 1 or self.nursery is not None:
+                    # when matters: others may have waited for it
                     self.writer.event("end", trial=trial.id, state=state)
                 self.judge.ended(trial)
             self._release()
@@ -400,4 +392,7 @@ class Conductor:
             outcome = replace(outcome, reports=dict(group[0].reports))
         if self.told.get(config_id) != outcome:
             self.told[config_id] = outcome
-            self.algorithm.tell(self.jobs[config_id], outcome)
+            if (
+                PARENT not in self.jobs[config_id].attrs
+            ):  # what a copy came to is not of its configuration alone
+                self.algorithm.tell(self.jobs[config_id], outcome)

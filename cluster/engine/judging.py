@@ -43,7 +43,8 @@ class Judge:
         if step not in trial.milestones:
             return "stop" if trial.id in self.condemned else "continue"
         if trial.best is not None:
-            trial.judged[step] = trial.best
+            now = trial.latest if self.scheduler.latest else None
+            trial.judged[step] = trial.best if now is None else now
         verdict = self._verdict(trial.config_id, step)
         if trial.best is None:
             return "continue"
@@ -56,6 +57,7 @@ class Judge:
         def better(than: float) -> bool:
             return value < than if self.mode == "min" else value > than
 
+        trial.latest = value
         if step < trial.minimum:
             if trial.early is None or better(trial.early[0]):
                 trial.early = (value, step)
@@ -88,7 +90,7 @@ class Judge:
         """The trial is complete or has failed; those that waited for it are judged."""
         group = self.groups[trial.config_id]
         if trial.state == "failed" or all(t.state == "complete" for t in group):
-            self.scheduler.ended(group[0].id)
+            self.scheduler.ended(group[0].id, failed=any(t.state == "failed" for t in group))
         for step in sorted({t.steps for t in group if t.state not in OVER and t.steps in t.judged}):
             self._verdict(trial.config_id, step)
 

@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fairsweep.cluster.engine import breeding
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.judging import OVER
-from fairsweep.cluster.engine.trial import Trial
+from fairsweep.cluster.engine.trial import PARENT, Trial
 from fairsweep.search_spaces.algorithms import Job
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
         if number not in conductor.jobs:
             job = Job(number, json.loads(row["config_json"]), json.loads(row.get("search_attrs") or "{}"))
             conductor.jobs[number] = job
-            conductor.algorithm.adopt(job)
+            if PARENT not in job.attrs:
+                conductor.algorithm.adopt(job)
         trial = conductor.add(conductor.jobs[number], row["seed"])
         trial.retries = row.get("retries") or 0
         trial.cost_s, trial.startup_s = row.get("cost_s") or 0.0, row.get("startup_s") or 0.0
@@ -68,6 +70,7 @@ def _event(conductor: Conductor, event: Mapping[str, Any], kept: Mapping[str, tu
     trial = conductor.trials.get(event.get("trial") or "")
     if event["kind"] == "note" and trial is None:
         conductor.notes.known.add(event["text"])
+    breeding.replayed(conductor, event)
     if trial is None:
         return
     if event["kind"] == "promote":

@@ -6,11 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Protocol
 
 from fairsweep.search_spaces.algorithms import Outcome
 
 ENDED = {"complete", "pruned", "failed"}
+PARENT = "parent"  # in a job's attributes: config, step and replaces of what it is a copy of
 
 
 def now() -> datetime:
@@ -61,6 +62,7 @@ class Trial:
     steps: int = 0
     best: float | None = None
     best_step: int | None = None
+    latest: float | None = None  # the last objective that was reported
     early: tuple[float, int] | None = None  # the best before `minimum`, used if nothing else was reported
     judged: dict[int, float] = field(default_factory=dict)
     reports: dict[int, float] = field(default_factory=dict)  # kept for algorithms that want them
@@ -71,6 +73,19 @@ class Trial:
     heard: float = 0.0  # monotonic time of the last sign of life
     attrs: dict[str, Any] = field(default_factory=dict)
     fault: str = ""  # why it cannot even begin
+    born: int = 0  # the step after which it began as a copy of another trial
+
+    @property
+    def parent(self) -> str:
+        """The trial whose checkpoint it began from: of the same seed; empty for one that began at the start."""
+        origin = self.attrs.get(PARENT)
+        return trial_id(origin["config"], self.seed) if origin else ""
+
+    def inherit(self, parent: Trial) -> None:
+        """Begins where `parent` stands. Its model is that of the parent so far, and so is its best value."""
+        self.born = self.steps = parent.steps
+        self.best, self.best_step, self.early = parent.best, parent.best_step, parent.early
+        self.latest = parent.latest
 
     @property
     def value(self) -> float | None:
@@ -91,6 +106,14 @@ class Leg:
     done: int
     maximum: int
     milestones: tuple[int, ...]
+    parent: str = ""  # the trial whose checkpoint it began from
+
+    @classmethod
+    def of(cls, trial: Trial) -> Leg:
+        """The next leg of `trial`."""
+        return cls(
+            trial.id, trial.config, trial.seed, trial.steps, trial.maximum, trial.milestones, trial.parent
+        )
 
     def to_json(self) -> str:
         return json.dumps(self.__dict__)
@@ -100,6 +123,17 @@ class Leg:
         raw = json.loads(text)
         raw["milestones"] = tuple(raw["milestones"])
         return cls(**raw)
+
+
+class Nursery(Protocol):
+    """Makes the new trials that a scheduler has decided on (`engine.breeding`)."""
+
+    @property
+    def due(self) -> bool:
+        """Whether there is something to do before another leg is handed out."""
+        ...
+
+    def deliver(self) -> None: ...
 
 
 def combine(group: list[Trial]) -> Outcome:

@@ -24,6 +24,7 @@ from fairsweep.analysis.text import bounded
 from fairsweep.cluster.engine.books import ERROR, REASON
 from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault
 from fairsweep.cluster.engine.conductor import Leg
+from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.tracking import Tracker, make_tracker
 from fairsweep.trainables import catalog, objective
 from fairsweep.trainables.base import BadReport, Paper, Setting
@@ -55,6 +56,7 @@ class Post:
     keep: str = "best"
     tracking: Mapping[str, Any] = field(default_factory=dict)
     vital: bool = False  # the last checkpoint is what the trial is for: without it, it is not complete
+    breeds: bool = False  # trials may go on from the checkpoints of others
     board: str = ""  # the actor that says where shared weights lie, if there are any
 
 
@@ -155,8 +157,11 @@ class LegRunner:
         # store lacks are reported again, rows that the store holds and it lacks are computed again.
         self.checkpoints.sweep_up(leg.trial)
         state = self.checkpoints.load(leg.trial)
+        own = state is None or state.get("trial", leg.trial) == leg.trial
+        if state is None and leg.parent:
+            raise CannotInherit(f"the checkpoint of trial {leg.parent} that it goes on from is gone")
         if state is not None:
-            self._spent, self._history = state["spent_s"], list(state["history"])
+            self._spent, self._history = state["spent_s"] if own else 0.0, list(state["history"])
         self._tracker = self._track(leg)
         setting = Setting(
             seed=leg.seed,
@@ -170,8 +175,12 @@ class LegRunner:
         self._startup = self._since - began
         paper.setup(leg.config, setting)
         self._device = getattr(paper, "device", self._device)
+        self._settings = settings_of(paper) if post.breeds else []
         if state is not None:
-            paper.load_state_dict(state["paper"])
+            if own:
+                paper.load_state_dict(state["paper"])
+            else:
+                take_over(paper, leg.config, leg.parent, state, self._settings)
             self._done = self._saved = state["step"]
         self._declared = {m.name for m in paper.metrics if m.split != "test"}
         self._tests = {m.name for m in paper.metrics if m.split == "test"}
@@ -279,10 +288,16 @@ class LegRunner:
                 "step": step,
                 "spent_s": self._cost,
                 "history": [row for row in self._history if row["step"] <= step],
+                **(self._origin() if self.post.breeds else {}),
             },
             plain=self._open,
         )
         self._saved, self._last_save = step, time.monotonic()
+
+    def _origin(self) -> dict[str, Any]:
+        """What a trial needs to know that goes on from a checkpoint of this one."""
+        assert self.leg is not None
+        return {"trial": self.leg.trial, "config": self.leg.config, "settings": self._settings}
 
     def _end(self, report: dict[str, Any]) -> None:
         self._over = True
@@ -337,7 +352,7 @@ def describe(error: BaseException) -> str:
     )
     if out_of_memory:
         return f"out of memory: {first}" if first else "out of memory"
-    if isinstance(error, (NotFinite, StorageFault, BadReport, TrainableError)):
+    if isinstance(error, (NotFinite, StorageFault, BadReport, TrainableError, CannotInherit)):
         return first
     return f"raised {type(error).__name__}: {first}" if first else f"raised {type(error).__name__}"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from fairsweep.analysis import statistics
+from fairsweep.analysis.lineage import lineage
 from fairsweep.analysis.store import Store
 from fairsweep.trainables import catalog, index
 
@@ -38,6 +40,7 @@ def best_of(store: Store, sweep: str) -> dict[str, Any] | None:
             if s.n
         },
         "config": json.loads(rows[0]["config_json"]),
+        **({"lineage": [asdict(s) for s in lineage(trials, rows[0]["trial"])]} if rows[0]["parent"] else {}),
     }
 
 

@@ -40,6 +40,13 @@ def regrown(
         tree = OmegaConf.create(record.sweep["config"])
         words = sources.take_up(record, words, tree)
         settings = check(changed(tree, words, growable, used_s(record)))
+    early = OmegaConf.select(tree, "scheduler.name")
+    members = record.sweep["trials_budget"]
+    if early == "pbt" and settings.budget["trials"] != members:
+        raise UserError(
+            f"budget.trials={settings.budget['trials']}: a population of {members} members (scheduler=pbt) "
+            "cannot grow; run another sweep"
+        )
     check_time(record.sweep["sweep"], settings.budget["minutes"], record, changes)
     return settings, again
 

@@ -36,7 +36,8 @@ def of_sweep(store: Store, name: str, step: int | None = None) -> tuple[Level, l
 
 def _known(record: Any, space: Space) -> tuple[dict[int, dict[str, Any]], dict[int, Outcome]]:
     """Configurations and what became of them, with their best up to each step at which any was stopped."""
-    rows = record.trials.values()
+    # What a copy of another trial came to (scheduler=pbt) is not of its configuration alone.
+    rows = [row for row in record.trials.values() if not row.get("parent")]
     stops = {row["steps"] for row in rows if row["state"] in ("paused", "pruned")}
     best_of: Callable[..., float] = min if record.sweep["mode"] == "min" else max
     metric = f"metric.{record.sweep['objective']}"

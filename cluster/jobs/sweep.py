@@ -16,6 +16,7 @@ from fairsweep.analysis.text import bounded
 from fairsweep.cluster import config
 from fairsweep.cluster.config import Settings, data_at_hand
 from fairsweep.cluster.display import Display
+from fairsweep.cluster.engine.breeding import Breeder
 from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
 from fairsweep.cluster.engine.local import check_shared, connected, slots
@@ -24,6 +25,7 @@ from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import growth, provenance, sources
 from fairsweep.cluster.jobs.driving import Result, drive
+from fairsweep.cluster.jobs.perturbing import settled
 from fairsweep.cluster.storage import new_name, open_store
 from fairsweep.cluster.tracking import why_not
 from fairsweep.search_spaces.algorithms import create_scheduler, create_search
@@ -41,6 +43,7 @@ def run(settings: Settings, display: Display | None = None) -> Result:
     name = new_name(store, settings.name, paper.slug)
     _rehearse(settings, paper)
     _preflight(settings, paper)
+    settings, notes = settled(settings, paper, *_first_trial(settings, paper))
     with engine(settings, store) as concurrent:
         writer = store.create(
             name,
@@ -48,7 +51,7 @@ def run(settings: Settings, display: Display | None = None) -> Result:
             config_fields=settings.space.arrow_fields(),
             metric_names=[m.name for m in paper.metrics],
         )
-        return _drive(settings, paper, store, name, writer, None, concurrent, display or Display())
+        return _drive(settings, paper, store, name, writer, None, concurrent, display or Display(), notes)
 
 
 def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
@@ -66,7 +69,8 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
         record = writer.record
         writer.sweep(**_resumed_row(settings))
         sources.enter(writer, paper, news)
-        return _drive(settings, paper, store, name, writer, record, concurrent, display or Display(), news)
+        said = (news,) if news else ()
+        return _drive(settings, paper, store, name, writer, record, concurrent, display or Display(), said)
 
 
 @contextlib.contextmanager
@@ -87,19 +91,20 @@ def _drive(
     record: SweepRecord | None,
     concurrent: int,
     display: Display,
-    news: str = "",
+    notes: tuple[str, ...] = (),
 ) -> Result:
     mode = paper.metric(paper.objective).mode
-    keeper = Keeper(Checkpoints(store.checkpoint_dir(name)), settings.keep_checkpoints, mode, display.note)
+    checkpoints = Checkpoints(store.checkpoint_dir(name))
+    keeper = Keeper(checkpoints, settings.keep_checkpoints, mode, display.note)
     made: list[Conductor] = []
 
     def make(on_end: Callable[[Trial], None]) -> Conductor:
-        made.append(make_conductor(settings, paper, writer, concurrent, record, on_end))
+        made.append(make_conductor(settings, paper, writer, concurrent, record, on_end, checkpoints))
         keeper.known(made[0].trials.values())
         return made[0]
 
-    post, notes = tracked(make_post(settings, store, name))
-    notes += (news,) if news else ()
+    post, untracked = tracked(make_post(settings, store, name))
+    notes += untracked
     notes += tuple(settings.space.beyond(paper.space().for_data(settings.data or paper.datasets[0])))
     result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
     if result.state == "finished":
@@ -123,8 +128,9 @@ def make_conductor(
     concurrent: int,
     record: SweepRecord | None = None,
     on_end: Callable[[Trial], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Conductor:
-    """The conductor of a sweep, brought to where `record` says that it was."""
+    """The conductor of a sweep, brought to where `record` says that it was. checkpoints: where trials keep theirs."""
     objective = paper.metric(paper.objective)
     data = settings.data or paper.datasets[0]
     steps = settings.budget["steps"]
@@ -133,7 +139,9 @@ def make_conductor(
     search = dict(settings.search)
     algorithm = create_search(search.pop("name"), settings.space, objective.mode, settings.seed, **search)
     early = dict(settings.scheduler)
-    scheduler = create_scheduler(early.pop("name"), objective.mode, base.minimum, base.maximum, **early)
+    scheduler = create_scheduler(
+        early.pop("name"), objective.mode, base.minimum, base.maximum, settings.space, settings.seed, **early
+    )
 
     def fidelity(trial_config: Any) -> tuple[int, int]:
         found = paper.fidelity(trial_config, steps)
@@ -157,6 +165,8 @@ def make_conductor(
         columns=origin(paper, data),
         on_end=on_end,
     )
+    if scheduler.name == "pbt" and checkpoints is not None:
+        conductor.nursery = Breeder(conductor, checkpoints)
     if record is not None:
         replay(conductor, record)
     return conductor
@@ -206,6 +216,7 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         report_s=settings.budget["report_seconds"],
         checkpoint_s=settings.budget["checkpoint_seconds"],
         keep=settings.keep_checkpoints,
+        breeds=settings.scheduler["name"] == "pbt",
         tracking=tracking,
     )
 
@@ -225,15 +236,21 @@ def _rehearse(settings: Settings, paper: type[Paper]) -> None:
 
 def _preflight(settings: Settings, paper: type[Paper]) -> None:
     """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials."""
-    trial_config = _first_config(settings, settings.data or paper.datasets[0])
-    setting = Setting(settings.seed, "cpu", settings.data, settings.data_folder, settings.budget["steps"])
     try:
         with data_at_hand():
-            paper().setup(trial_config, setting)
+            paper().setup(*_first_trial(settings, paper))
     except MissingData:
         raise
     except Exception as error:
         print(f"fairsweep: warning: the first configuration does not build: {error}", file=sys.stderr)
+
+
+def _first_trial(settings: Settings, paper: type[Paper]) -> tuple[dict[str, Any], Setting]:
+    """A trial that the sweep may run: its configuration and where it runs."""
+    config = _first_config(settings, settings.data or paper.datasets[0])
+    return config, Setting(
+        settings.seed, "cpu", settings.data, settings.data_folder, settings.budget["steps"]
+    )
 
 
 def _papers_own(settings: Settings, data: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from fairsweep.search_spaces.algorithms.hyperband import Hyperband
 from fairsweep.search_spaces.algorithms.local_search import LocalSearch
 from fairsweep.search_spaces.algorithms.nsga2 import NSGA2
 from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
+from fairsweep.search_spaces.algorithms.population import PopulationBasedTraining
 from fairsweep.search_spaces.algorithms.random_architectures import RandomArchitectures
 from fairsweep.search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
 from fairsweep.search_spaces.algorithms.sequential import search_table
@@ -28,14 +29,14 @@ SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "listed")
 ARCHITECTURE_SEARCHES = (
     "random", "evolution", "local_search", "nsga2", "nasnet", *(s for s in SEARCHES if s not in ("random", "cmaes")),
 )  # fmt: skip
-SCHEDULERS = ("none", "asha", "hyperband", "median")
+SCHEDULERS = ("none", "asha", "hyperband", "median", "pbt")
 
 __all__ = [
     "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "SCHEDULERS", "SEARCHES", "Algorithm", "ArchitectureSearch",
-    "ConstraintError", "Costs", "Evolution", "GridSearch", "Hyperband", "Job", "ListedSearch", "LocalSearch",
-    "MedianStopping", "NoScheduler", "OptunaSearch", "Outcome", "RandomArchitectures", "RandomSearch", "Reason",
-    "Scheduler", "StockSearch", "Unique", "create_architecture_search", "create_scheduler", "create_search",
-    "search_table",
+    "ConstraintError", "Costs", "Evolution", "GridSearch", "Hyperband", "Job", "ListedSearch",
+    "LocalSearch", "MedianStopping", "NoScheduler", "OptunaSearch", "Outcome", "PopulationBasedTraining",
+    "RandomArchitectures", "RandomSearch", "Reason", "Scheduler", "StockSearch", "Unique",
+    "create_architecture_search", "create_scheduler", "create_search", "search_table",
 ]  # fmt: skip
 
 
@@ -97,8 +98,19 @@ def create_architecture_search(
     )
 
 
-def create_scheduler(name: str, mode: str, minimum: int, maximum: int, **options: Any) -> Scheduler:
-    """The early-stopping rule called `name` for trials of `minimum` to `maximum` steps."""
+def create_scheduler(
+    name: str,
+    mode: str,
+    minimum: int,
+    maximum: int,
+    space: Space | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Scheduler:
+    """The early-stopping rule called `name` for trials of `minimum` to `maximum` steps.
+
+    space, seed: of what is searched, for rules that choose configurations too. ValueError names a wrong option.
+    """
     if name == "none":
         return NoScheduler()
     if name == "asha":
@@ -110,4 +122,8 @@ def create_scheduler(name: str, mode: str, minimum: int, maximum: int, **options
             mode, minimum, maximum,
             min_trials=int(options.get("min_trials", 4)), checks=int(options.get("checks", 10)),
         )  # fmt: skip
+    if name == "pbt":
+        if space is None:
+            raise ValueError("scheduler=pbt: needs the space whose parameters it perturbs")
+        return PopulationBasedTraining(mode, minimum, maximum, space, seed, **options)
     raise ValueError(f"scheduler={name}: no such scheduler; known: {', '.join(SCHEDULERS)}")

@@ -63,8 +63,8 @@ class Hyperband(NoScheduler):
     def promoted(self, unit: str) -> None:
         self._of(unit).promoted(unit)
 
-    def ended(self, unit: str) -> None:
-        self._of(unit).ended(unit)
+    def ended(self, unit: str, failed: bool = False) -> None:
+        self._of(unit).ended(unit, failed)
 
     def revived(self, unit: str) -> None:
         self._of(unit).revived(unit)

@@ -16,10 +16,11 @@ Decision = Literal["continue", "pause", "stop"]
 
 
 class Scheduler(Protocol):
-    """Decides over units at milestones. `mode` is the objective's direction, values are best-so-far."""
+    """Decides over units at milestones. `mode` is the objective's direction, values are best-so-far, or `latest`."""
 
     name: str
     waits: bool  # the trials of a unit wait at a milestone for each other, rather than run on until all are there
+    latest: bool  # judged by what a trial reported last, rather than by its best
 
     def milestones(self, minimum: int, maximum: int, unit: str = "") -> tuple[int, ...]:
         """The steps, below `maximum`, at which a trial of `unit` is judged; none below its own `minimum`.
@@ -38,8 +39,8 @@ class Scheduler(Protocol):
 
     def promoted(self, unit: str) -> None: ...
 
-    def ended(self, unit: str) -> None:
-        """The unit is complete or has failed: what it reported counts, and it never goes on."""
+    def ended(self, unit: str, failed: bool = False) -> None:
+        """The unit is complete, or has `failed`: what it reported counts, and it never goes on."""
         ...
 
     def revived(self, unit: str) -> None:
@@ -60,6 +61,7 @@ class NoScheduler:
 
     name = "none"
     waits = False
+    latest = False
 
     def __init__(self) -> None:
         self.over: set[str] = set()
@@ -76,7 +78,7 @@ class NoScheduler:
     def promoted(self, unit: str) -> None:
         pass
 
-    def ended(self, unit: str) -> None:
+    def ended(self, unit: str, failed: bool = False) -> None:
         self.over.add(unit)
 
     def revived(self, unit: str) -> None:

@@ -52,7 +52,10 @@ class Engine:
             record = self.writer.record
             self.writer.sweep(**sweep._resumed_row(self.settings))
         concurrent = self.settings.budget["concurrent"] or 1
-        self.conductor = sweep.make_conductor(self.settings, self.paper, self.writer, concurrent, record)
+        self.checkpoints = Checkpoints(self.store.checkpoint_dir(self.name))
+        self.conductor = sweep.make_conductor(
+            self.settings, self.paper, self.writer, concurrent, record, checkpoints=self.checkpoints
+        )
         self.post = sweep.make_post(self.settings, self.store, self.name)
 
     def run(

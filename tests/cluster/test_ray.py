@@ -60,10 +60,24 @@ def test_asha_with_one_slot_pauses_and_promotes(tmp_path: Path) -> None:
     assert split, "no trial was taken up again after others had run"
 
 
+@pytest.mark.slow
 def test_hyperband_on_ray_pauses_promotes_and_trains_a_bracket_whole(tmp_path: Path) -> None:
     rows = trials(run(tmp_path, "trainable=test_bowl", "budget.trials=17", "scheduler=hyperband"))
     assert {t["steps"] for t in rows} == {1, 3, 9}
     assert sum(t["state"] == "complete" for t in rows) >= 3
+
+
+@pytest.mark.slow
+def test_a_population_on_ray_goes_on_from_the_checkpoints_of_others(tmp_path: Path) -> None:
+    rows = trials(
+        run(
+            tmp_path, "trainable=test_bowl", "budget.trials=4", "scheduler=pbt", "search=random",
+            "scheduler.interval=3",
+        )
+    )  # fmt: skip
+    copies = [t for t in rows if t["parent"]]
+    assert len(copies) == 2 and sum(t["state"] == "complete" for t in rows) == 4
+    assert [t["parent_step"] for t in copies] == [3, 6]
 
 
 def test_one_slot_on_ray_suggests_what_the_bare_conductor_does(tmp_path: Path) -> None:
