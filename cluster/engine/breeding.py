@@ -95,7 +95,7 @@ class Breeder:
         for parent in parents:
             try:
                 if not self.checkpoints.copy(parent.id, trial_id(number, parent.seed), step):
-                    return f"trial {parent.id} has no checkpoint of that step"
+                    return f"trial {parent.id} has no checkpoint of that step, for which it must keep one just before"
             except StorageFault as fault:
                 return str(fault)
         return ""

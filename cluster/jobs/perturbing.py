@@ -12,6 +12,7 @@ from fairsweep.cluster.engine.inheriting import settings_of, take_over
 from fairsweep.cluster.errors import UserError
 from fairsweep.search_spaces.algorithms.population import neighbour, perturbable
 from fairsweep.trainables.base import Paper, Setting
+from fairsweep.trainables.own.running import OwnPaper
 
 
 def settled(
@@ -24,6 +25,11 @@ def settled(
     """
     if settings.scheduler["name"] != "pbt":
         return settings, ()
+    if issubclass(paper, OwnPaper) and not paper.keeps_checkpoints():
+        raise UserError(
+            f"scheduler=pbt: {paper.slug} keeps no checkpoints that a copy could go on from: call "
+            "trial.checkpoint(state) just before trial.report(...), and trial.restore() at the start"
+        )
     named = settings.scheduler["perturb"]
     try:
         wanted = [name for name in (perturbable(settings.space) if named is None else named)]

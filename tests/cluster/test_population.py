@@ -277,3 +277,47 @@ def test_a_population_cannot_grow_and_its_copies_are_not_what_importance_is_made
     assert len(level.values) == 12
     told = again.conductor.algorithm
     assert max(getattr(told, "_jobs", {0: 0}), default=0) < 12, "a search is not told of copies"
+
+
+OWN = """
+import fairsweep
+
+@fairsweep.trainable(space={"lr": (0.1, 1.0)}, metric="loss", steps=6)
+def train(config, trial):
+    state = %s or {"far": 0.0}
+    while trial.step < trial.steps:
+        state["far"] += config["lr"]
+        %s
+        trial.report(loss=-state["far"])
+"""
+
+
+def test_an_own_function_goes_on_from_the_state_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(OWN % ("trial.restore()", "trial.checkpoint(state)"))
+    run = engine(tmp_path / "store", "trainable=train.py:train", *PBT)
+    run.run()
+    far = {(r["trial"], r["step"]): -r["metric.loss"] for r in run.store.table("results", "s").to_pylist()}
+    copies = [t for t in trials(run.store) if t["parent"]]
+    assert copies
+    for t in copies:
+        if t["steps"] > t["parent_step"]:
+            before = far[t["parent"], t["parent_step"]]
+            assert far[t["trial"], t["parent_step"] + 1] == pytest.approx(before + t["config.lr"])
+
+
+def test_an_own_function_without_checkpoints_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(OWN % ("None", "pass"))
+    settings = config.load(["trainable=train.py:train", "scheduler=pbt"])
+    with pytest.raises(UserError, match=r"scheduler=pbt: train keeps no checkpoints .* trial\.checkpoint"):
+        settled(settings, settings.paper, {"lr": 0.5}, Setting())
+    (tmp_path / "train.py").write_text(
+        (OWN % ("trial.restore()", "trial.checkpoint(state)")).replace(", steps=6", "")
+    )
+    with pytest.raises(UserError, match=r"budget\.steps is missing: scheduler=pbt"):
+        config.load(["trainable=train.py:train", "scheduler=pbt"])

@@ -131,6 +131,7 @@ def _function(found: Any, source: Source, settings: Mapping[str, Any]) -> type[P
             made = call(function, config, trial)
             return drained(made, trial) if inspect.isgenerator(made) else made
 
+    Function.checkpoint_words = ("checkpoint", "restore")
     Function.__name__ = Function.__qualname__ = slug_of(source.reference)
     Function.slug = slug_of(source.reference)
     Function.title = " ".join((inspect.getdoc(function) or Function.slug).split("\n\n")[0].split())[:200]

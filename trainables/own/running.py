@@ -188,6 +188,7 @@ class OwnPaper(Paper):
     source: ClassVar[Source]
     declared_steps: ClassVar[int | None] = None
     own_space: ClassVar[Space]
+    checkpoint_words: ClassVar[tuple[str, ...]] = ("checkpoint",)  # in the code of one that keeps checkpoints
     number_alone: ClassVar[str] = ""  # what a single number that is reported is called, "" for the objective
 
     @classmethod
@@ -197,6 +198,12 @@ class OwnPaper(Paper):
     @classmethod
     def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
         return Fidelity("report", 1, steps or cls.declared_steps or ENDLESS)
+
+    @classmethod
+    def keeps_checkpoints(cls) -> bool:
+        """Whether it may go on from a checkpoint, as far as its source tells before it has run."""
+        texts = list(cls.source.files.values())
+        return not texts or all(any(word in text for text in texts) for word in cls.checkpoint_words)
 
     @abstractmethod
     def body(self, config: dict[str, Any], trial: Handle) -> Any:
