@@ -20,7 +20,10 @@ OWN = "own"  # the data set of the user's own
 # Tasks that read such a folder: every paper of ours of one of them has it among its data sets.
 OWN_TASKS = frozenset(
     {
+        "click-through rate prediction",
+        "forecasting",
         "graph classification",
+        "in-context learning",
         "link prediction",
         "node classification",
     }

@@ -19,14 +19,17 @@ from fairsweep.trainables.datasets import (
     binary_tables,
     ctr,
     deblurring,
+    examples,
     faces,
     graph_sets,
     graphs,
     images,
+    interactions,
     patterns,
     planetoid,
     segmentation,
     series,
+    spatial,
     synthetic_strings,
     tudataset,
 )
@@ -47,12 +50,17 @@ class Source:
     split: str = ""
 
 
+def _own(loader: Callable[[Path | None], Any]) -> Source:
+    """Of a task that reads nothing but the user's own so far."""
+    return Source({OWN: loader}, (OWN,))
+
+
 IMAGES = Source(images.LOADERS, ("cifar10", "cifar100", "fashion_mnist", "mnist"))
 NODES = Source(node_classification.LOADERS, (*planetoid.SIZES, *graphs.GNN_BENCHMARK, OWN))
 SOURCES: dict[str, tuple[Source, ...]] = {
     "architecture search": (IMAGES,),
-    "click-through rate prediction": (Source(ctr.LOADERS, ("csv", *ctr.PUBLIC)),),
-    "forecasting": (Source(series.LOADERS, series.FILES),),
+    "click-through rate prediction": (Source(ctr.LOADERS, ("csv", *ctr.PUBLIC, OWN)),),
+    "forecasting": (Source(series.LOADERS, (*series.FILES, OWN)),),
     "graph classification": (Source(graph_sets.LOADERS, (*tudataset.TU, OWN)), NODES),
     "image classification": (IMAGES,),
     "image denoising": (
@@ -63,7 +71,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     ),
     "image restoration": (Source(deblurring.LOADERS, ("gopro",)),),
     "image segmentation": (Source(segmentation.LOADERS, segmentation.LAYOUTS),),
-    "in-context learning": (Source(binary_tables.LOADERS, ("table",)),),
+    "in-context learning": (Source(binary_tables.LOADERS, ("table", OWN)),),
     "information plane": (Source(patterns.LOADERS, ("var_u",)),),
     "link prediction": (
         Source(
@@ -72,8 +80,12 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             split="links to train, to validate and to test, drawn anew for each seed",
         ),
     ),
+    "multi-task learning": (_own(examples.multi_task),),
     "node classification": (NODES,),
+    "recommendation": (_own(interactions.own),),
     "retrosynthesis": (Source(synthetic_strings.LOADERS, ()),),
+    "spatio-temporal forecasting": (_own(spatial.own),),
+    "tabular learning": (_own(examples.tabular),),
 }
 
 

@@ -6,44 +6,20 @@ business (`trainables.tasks.ctr`).
 
 from __future__ import annotations
 
-import json
 import lzma
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from dataclasses import fields as dataclass_fields
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from fairsweep.trainables.base import DataError, DataNotFound
-from fairsweep.trainables.datasets import delimited
 from fairsweep.trainables.datasets.cache import cached_arrays
-from fairsweep.trainables.datasets.delimited import Delimited, shown
 from fairsweep.trainables.datasets.fetch import wheel_member
 from fairsweep.trainables.datasets.frames import read_frame
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """n examples of F fields, the first m of which are numbers and the others categories.
-
-    ids: int32 (n, F), the category in 0..sizes[field]-1; 0 in fields of numbers. numbers: float64 (n, m), NaN where
-    one is missing: a time stamp in seconds loses minutes in float32, and 1e39 becomes infinite. labels: float32 (n,),
-    0 or 1. contexts: the fields that say who ("user") and what ("item"), by position. split: rows of the public
-    "train", "validation" and "test" part, which follow one another; None where there are none.
-    """
-
-    name: str
-    fields: tuple[str, ...]
-    ids: np.ndarray
-    sizes: tuple[int, ...]
-    numbers: np.ndarray
-    labels: np.ndarray
-    contexts: Mapping[str, tuple[int, ...]]
-    split: Mapping[str, range] | None = None
+from fairsweep.trainables.datasets.own import splits, tables
+from fairsweep.trainables.datasets.typed_tables import Table, read_csv
 
 
 def _categories(
@@ -118,6 +94,7 @@ def synthetic_multiplicative(data_dir: Path | None = None, rows: int = 40_000, s
 
 # ---- CSV files: a header, a column `label`, one column a field ----
 
+OWN_LAYOUT = "data.csv, or train.csv, validation.csv and test.csv, or the same as .parquet"
 _PARTS = {"train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
 
 
@@ -141,133 +118,6 @@ PUBLIC = {
     ),
     "avazu": _Public("Avazu_x1", (28300276, 4042897, 8085794), ("feat_9",), ("feat_14",)),
 }
-
-
-TYPES = "columns.json"
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What `columns.json` beside the files says of their columns: "numbers", "categories" and "missing" words."""
-
-    numbers: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-
-
-def _declared(name: str, folder: Path) -> Declared:
-    path = folder / TYPES
-    if not path.is_file():
-        return Declared()
-    wanted = '{"numbers": [..], "categories": [..], "missing": [..]} with lists of texts'
-    try:
-        found = json.loads(path.read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"data={name}: {TYPES} is not JSON ({error}); must be {wanted}") from None
-    known = {field.name for field in dataclass_fields(Declared)}
-    lists = isinstance(found, dict) and all(isinstance(value, list) for value in found.values())
-    if not lists or set(found) - known or not all(isinstance(w, str) for v in found.values() for w in v):
-        raise DataError(f"data={name}: {TYPES} must be {wanted}")
-    return Declared(**{key: tuple(value) for key, value in found.items()})
-
-
-def _number_columns(name: str, file: Delimited, label: str, declared: Declared) -> list[str]:
-    """The columns that are numbers: declared so, or with a decimal point and mostly numbers, by rows or by values.
-
-    DataError where a column is mostly such numbers and has other cells that nobody declared.
-    """
-    for column in (*declared.numbers, *declared.categories):
-        if column not in file.columns or column == label:
-            raise DataError(
-                f"data={name}: {TYPES} names the column {column!r}; the files have"
-                f" {', '.join(c for c in file.columns if c != label)}"
-            )
-    both = sorted(set(declared.numbers) & set(declared.categories))
-    if both:
-        raise DataError(f"data={name}: {TYPES} has {both[0]!r} among the numbers and the categories")
-    missing = ("", *declared.missing)
-    found = []
-    for column, cells in file.columns.items():
-        if column == label or column in declared.categories:
-            continue
-        good, absent = file.numeric(column, missing)
-        rows = np.bincount(cells.codes, minlength=len(cells.texts))
-        numbers, others = good & ~absent, ~good & ~absent
-        decimal = (cells.matching(r"[.eE]") & numbers).any()
-        # Most cells of a column of prices may be NULL, which is one word among many numbers.
-        mostly = rows[numbers].sum() > rows[others].sum() or numbers.sum() > others.sum()
-        if column in declared.numbers or (decimal and mostly):
-            found.append(column)
-    return found
-
-
-def read_csv(
-    name: str, paths: Sequence[Path], numbers: Sequence[str] | None = None
-) -> tuple[Table, list[int]]:
-    """One table of the CSV files `paths`, which have the same header, and the rows of each.
-
-    A column `label` (or `click`) of 0 and 1 is needed. `numbers` are the columns read as numbers, empty cells
-    as 0. None: those that `columns.json` in the folder of the files calls numbers, and those with a decimal point
-    in which numbers are the majority, of the cells or of the different ones. Every other cell of theirs must be empty
-    or one of the "missing" words of `columns.json`, and is NaN in the table. All other columns are categories, missing
-    being one of them.
-    """
-    file = delimited.read(name, delimited.from_files(paths))
-    label = next((c for c in ("label", "click") if c in file.columns), None)
-    if label is None or len(file.columns) < 3:
-        raise DataError(
-            f"data={name}: {paths[0].name} needs a column 'label' and two others, found"
-            f" {', '.join([*file.columns][:10])}"
-        )
-    empty = [source.file for source, count in zip(file.sources, file.rows, strict=True) if not count]
-    if empty:
-        raise DataError(f"data={name}: {empty[0]} has no rows below its header")
-    clicks = _clicks(name, file, label)
-    declared = _declared(name, paths[0].parent) if numbers is None else Declared()
-    missing = ("", *declared.missing)
-    if numbers is None:
-        chosen = _number_columns(name, file, label, declared)
-    else:
-        chosen = list(numbers)
-        absent = [column for column in numbers if column not in file.columns]
-        if absent:
-            raise DataNotFound(f"data={name}: needs a column {absent[0]!r} of numbers")
-    advice = (
-        f'; or say in {TYPES} beside it which cells are missing, {{"missing": ["NULL"]}}, or that these are'
-        ' categories, {"categories": ["name"]}'
-    )
-    found = {c: file.numbers(c, missing, advice if numbers is None else "") for c in chosen}
-    if numbers is not None:
-        found = {column: np.nan_to_num(values, nan=0.0) for column, values in found.items()}
-    categories = [c for c in file.columns if c != label and c not in found]
-    ids = np.zeros((sum(file.rows), len(found) + len(categories)), np.int32)
-    sizes = [1] * len(found)
-    for i, column in enumerate(categories, len(found)):
-        cells = file.columns[column]
-        texts = pc.if_else(pa.array(cells.among(missing)), "", cells.texts).dictionary_encode()
-        ids[:, i] = texts.indices.to_numpy(zero_copy_only=False)[cells.codes]
-        sizes.append(len(texts.dictionary))
-    fields = (*found, *categories)
-    contexts = {}
-    for fallback, (who, prefixes) in enumerate({"user": ("user",), "item": ("item", "ad")}.items()):
-        named = tuple(i for i, field in enumerate(fields) if field.lower().startswith(prefixes))
-        contexts[who] = named[:1] or (min(len(found) + fallback, len(fields) - 1),)
-    values = np.stack(list(found.values()), 1) if found else np.zeros((len(ids), 0))
-    return Table(name, fields, ids, tuple(sizes), values, clicks, contexts), list(file.rows)
-
-
-def _clicks(name: str, file: Delimited, label: str) -> np.ndarray:
-    """The column `label` as float32 (n,). DataError unless every cell is 0 or 1."""
-    cells = file.columns[label]
-    good, _ = file.numeric(label)
-    found = np.full(len(good), np.nan)
-    found[good] = cells.texts.filter(pa.array(good)).cast(pa.float64()).to_numpy(zero_copy_only=False)
-    bad = ~np.isin(found, (0, 1))
-    if bad.any():
-        row = cells.first(bad)
-        text = shown(cells.texts[int(cells.codes[row])].as_py())
-        raise DataError(f"data={name}: {file.where(row)}: column {label!r} has {text}, must be 0 or 1")
-    return found.astype(np.float32)[cells.codes]
 
 
 def _with_split(table: Table, rows: Sequence[int], contexts: Mapping[str, tuple[int, ...]]) -> Table:
@@ -298,7 +148,8 @@ def _public(name: str, data_dir: Path | None) -> Table:
     paths = _part_files(name, (data_dir / public.folder, data_dir))
     if paths is None:
         raise DataNotFound(f"data={name}: no {wanted} in data_dir={data_dir}")
-    table, rows = read_csv(name, paths, public.numbers)
+    table, file = read_csv(name, paths, public.numbers)
+    rows = file.rows
     if tuple(rows) != public.rows:
         raise DataNotFound(
             f"data={name}: {', '.join(_PARTS.values())} have {', '.join(map(str, rows))} rows, those of"
@@ -325,8 +176,8 @@ def own_csv(data_dir: Path | None = None) -> Table:
         )
     paths = _part_files("csv", (data_dir,))
     if paths is not None:
-        table, rows = read_csv("csv", paths)
-        return _with_split(table, rows, table.contexts)
+        table, file = read_csv("csv", paths)
+        return _with_split(table, file.rows, table.contexts)
     if not (data_dir / "data.csv").is_file():
         raise DataNotFound(
             f"data=csv: neither data.csv nor train.csv, valid.csv, test.csv in data_dir={data_dir}"
@@ -334,10 +185,19 @@ def own_csv(data_dir: Path | None = None) -> Table:
     return read_csv("csv", [data_dir / "data.csv"])[0]
 
 
+def own(data_dir: Path | None = None) -> Table:
+    """As `own_csv`, or the same in Parquet; a column `split` of the one file gives the parts."""
+    folder = tables.folder_of(data_dir, OWN_LAYOUT)
+    paths = tables.part_files(folder, "data", OWN_LAYOUT)
+    table, file = read_csv(tables.NAME, paths, skip=(splits.COLUMN,))
+    return replace(table, split=splits.of_files(file) or splits.given(file, optional=False))
+
+
 LOADERS: dict[str, Callable[[Path | None], Table]] = {
     "movielens_small": movielens_small,
     "synthetic_multiplicative": synthetic_multiplicative,
     "csv": own_csv,
+    "own": own,
     **{name: partial(_public, name) for name in PUBLIC},
 }
 

@@ -15,14 +15,17 @@ import numpy as np
 import scipy.sparse as sp
 
 from fairsweep.trainables.datasets import binary_tables, ctr, deblurring, fingerprints
+from fairsweep.trainables.datasets.examples import SHARES, Examples
 from fairsweep.trainables.datasets.faces import Faces
 from fairsweep.trainables.datasets.fetch import sha256
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.images import Images, stratified_split
+from fairsweep.trainables.datasets.interactions import Interactions
 from fairsweep.trainables.datasets.packed_graphs import GraphSet
 from fairsweep.trainables.datasets.patterns import Patterns
 from fairsweep.trainables.datasets.segmentation import Segmented
 from fairsweep.trainables.datasets.series import Series
+from fairsweep.trainables.datasets.spatial import Spatial
 from fairsweep.trainables.datasets.synthetic_strings import Strings
 
 
@@ -56,8 +59,8 @@ def _counts(labels: np.ndarray, classes: int | None = None, names: Sequence[str]
 
 def _by_shares(shares: tuple[float, float], what: str) -> str:
     """How parts are drawn of which each class has its share."""
-    rest = 1 - sum(shares)
-    return f"{rest:.2g}/{shares[0]:.2g}/{shares[1]:.2g} of the {what} of each class, {_EACH_SEED}"
+    parts = "/".join(f"{share:.2g}".lstrip("0") for share in (1 - sum(shares), *shares))
+    return f"{parts} of the {what}, {_EACH_SEED}"
 
 
 @singledispatch
@@ -136,10 +139,7 @@ def _clicks(data: ctr.Table) -> Description:
     columns = []
     for i, name in enumerate(data.fields):
         if i < count:
-            known = data.numbers[:, i][~np.isnan(data.numbers[:, i])]
-            what = f"{known.min():g} to {known.max():g}" if len(known) else "none"
-            missing = rows - len(known)
-            what += f", {missing} missing" if missing else ""
+            what = _spread(data.numbers[:, i])
         else:
             what = f"{data.sizes[i]} values"
         columns.append((name, "number" if i < count else "category", what + who.get(i, "")))
@@ -155,6 +155,89 @@ def _clicks(data: ctr.Table) -> Description:
         labels = {part: data.labels[chosen] for part, chosen in parts.items()}
         found.classes = {part: _counts(y, 2) for part, y in labels.items()}
         found.leaks = fingerprints.shared({part: keys[chosen] for part, chosen in parts.items()}, labels)
+    return found
+
+
+def _spread(values: np.ndarray) -> str:
+    """The range of numbers, and how many are missing."""
+    known = values[~np.isnan(values)]
+    what = f"{known.min():g} to {known.max():g}" if len(known) else "none"
+    return what + (f", {len(values) - len(known)} missing" if len(known) < len(values) else "")
+
+
+@describe.register
+def _examples(data: Examples) -> Description:
+    count = data.fields.numbers.shape[1]
+    columns = []
+    for i, name in enumerate(data.fields.names):
+        number = i < count
+        what = _spread(data.fields.numbers[:, i]) if number else f"{data.fields.sizes[i]} values"
+        columns.append((name, "number" if number else "category", what))
+    for target in data.targets:
+        if target.kind == "number":
+            columns.append((target.column, "target", f"a number, {_spread(target.values)}"))
+        else:
+            none = int((target.values < 0).sum())
+            what = f"{len(target.names)} classes" + (f", {none} missing" if none else "")
+            columns.append((target.column, "target", what))
+    keys = fingerprints.of_rows(
+        np.concatenate([data.fields.ids, np.nan_to_num(data.fields.numbers, nan=np.inf)], 1)
+    )
+    found = Description({"rows": len(data), "targets": len(data.targets)}, columns)
+    first = data.targets[0]
+    labels = first.values if first.kind == "class" else None
+    if data.split is None:
+        found.drawn = _by_shares(SHARES, "rows" if labels is None else "rows of each class")
+        if labels is not None:
+            found.classes = {"all": _counts(labels, len(first.names), first.names)}
+        found.leaks = fingerprints.repeated(keys, labels)
+        return found
+    found.parts = {part: len(rows) for part, rows in data.split.items()}
+    of = None if labels is None else {part: labels[rows] for part, rows in data.split.items()}
+    if of is not None:
+        found.classes = {part: _counts(y, len(first.names), first.names) for part, y in of.items()}
+    found.leaks = fingerprints.shared({part: keys[rows] for part, rows in data.split.items()}, of)
+    return found
+
+
+@describe.register
+def _interactions(data: Interactions) -> Description:
+    train = data.split["train"]
+    trained = np.bincount(data.items[train], minlength=len(data.item_names)) > 0
+    sizes: dict[str, Any] = {
+        "interactions": len(data),
+        "users": len(data.user_names),
+        "items": len(data.item_names),
+        "density": f"{len(data) / (len(data.user_names) * len(data.item_names)):.2%}",
+        "items never trained on": int((~trained).sum()),
+    }
+    columns = [("rating", "number", _spread(data.ratings))] if data.ratings is not None else []
+    leaks = None
+    if data.times is not None:
+        first, last = (np.datetime64(int(t), "s") for t in (data.times.min(), data.times.max()))
+        columns.append(("time", "time", f"{first} to {last}"))
+        # Whoever trains on what came after a test interaction knows the future of that user.
+        earliest = np.full(len(data.user_names), np.inf)
+        np.minimum.at(earliest, data.users[data.split["test"]], data.times[data.split["test"]])
+        after = int((data.times[train] > earliest[data.users[train]]).sum())
+        leaks = [
+            f"{after} of {len(train)} in the train part come after one of the same user in the test part"
+        ]
+        leaks = leaks if after else []
+    parts = {part: len(rows) for part, rows in data.split.items()}
+    dropped = {key: n for key, n in data.dropped.items() if n}
+    return Description(sizes, columns, parts, data.drawn, dropped=dropped, leaks=leaks)
+
+
+@describe.register
+def _spatial(data: Spatial) -> Description:
+    found = describe(data.series)
+    found.sizes["places"] = len(data.series.columns)
+    del found.sizes["target"]
+    found.sizes["links"] = "none given" if data.adjacency is None else data.adjacency.nnz
+    if data.adjacency is not None:
+        both = data.adjacency.getnnz(0) + data.adjacency.getnnz(1)
+        found.sizes["places without a link"] = int((both == 0).sum())
     return found
 
 
@@ -220,7 +303,7 @@ def _graph(data: Graph) -> Description:
         found.drawn = (
             f"{data.per_class[0]} nodes a class to train, {data.per_class[1]} to validate, {_EACH_SEED}"
             if data.shares is None
-            else _by_shares(data.shares, "nodes")
+            else _by_shares(data.shares, "nodes of each class")
         )
         found.classes = {"all": _counts(data.labels, data.classes, data.names)}
         some_nodes = (rows > 0) & (data.labels >= 0)
@@ -270,7 +353,7 @@ def _graph_set(data: GraphSet) -> Description:
         found.drawn = (
             f"{data.held_out[0]} graphs to validate and {data.held_out[1]} to test, {_EACH_SEED}"
             if data.shares is None
-            else _by_shares(data.shares, "graphs")
+            else _by_shares(data.shares, "graphs of each class")
         )
         found.classes = {"all": _counts(data.labels, data.classes, data.names)}
         found.leaks = fingerprints.repeated(keys, data.labels)

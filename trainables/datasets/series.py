@@ -7,7 +7,7 @@ Every loader returns the whole series in order of time; parts and standardisatio
 from __future__ import annotations
 
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,11 +16,12 @@ from typing import Literal
 import numpy as np
 
 from fairsweep.trainables.base import DataError, DataNotFound
-from fairsweep.trainables.datasets import delimited
+from fairsweep.trainables.datasets import delimited, times
 from fairsweep.trainables.datasets.cache import cached_arrays
-from fairsweep.trainables.datasets.delimited import Delimited, shown
+from fairsweep.trainables.datasets.delimited import Delimited
 from fairsweep.trainables.datasets.fetch import sha256, wheel_member
 from fairsweep.trainables.datasets.frames import read_frame
+from fairsweep.trainables.datasets.own import splits, tables
 
 HOUR = np.timedelta64(1, "h")
 DAY = np.timedelta64(1, "D")
@@ -151,43 +152,6 @@ FILES: dict[str, tuple[str, tuple[str, ...], tuple[int, int], tuple[int, int, in
 _UNEVEN = {"weather": ("2020-05-12T06:00:00", "2020-05-29T11:10:00")}
 
 
-def _dates(name: str, file: Delimited) -> np.ndarray:
-    """The column `date` as datetime64[s]. DataError unless each follows the one before at the same distance."""
-    cells = file.columns["date"]
-
-    def refuse(row: int, reason: str) -> DataError:
-        return DataError(f"data={name}: {file.where(row)}: {reason}")
-
-    def text(row: int) -> str:
-        return shown(cells.texts[int(cells.codes[row])].as_py())
-
-    bad = ~cells.matching(r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2})?)?$")
-    wanted = "must be a time such as 2016-07-01 00:00:00"
-    if bad.any():
-        row = cells.first(bad)
-        raise refuse(row, f"column 'date' has {text(row)}, {wanted}")
-    for at, date in enumerate(cells.texts.to_pylist()):
-        try:
-            np.datetime64(date)
-        except ValueError:
-            row = cells.first(np.arange(len(cells.texts)) == at)
-            raise refuse(row, f"column 'date' has {text(row)}, which is no date; {wanted}") from None
-    dates = np.array(cells.texts.to_pylist(), "datetime64[s]")[cells.codes]
-    steps = np.diff(dates)
-    forward = steps[steps > np.timedelta64(0)].astype(np.int64)
-    step = np.timedelta64(int(np.median(forward)) if len(forward) else 0, "s")
-    known = np.isin(dates[1:], np.array(_UNEVEN.get(name, ()), "datetime64[s]")) & (
-        steps >= np.timedelta64(0)
-    )
-    uneven = ((steps != step) | (steps <= np.timedelta64(0))) & ~known
-    for row in np.flatnonzero(uneven)[:1] + 1:
-        kinds = {-1: "lies before the one above it", 0: "is the one above it again"}
-        kind = kinds.get(int(np.sign(steps[row - 1].astype(np.int64))))
-        reason = kind or f"follows after {steps[row - 1].item()}, most dates after {step.item()}"
-        raise refuse(row, f"the date {text(row)} {reason}; rows must follow one another at one distance")
-    return dates
-
-
 def read_csv(name: str, content: bytes, file: str = "the file") -> dict[str, np.ndarray]:
     """Dates, values and column names of a CSV file with columns `date` and `OT`; `OT` is moved to the end.
 
@@ -200,7 +164,7 @@ def read_csv(name: str, content: bytes, file: str = "the file") -> dict[str, np.
             raise DataError(
                 f"data={name}: needs one column {column!r}, found {', '.join([*table.columns][:10])}"
             )
-    dates = _dates(name, table)
+    dates = times.even(table, "date", _UNEVEN.get(name, ()))
     columns = [c for c in table.columns if c not in ("date", "OT")] + ["OT"]
     return {
         "dates": dates,
@@ -239,6 +203,67 @@ def _from_file(name: str, data_dir: Path | None) -> Series:
     return Series(name, table["dates"], table["values"], tuple(table["columns"].tolist()), "year", months)
 
 
+# ---- one's own ----
+
+TIMES, TARGETS = ("time", "date"), ("target", "OT")
+OWN_LAYOUT = "series.csv or series.parquet: a column 'time', and one column of numbers each"
+
+
+def _named(table: Delimited, known: Sequence[str]) -> str | None:
+    return next((column for column in known if column in table.columns), None)
+
+
+def own(data_dir: Path | None = None) -> Series:
+    """`series.csv` or `series.parquet` (or the only such file) of `data_dir`: a column `time` or `date`, evenly spaced
+    and in order, and columns of numbers. The target is the column `target` or `OT`, else the last one.
+
+    A column `split` gives the parts, which follow one another in time. Days of the month and of the year count from two
+    years on.
+    """
+    folder = tables.folder_of(data_dir, OWN_LAYOUT)
+    table = tables.read(tables.only(folder, "series", OWN_LAYOUT))
+    time, target = _named(table, TIMES), _named(table, TARGETS)
+    if time is None:
+        raise DataError(
+            f"data=own: {table.sources[0].file} has no column 'time' or 'date'; it has"
+            f" {', '.join([*table.columns][:10])}"
+        )
+    columns = [c for c in table.columns if c not in (time, target, splits.COLUMN)] + (
+        [target] if target else []
+    )
+    if not columns:
+        raise DataError(f"data=own: {table.sources[0].file} has no column of numbers beside {time!r}")
+    dates = times.even(table, time)
+    if len(dates) < 10:
+        raise DataError(
+            f"data=own: {table.sources[0].file} has {len(dates)} rows; needs ten at least, for three parts"
+        )
+    values = tables.matrix(table, columns)
+    calendar: Literal["week", "year"] = "year" if dates[-1] - dates[0] >= 730 * DAY else "week"
+    return Series("own", dates, values, tuple(columns), calendar, _in_order(table))
+
+
+def _in_order(table: Delimited) -> tuple[int, int, int] | None:
+    """Rows of the parts as the column `split` gives them; DataError unless they follow one another."""
+    if splits.COLUMN not in table.columns:
+        return None
+    parts = splits.given(table, optional=False)
+    assert parts is not None
+    numbers = np.empty(sum(table.rows), np.int64)
+    for i, part in enumerate(splits.PARTS):
+        numbers[parts[part]] = i
+    back = np.flatnonzero(np.diff(numbers) < 0)
+    if len(back):
+        row = int(back[0]) + 1
+        raise tables.refuse_row(
+            table,
+            row,
+            f"column 'split' has {splits.PARTS[numbers[row]]!r} after {splits.PARTS[numbers[row - 1]]!r}; parts must"
+            " follow one another in time: train, validation, test",
+        )
+    return len(parts["train"]), len(parts["validation"]), len(parts["test"])
+
+
 # SHA-256 of the numbers as little-endian float64, row by row: line ends of the file do not matter.
 _DIGESTS = {"ett_h1": "56acd88bf17b05aae0998425a44df544401c3627f875eb02ccf12d081bf56b6c"}
 
@@ -247,6 +272,7 @@ LOADERS: dict[str, Callable[[Path | None], Series]] = {
     "seattle_temps": seattle_temps,
     "sines": sines,
     **{name: partial(_from_file, name) for name in FILES},
+    "own": own,
 }
 
 

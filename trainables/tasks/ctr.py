@@ -115,7 +115,7 @@ class CTRTask:
         self.fields, self.generator = table.fields, generator
         self.sizes = tuple(size + 1 for size in table.sizes)
         self.contexts = {"none": (), **table.contexts}
-        split = table.split or random_split(len(table.labels), rng)
+        split = table.split if table.split is not None else random_split(len(table.labels), rng)
         self.parts = {part: torch.as_tensor(np.asarray(rows), device=device) for part, rows in split.items()}
         for part, rows in self.parts.items():
             clicks = int(self.labels[rows].sum())

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairsweep.trainables.base import DataError, Metric
+from fairsweep.trainables.base import OWN, DataError, Metric
 from fairsweep.trainables.datasets import series
 
 METRICS = (
@@ -22,6 +22,7 @@ METRICS = (
     Metric("test_mae", "min", "test", "standardised"),
 )
 SPLITS = ("standard", "authors")
+_SHORTER = "; give a longer series, or shorter windows by space.horizon and space.seq_len"
 FEATURES = ("univariate", "multivariate")
 
 
@@ -104,9 +105,11 @@ class ForecastingTask:
             begin, end = first[part], last[part] - horizon + 1
             if end <= begin:
                 room = last[part] - first[part]
-                raise ValueError(
+                # Of one's own series nothing is known beforehand: what does not fit it ends a sweep before it begins.
+                raise (DataError if name == OWN else ValueError)(
                     f"horizon={horizon}: the {part} part of {name} has only {room} steps"
                     + (f" after the first seq_len={seq_len}" if part == "train" else "")
+                    + (_SHORTER if name == OWN else "")
                 )
             # A window is named by the first step of its horizon.
             self.starts[part] = torch.arange(begin, end, device=device)

@@ -168,7 +168,10 @@ def test_every_paper_has_data_that_can_be_checked(slug: str, monkeypatch: pytest
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["final_mlp", "{}"], "holds none of csv, frappe, movielens_latest, criteo, avazu; --data NAME says"),
+        (
+            ["final_mlp", "{}"],
+            "holds nothing; needs data.csv, or train.csv, validation.csv and test.csv, or the",
+        ),
         (["final_mlp", "{}/no"], "/no: there is no such folder"),
         (
             ["final_mlp", "{}", "--data", "cora"],

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from fairsweep.trainables.base import DataError
-from fairsweep.trainables.datasets import binary_tables, ctr, delimited
+from fairsweep.trainables.datasets import binary_tables, ctr, delimited, typed_tables
 from fairsweep.trainables.tasks.ctr import CTRTask
 
 HEADER = "label,user,price,ad\n"
@@ -23,7 +23,7 @@ def written(folder: Path, text: str, types: str | None = None, file: str = "data
     folder.mkdir(exist_ok=True)
     (folder / file).write_text(text, newline="")
     if types is not None:
-        (folder / ctr.TYPES).write_text(types)
+        (folder / typed_tables.TYPES).write_text(types)
     return folder
 
 

@@ -47,7 +47,7 @@ def test_the_page_shows_what_the_template_writes(task: str, template: Folder) ->
 
 @pytest.mark.parametrize("task", templates.TEMPLATES)
 def test_a_template_can_be_checked(task: str, template: Folder) -> None:
-    (found,) = data_check.check(task, template(task))
+    (found,) = data_check.check(task, template(task), OWN)
     about = found.description
     assert found.data == OWN and about.sizes and (about.parts or about.drawn)
     assert json.dumps(found.to_dict())

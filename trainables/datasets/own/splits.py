@@ -47,6 +47,14 @@ def given(table: Delimited, optional: bool = True) -> dict[str, np.ndarray] | No
     return found
 
 
+def of_files(table: Delimited) -> dict[str, np.ndarray] | None:
+    """Rows of each part where these are files of their own; None for a table of one file."""
+    if len(table.rows) == 1:
+        return None
+    ends = np.cumsum([0, *table.rows])
+    return {part: np.arange(*ends[i : i + 2]) for i, part in enumerate(PARTS)}
+
+
 def check(parts: Mapping[str, Sequence[int] | np.ndarray], where: str) -> None:
     """DataError if a part has nothing in it."""
     for name in PARTS:

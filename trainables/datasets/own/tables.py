@@ -35,6 +35,31 @@ def present(folder: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
+def only(folder: Path, stem: str, layout: str) -> Path:
+    """`present`, or else the only file of the folder that ends like a table. DataNotFound if there is none of them."""
+    found = present(folder, stem)
+    others = [path for path in sorted(folder.glob("*")) if path.suffix in ENDINGS]
+    if found is None and len(others) != 1:
+        raise DataNotFound(f"data={NAME}: data_dir={folder} holds {listing(folder)}; needs {layout}")
+    return found or others[0]
+
+
+def part_files(folder: Path, stem: str, layout: str) -> list[Path]:
+    """The files of the three parts, or the one file `stem`; or else the only file that ends like a table.
+
+    DataNotFound if there is none of them, DataError if a part is missing.
+    """
+    stems = (("train", "training"), ("validation", "valid", "val"), ("test",))
+    parts = [next((p for s in names if (p := present(folder, s))), None) for names in stems]
+    if not any(parts):
+        return [only(folder, stem, layout)]
+    missing = [names[0] for names, path in zip(stems, parts, strict=True) if path is None]
+    if missing:
+        held = ", ".join(path.name for path in parts if path)
+        raise DataError(f"data={NAME}: {folder} has {held} and no {missing[0]}.csv or {missing[0]}.parquet")
+    return [path for path in parts if path]
+
+
 def listing(folder: Path) -> str:
     """What lies in `folder`, for a message."""
     names = (

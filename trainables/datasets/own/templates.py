@@ -79,7 +79,104 @@ def _graphs(folder: Path) -> None:
     _csv(folder / "edges.csv", ["graph", "source", "target", "type"], edges)
 
 
+# ---- tables and series ----
+
+
+def _hours(n: int) -> list[str]:
+    times = np.datetime64("2024-01-01", "m") + np.arange(n) * np.timedelta64(1, "h")
+    return [str(time).replace("T", " ") for time in times]
+
+
+def _daily(rng: np.random.Generator, n: int, phase: float) -> np.ndarray:
+    """A day's course with noise, two decimals (n,)."""
+    noise = rng.normal(0, 0.3, n)
+    return (10 + 3 * np.sin(2 * np.pi * (np.arange(n) / 24 + phase)) + noise).round(2)
+
+
+def _series(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = zip(_hours(1800), _daily(rng, 1800, 0.2), _daily(rng, 1800, 0.0), strict=True)
+    _csv(folder / "series.csv", ["time", "temperature", "demand"], rows)
+
+
+def _spatial(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    places = ["north", "centre", "south"]
+    rows = zip(_hours(240), *(_daily(rng, 240, i / 12) for i in range(3)), strict=True)
+    _csv(folder / "series.csv", ["time", *places], rows)
+    links = [["north", "centre", 0.8], ["centre", "north", 0.5], ["centre", "south", 0.6]]
+    _csv(folder / "adjacency.csv", ["source", "target", "weight"], links)
+
+
+def _shop(rng: np.random.Generator, n: int) -> tuple[list[list[Any]], np.ndarray]:
+    """Rows of user, item, weekday and price, and how much each is wanted, from 0 to 1."""
+    user, item, day = rng.integers(30, size=n), rng.integers(12, size=n), rng.integers(7, size=n)
+    price = rng.gamma(4, 5, n).round(2)
+    wanted = 1 / (1 + np.exp(0.08 * (price - 20) - (user % 3 == item % 3)))
+    days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+    rows = [[f"u{u}", f"i{i}", days[d], p] for u, i, d, p in zip(user, item, day, price, strict=True)]
+    return rows, wanted
+
+
+def _clicks(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, wanted = _shop(rng, 400)
+    clicks = (rng.random(400) < wanted).astype(int)
+    header = ["label", "user", "item", "weekday", "price"]
+    _csv(folder / "data.csv", header, [[c, *row] for c, row in zip(clicks, rows, strict=True)])
+
+
+def _several(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows, wanted = _shop(rng, 300)
+    clicks = rng.random(300) < wanted
+    stars = (1 + 4 * wanted + rng.normal(0, 0.3, 300)).round(2)
+    header = ["label_click", "label_rating", "user", "item", "weekday", "price"]
+    labels = [[int(c), s if c else ""] for c, s in zip(clicks, stars, strict=True)]
+    _csv(folder / "data.csv", header, [[*label, *row] for label, row in zip(labels, rows, strict=True)])
+
+
+def _interactions(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for user in range(25):
+        items = rng.choice(20, size=int(rng.integers(4, 9)), replace=False)
+        days = np.sort(rng.choice(300, size=len(items), replace=False))
+        dates = [str(np.datetime64("2024-01-01") + int(day)) for day in days]
+        rows += [
+            [f"u{user}", f"film{i}", int(rng.integers(1, 6)), d] for i, d in zip(items, dates, strict=True)
+        ]
+    _csv(folder / "interactions.csv", ["user", "item", "rating", "time"], rows)
+
+
+def _flowers(rng: np.random.Generator, n: int) -> tuple[list[list[float]], list[str]]:
+    """n times three lengths in centimetres, and which of two kinds they are of."""
+    kind = np.arange(n) % 2
+    sizes = rng.normal(0, 0.4, (n, 3)) + np.array([5, 3, 2]) + kind[:, None] * np.array([0.5, -0.3, 0.7])
+    return sizes.round(2).tolist(), [("lily", "rose")[k] for k in kind]
+
+
+def _two_classes(folder: Path) -> None:
+    rows = zip(*_flowers(np.random.default_rng(0), 200), strict=True)
+    _csv(folder / "table.csv", ["length", "width", "leaf", "label"], [[*row, kind] for row, kind in rows])
+
+
+def _tabular(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes, kinds = _flowers(rng, 120)
+    colours = np.array(["red", "white", "pink"])[rng.integers(3, size=120)]
+    rows = [[*row, c, kind] for row, c, kind in zip(sizes, colours, kinds, strict=True)]
+    _csv(folder / "table.csv", ["length", "width", "leaf", "colour", "label"], rows)
+
+
 TEMPLATES: dict[str, Template] = {
+    "click-through rate prediction": Template(_clicks, ("data.csv",)),
+    "forecasting": Template(_series, ("series.csv",)),
+    "in-context learning": Template(_two_classes, ("table.csv",)),
+    "multi-task learning": Template(_several, ("data.csv",)),
+    "recommendation": Template(_interactions, ("interactions.csv",)),
+    "spatio-temporal forecasting": Template(_spatial, ("series.csv", "adjacency.csv")),
+    "tabular learning": Template(_tabular, ("table.csv",)),
     "graph classification": Template(_graphs, ("graphs.csv", "nodes.csv", "edges.csv")),
     "link prediction": Template(lambda folder: _nodes(folder, False), ("nodes.csv", "edges.csv")),
     "node classification": Template(lambda folder: _nodes(folder, True), ("nodes.csv", "edges.csv")),
