@@ -37,7 +37,6 @@ from fairsweep.trainables.own.source import absolute as absolute_reference
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONF = Path(__file__).parent / "conf"
-_registered: dict[str, Space] = {}  # what Hydra's store holds
 OWN = "own-trainable"  # what Hydra knows a trainable of the user's by
 TRAINER = "pa_da"  # the paper that trains a supernet
 WITH_MAXIMUM = ("median", "hyperband", "pbt")  # schedulers that divide the longest training
@@ -87,7 +86,7 @@ def compose_tree(
     for word in words:
         if not storable(word):
             raise UserError(f"{bounded(word, 200)}: is not valid Unicode (UTF-8); rename what it names")
-    _register_papers()
+    _register_papers(words)
     _check_choices(words, groups)
     prepared = [overrides.prepared(_own_word(word) if root == "config" else word) for word in words]
     GlobalHydra.instance().clear()
@@ -205,22 +204,21 @@ def group_options(group: str) -> list[str]:
 # -- composition --------------------------------------------------------------------------------------
 
 
-def _register_papers() -> None:
+def _register_papers(words: Sequence[str]) -> None:
+    """Gives Hydra the papers that `words` may choose: it copies all that it has been given each time it composes."""
     store = ConfigStore.instance()
-    for slug in catalog.slugs():
+    named = {key: value for key, _, value in (word.partition("=") for word in words)}
+    chosen = catalog.slugs() if named.get("experiment") else [named.get("trainable", "")]
+    store.repo.pop("trainable", None)
+    for slug in chosen:
+        if slug not in catalog.slugs():
+            continue
         try:
             space = catalog.space_of(slug)
         except (SpaceError, OSError) as error:
             raise UserError(f"trainable={slug}: {error}") from None
-        if _registered.get(slug) is space:  # making a node of a space takes longer than composing with it
-            continue
-        _registered[slug] = space
-        store.store(
-            group="trainable",
-            name=slug,
-            package="_global_",
-            node={"trainable": slug, "space": space.to_mapping()},
-        )
+        node = {"trainable": slug, "space": space.to_mapping()}
+        store.store(group="trainable", name=slug, package="_global_", node=node)
 
 
 def _own_word(word: str) -> str:
