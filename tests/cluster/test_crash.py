@@ -220,7 +220,8 @@ def test_search_killed_in_each_phase_ends_as_the_uninterrupted_one(tmp_path: Pat
             assert row["alone"] is None or Path(row["folder"], "architecture.svg").is_file()
 
 
-@pytest.mark.parametrize("grow", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("grow", [False, True])
 def test_a_search_runs_from_the_command_line_and_can_grow(tmp_path: Path, grow: bool) -> None:
     small = ["train.steps=1", "search.evaluations=6", "search.batch=3", "retrain.top=1", "retrain.seeds=1",
              "retrain.steps=1", "name=s", f"storage={tmp_path}", "cluster.cpus=1"]  # fmt: skip

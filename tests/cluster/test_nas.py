@@ -47,9 +47,16 @@ SMALL = (
 )  # fmt: skip
 
 
-# Reports after which a driver dies, of so many: a few that stand for all, and (slow) all.
-MOMENT = {"few": lambda reports: sorted({0, reports // 2, reports - 1}), "all": range}
+# Reports after which a driver dies, of so many: one in the middle, a few that stand for all, and (slow) all.
+MOMENT = {
+    "one": lambda reports: [reports // 2],
+    "few": lambda reports: sorted({0, reports // 2, reports - 1}),
+    "all": range,
+}
 MOMENTS = pytest.mark.parametrize("moments", ["few", pytest.param("all", marks=pytest.mark.slow)])
+MOMENTS_OF_LONG_ONES = pytest.mark.parametrize(
+    "moments", ["one", pytest.param("all", marks=pytest.mark.slow)]
+)
 
 
 class Crash(Exception):
@@ -384,7 +391,7 @@ def test_what_a_front_finds_beyond_a_limit_is_not_trained_alone(tmp_path: Path) 
     assert [engine.search.architecture(job) for job in jobs] == [None, "30.0"]
 
 
-@MOMENTS
+@MOMENTS_OF_LONG_ONES
 def test_a_front_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path, moments: str) -> None:
     whole = Engine(tmp_path / "whole", *FRONT, "data=digits300")
     whole.run()

@@ -68,6 +68,7 @@ def test_every_point_of_the_front_is_a_network_that_was_cut_and_measured(tmp_pat
     assert rows[0]["params"] > rows[1]["params"] and any(row["on_front"] for row in rows)
 
 
+@pytest.mark.slow
 def test_a_front_of_both_modes_that_is_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path: Path) -> None:
     def without_times(engine: Engine) -> list[dict[str, Any]]:
         return [{k: v for k, v in row.items() if k not in TIMES} for row in engine.architectures()]
@@ -85,6 +86,7 @@ def test_a_front_of_both_modes_that_is_killed_anywhere_ends_as_the_uninterrupted
         assert without_times(again) == without_times(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_a_network_of_ones_own_and_its_own_front(tmp_path: Path) -> None:
     words = ("algorithm=oto_v2", "target=0.5", "algorithm.steps=3", "data=digits300")

@@ -30,7 +30,7 @@ def test_the_skeleton_passes_the_contract_and_is_formatted(checkout: Path) -> No
     python = [sys.executable, "-m"]
     test = subprocess.run(
         [*python, "pytest", "tests/trainables/test_contract.py", "tests/trainables/test_my_method.py",
-         "-k", "my_method", "-p", "no:cacheprovider"],
+         "-k", "my_method", "-n", "0", "-p", "no:cacheprovider"],
         cwd=checkout, env=env, capture_output=True, text=True,
     )  # fmt: skip
     assert test.returncode == 0, test.stdout

@@ -73,7 +73,9 @@ def test_the_papers_that_hand_their_network_over() -> None:
         assert catalog.get(slug).metric(catalog.get(slug).objective).mode == "max"
 
 
-@pytest.mark.parametrize("slug", PAPERS)
+@pytest.mark.parametrize(
+    "slug", [pytest.param(p, marks=pytest.mark.slow) if p == "att_swin_unet" else p for p in PAPERS]
+)
 def test_a_paper_is_trained_by_its_loss_and_measured_by_its_metric(slug: str) -> None:
     made = trial(slug)
     rows, tests, found = finished(made), made.test(), made.found()
