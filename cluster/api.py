@@ -19,7 +19,7 @@ from fairsweep.cluster.commands import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.storage import existing, open_store
 from fairsweep.search_spaces._parameter import hydra_word
-from fairsweep.trainables.own.source import loading
+from fairsweep.trainables.own.loading import loading
 
 RUNNING = "running"
 

@@ -23,21 +23,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fairsweep.analysis.text import bounded, escaped, storable
-from fairsweep.cluster import overrides
+from fairsweep.cluster import choice, overrides
 from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.algorithms import SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
-from fairsweep.trainables import catalog, objective
+from fairsweep.trainables import catalog
 from fairsweep.trainables.base import DataError, Paper
 from fairsweep.trainables.own.running import ENDLESS
-from fairsweep.trainables.own.source import TrainableError, is_reference
-from fairsweep.trainables.own.source import absolute as absolute_reference
+from fairsweep.trainables.own.source import is_reference
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONF = Path(__file__).parent / "conf"
-OWN = "own-trainable"  # what Hydra knows a trainable of the user's by
 TRAINER = "pa_da"  # the paper that trains a supernet
 WITH_MAXIMUM = ("median", "hyperband", "pbt")  # schedulers that divide the longest training
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
@@ -54,7 +52,7 @@ class Settings:
     @cached_property
     def paper(self) -> type[Paper]:
         """What is tuned, on the objective that `metric` says."""
-        return tuned(self.tree)
+        return choice.tuned(self.tree)
 
     def __getattr__(self, group: str) -> Any:
         tree = object.__getattribute__(self, "tree")
@@ -88,7 +86,7 @@ def compose_tree(
             raise UserError(f"{bounded(word, 200)}: is not valid Unicode (UTF-8); rename what it names")
     _register_papers(words)
     _check_choices(words, groups)
-    prepared = [overrides.prepared(_own_word(word) if root == "config" else word) for word in words]
+    prepared = [overrides.prepared(choice.own_word(word) if root == "config" else word) for word in words]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -138,7 +136,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration. UnknownPaper where its plug-in is not at hand."""
     raw = as_mapping(tree)
     slug = raw["trainable"]
-    paper = tuned(raw)
+    paper = choice.tuned(raw)
     try:
         space = Space.from_mapping(
             raw["space"], f"trainable={slug}", declared=paper.space(), papers=not is_reference(slug)
@@ -184,15 +182,6 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     return Settings(slug, space, raw)
 
 
-def tuned(raw: Mapping[str, Any]) -> type[Paper]:
-    """The class that a configuration tunes, on the objective that it says. UserError, UnknownPaper."""
-    choice = {"metric": raw.get("metric"), "mode": raw.get("mode")}
-    try:
-        return objective.chosen(catalog.get(raw["trainable"], choice), **choice)
-    except (SpaceError, ValueError) as error:
-        raise UserError(str(error)) from None
-
-
 def group_options(group: str) -> list[str]:
     """What can be chosen for a Hydra group."""
     if group == "trainable":
@@ -219,23 +208,6 @@ def _register_papers(words: Sequence[str]) -> None:
             raise UserError(f"trainable={slug}: {error}") from None
         node = {"trainable": slug, "space": space.to_mapping()}
         store.store(group="trainable", name=slug, package="_global_", node=node)
-
-
-def _own_word(word: str) -> str:
-    """A choice of a trainable of the user's as that of a node of its own, which holds its space; UserError."""
-    key, _, value = word.partition("=")
-    if value[:1] in ("'", '"') and value[-1:] == value[:1]:
-        value = value[1:-1].replace(f"\\{value[0]}", value[0])
-    if key != "trainable" or not is_reference(value):
-        return word
-    try:
-        reference = absolute_reference(value)
-        space = catalog.get(reference).space()
-    except (TrainableError, SpaceError) as error:
-        raise UserError(str(error)) from None
-    node = {"trainable": reference, "space": space.to_mapping()}
-    ConfigStore.instance().store(group="trainable", name=OWN, package="_global_", node=node)
-    return f"trainable={OWN}"
 
 
 def _explain(error: Exception, words: Sequence[str], root: str, pruned: str | None) -> str:

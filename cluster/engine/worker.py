@@ -93,7 +93,7 @@ class LegRunner:
             if self.paper is None:
                 self._build()
             self._train(rows, report)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # of the trial's code, which is somebody's own
             report["status"] = "lost" if is_storage_fault(error) else "failed"
             report["failure"] = {"reason": describe(error), "error": bounded(traceback.format_exc(), ERROR)}
             report.pop("test", None)

@@ -39,6 +39,7 @@ def regrown(
     with plugin_named(record):
         tree = OmegaConf.create(record.sweep["config"])
         words = sources.take_up(record, words, tree)
+    with plugin_named(record), sources.told(record, changes):
         settings = check(changed(tree, words, growable, used_s(record)))
     early = OmegaConf.select(tree, "scheduler.name")
     members = record.sweep["trials_budget"]

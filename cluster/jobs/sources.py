@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from fairsweep.analysis.store import SweepRecord, SweepWriter
 from fairsweep.cluster.errors import UserError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper
+from fairsweep.trainables.catalog import UnknownPaper
 from fairsweep.trainables.own import known
 from fairsweep.trainables.own import source as sources
-from fairsweep.trainables.own.source import LARGEST, NOTEBOOK, Source, TrainableError, is_reference
+from fairsweep.trainables.own.source import LARGEST, NOTEBOOK, NotThere, Source, TrainableError, is_reference
 
 STORED = "source=stored"
 
@@ -79,14 +81,27 @@ def take_up(record: SweepRecord, words: Sequence[str], tree: Any) -> list[str]:
         known.unpin(reference)
         try:
             sources.read(reference)
+        except NotThere:
+            if stored.files:
+                known.pin(stored)
         except TrainableError:
-            if not stored.files:
-                raise
-            known.pin(stored)
+            pass  # said where the settings are checked
     return rest
 
 
-def change(record: SweepRecord, paper: type[Paper]) -> str:
+@contextlib.contextmanager
+def told(record: SweepRecord, words: Sequence[str]) -> Iterator[None]:
+    """Adds to what is wrong with the file of a stored sweep that its text is kept."""
+    try:
+        yield
+    except (UserError, UnknownPaper) as error:
+        text, reference = str(error.args[0]), record.sweep.get("reference")
+        if not reference or STORED in words or f"trainable={reference}" not in text:
+            raise
+        raise type(error)(f"{text}; {STORED} resumes with the text that the sweep began with") from None
+
+
+def _change(record: SweepRecord, paper: type[Paper]) -> str:
     """What is to be said of a source that is not what it was, "" if it is."""
     found = known.source_of(paper)
     before = record.sweep.get("source_digest")
@@ -103,15 +118,17 @@ def change(record: SweepRecord, paper: type[Paper]) -> str:
     )
 
 
-def enter(writer: SweepWriter, paper: type[Paper], news: str) -> None:
-    """Puts a source that has changed into the store, and the one before among the events."""
+def enter(writer: SweepWriter, paper: type[Paper]) -> tuple[str, ...]:
+    """Puts a source that has changed into the store, and the one before among the events; what is to be said of it."""
+    news = _change(writer.record, paper)
     found = known.source_of(paper)
     if found is None or writer.record.sweep.get("source_digest") == found.digest:
-        return
+        return (news,) if news else ()
     before = {k: writer.record.sweep.get(k) for k in ("reference", "source_digest", "source")}
     with writer.batch():
         writer.event("source", **before)
         writer.sweep(**columns(paper))
+    return (news,)
 
 
 # -- objects ------------------------------------------------------------------------------------------------

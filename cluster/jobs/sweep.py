@@ -60,7 +60,6 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     found = store.read(name)
     settings, again = growth.regrown(found, changes, config.check)
     paper = settings.paper
-    news = sources.change(found, paper)
     _preflight(settings, paper)
     with engine(settings, store) as concurrent:
         writer = store.open(name)
@@ -68,9 +67,8 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
             growth.retry_failed(writer)
         record = writer.record
         writer.sweep(**_resumed_row(settings))
-        sources.enter(writer, paper, news)
-        said = (news,) if news else ()
-        return _drive(settings, paper, store, name, writer, record, concurrent, display or Display(), said)
+        news = sources.enter(writer, paper)
+        return _drive(settings, paper, store, name, writer, record, concurrent, display or Display(), news)
 
 
 @contextlib.contextmanager

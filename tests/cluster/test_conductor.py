@@ -16,9 +16,8 @@ from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.worker import LegRunner
-from fairsweep.cluster.jobs import growth, sweep
+from fairsweep.cluster.jobs import growth, sources, sweep
 from fairsweep.search_spaces.algorithms import OptunaSearch
-from fairsweep.trainables import catalog
 
 
 class Crash(Exception):
@@ -35,27 +34,30 @@ class Engine:
     def open(self, changes: list[str] | None = None) -> None:
         if not self.store.has(self.name):
             self.settings = config.load(self.overrides)
-            self.paper = catalog.get(self.settings.trainable)
+            self.paper = self.settings.paper
             self.writer = self.store.create(
                 self.name,
                 sweep.sweep_row(self.settings, self.paper),
                 config_fields=self.settings.space.arrow_fields(),
                 metric_names=[m.name for m in self.paper.metrics],
             )
-            record = None
+            record, news = None, ()
         else:
             self.settings, again = growth.regrown(self.store.read(self.name), changes or [], config.check)
-            self.paper = catalog.get(self.settings.trainable)
+            self.paper = self.settings.paper
             self.writer = self.store.open(self.name)
             if again:
                 growth.retry_failed(self.writer)
             record = self.writer.record
             self.writer.sweep(**sweep._resumed_row(self.settings))
+            news = sources.enter(self.writer, self.settings.paper)
         concurrent = self.settings.budget["concurrent"] or 1
         self.checkpoints = Checkpoints(self.store.checkpoint_dir(self.name))
         self.conductor = sweep.make_conductor(
             self.settings, self.paper, self.writer, concurrent, record, checkpoints=self.checkpoints
         )
+        for text in news:
+            self.conductor.note(text)
         self.post = sweep.make_post(self.settings, self.store, self.name)
 
     def run(

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fairsweep.trainables.base import Paper
-from fairsweep.trainables.own import adapt, source
-from fairsweep.trainables.own.source import Loaded, Source, TrainableError
+from fairsweep.trainables.own import adapt, loading, source
+from fairsweep.trainables.own.loading import Loaded
+from fairsweep.trainables.own.source import Source, TrainableError
 
 _pinned: dict[str, Source] = {}  # what a reference means here, whatever lies on disk
 _objects: dict[
@@ -32,7 +33,7 @@ def of(given: Source, settings: Mapping[str, Any] | None = None) -> type[Paper]:
     made = _classes.get(key)
     if made is None:
         loaded = _load(given)
-        with source.within(loaded.place):
+        with loading.within(loaded.place):
             made = adapt.adapt(loaded.found, loaded.source, settings)
         if not hasattr(made, "source"):
             made.source = loaded.source  # type: ignore[attr-defined]
@@ -44,7 +45,7 @@ def of(given: Source, settings: Mapping[str, Any] | None = None) -> type[Paper]:
 def _load(given: Source) -> Loaded:
     if given.reference in _objects:
         return Loaded(_objects[given.reference], given, None)
-    return source.load(given)
+    return loading.load(given)
 
 
 def pin(given: Source, found: Any = None) -> None:
@@ -72,7 +73,7 @@ def enter(paper: type[Paper]) -> None:
     """Makes the modules of a class's source those of this process, for code that imports more while it runs."""
     place = _places.get(paper)
     if place is not None:
-        source.enter(place)
+        loading.enter(place)
 
 
 def source_of(paper: type[Paper]) -> Source | None:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import io
-import os
 import pickle
 import random
 import sys
 import threading
 import time
-import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from numbers import Real
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, ClassVar
 
-from fairsweep.search_spaces._parameter import show
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import BadReport, Fidelity, Metric, Paper, Setting
+from fairsweep.trainables.own.reports import numbers
 from fairsweep.trainables.own.source import Source
 
 ENDLESS = 2**31 - 1  # steps of a trial that ends when its function does
 MOST_METRICS = 500
 MOST_CAUGHT = 3  # times that a function may catch the end of its trial, as `finally` blocks that report do
 GRACE_S = 5.0  # that a function has to end once it was told to
-_HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class TrialEnded(BaseException):
@@ -239,9 +235,7 @@ class OwnPaper(Paper):
         if self.handle is None:
             self._begin()
         assert self.handle is not None
-        kind, value = self.handover.next()
-        if kind == "error":
-            raise value
+        kind, value = self._next()
         self._at = self.handle.step
         if kind == "report":
             self._note(value)
@@ -251,6 +245,16 @@ class OwnPaper(Paper):
         if found:
             self._at += 1
         return found
+
+    def _next(self) -> tuple[str, Any]:
+        """What the code says next; raises what it has raised."""
+        kind, value = self.handover.next()
+        if kind != "error":
+            return kind, value
+        if isinstance(value, Exception):
+            raise value
+        # As an error of the trial: sys.exit() ends it, not the worker.
+        raise BadReport(f"raised {type(value).__name__}: {value}") from value
 
     def _result(self, value: Any) -> dict[str, float]:
         """What a returned value reports beside test metrics."""
@@ -298,35 +302,8 @@ class OwnPaper(Paper):
             self._kept |= {"at_best": dict(self._at_best), "tests": dict(self._tests)}
 
     def numbers(self, metrics: Any, named: Mapping[str, Any], step: int) -> dict[str, float]:
-        """A report as numbers by name. BadReport with the name, value, step and line of what is none."""
-        if metrics is None:
-            found = dict(named)
-        elif isinstance(metrics, Mapping):
-            found = {**metrics, **named}
-        elif _number(metrics) is not None:
-            found = {self.number_alone or self.objective: metrics, **named}
-        else:
-            raise BadReport(
-                f"report {step}: {show(metrics)} ({type(metrics).__name__}): must be a dict of numbers by name{_line()}"
-            )
-        if not found:
-            raise BadReport(
-                f"report {step}: is empty: must hold at least one metric, such as {self.objective}=0.3{_line()}"
-            )
-        for name, value in found.items():
-            if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 100:
-                raise BadReport(
-                    f"report {step}: {show(name)}: a metric's name must be text of 1 to 100 letters{_line()}"
-                )
-            number = _number(value)
-            if number is None:
-                kind = "an array or tensor of one number" if hasattr(value, "shape") else type(value).__name__
-                hint = f"; reduce it, such as {name}.mean()" if hasattr(value, "shape") else ""
-                raise BadReport(
-                    f"report {step}: {name}={show(value)} ({_kind(value, kind)}): must be a number{hint}{_line()}"
-                )
-            found[name] = number
-        return found
+        """A report as numbers by name; BadReport."""
+        return numbers(metrics, named, step, self.number_alone or self.objective)
 
     @property
     def finished(self) -> bool:
@@ -343,9 +320,7 @@ class OwnPaper(Paper):
     def test(self) -> dict[str, float]:
         """Lets code that has had its steps come to its end, and gives what it measured on test data."""
         if not self._finished and self.handle is not None:
-            kind, value = self.handover.next()
-            if kind == "error":
-                raise value
+            kind, value = self._next()
             if kind == "end":
                 self._late = self._result(value) if value is not None else {}
             self._finished = True
@@ -373,28 +348,6 @@ class OwnPaper(Paper):
             f"did not end within {GRACE_S:g} s after its trial was over (it may catch every exception, `except:`); its"
             " thread is left behind"
         )
-
-
-def _number(value: Any) -> float | None:
-    """`value` as a float if it is one number: Python's, NumPy's, or an array or tensor without dimensions."""
-    if hasattr(value, "item") and getattr(value, "shape", None) == ():
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        return None
-    return float(value)
-
-
-def _kind(value: Any, fallback: str) -> str:
-    shape = getattr(value, "shape", None)
-    return f"shape {tuple(shape)}" if shape is not None and len(tuple(shape)) else fallback
-
-
-def _line() -> str:
-    """The line of the user's code that reports, where it can be seen."""
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith((_HERE, "<")) and "threading" not in frame.filename:
-            return f" ({frame.filename}, line {frame.lineno})"
-    return ""
 
 
 def metrics_of(
