@@ -40,11 +40,13 @@ def counts(rows: Sequence[Mapping[str, Any]], column: str) -> str:
 def markdown(runs: Sequence[Sequence[Mapping[str, Any]]]) -> str:
     """A table of the claims of the first run; the last column counts the runs with its verdicts, its own among them.
 
-    A claim that another run judged by another margin, on other data or with another budget is not counted as the same.
+    A claim that another run judged by another margin, on other data or with another budget is not counted as the same,
+    and neither is one that a run has no pairs of, as without its data: it is shown as the first run that has some.
     """
     lines = [_line(_HEAD), _line(["---"] * len(_HEAD))]
-    for row in runs[0]:
-        found = [r for run in runs for r in run if _same(r, row)]
+    for first in runs[0]:
+        found = [r for run in runs for r in run if _same(r, first) and r["pairs"]] or [first]
+        row = found[0]
         agree = " / ".join(
             f"{sum(r[column] == row[column] for r in found)} of {len(found)}"
             for column in ("direction_verdict", "size_verdict")

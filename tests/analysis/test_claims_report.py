@@ -27,6 +27,13 @@ def test_runs_are_counted_by_verdict_and_only_where_the_claim_is_the_same() -> N
     )
 
 
+def test_a_run_without_pairs_of_a_claim_has_no_say() -> None:
+    nothing = row(pairs=0, effect=None, ci_low=None, ci_high=None, direction_verdict="inconclusive")
+    assert markdown([[nothing], [row()], [row()]]).splitlines()[2].endswith("| 2 of 2 / 2 of 2 |")
+    assert "| 0.05 | 0.01 .. 0.09 | 5 |" in markdown([[nothing], [row()]])
+    assert markdown([[nothing], [nothing]]).splitlines()[2].endswith("| 1 of 1 / 1 of 1 |")
+
+
 def test_what_was_claimed_in_one_cell() -> None:
     assert claimed(row()) == "Δ acc ≥ 0.1"
     assert claimed(row(kind="ratio", direction="at_most")) == "acc ratio ≤ 0.1"
