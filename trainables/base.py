@@ -20,9 +20,14 @@ OWN = "own"  # the data set of the user's own
 # Tasks that read such a folder: every paper of ours of one of them has it among its data sets.
 OWN_TASKS = frozenset(
     {
+        "architecture search",
         "click-through rate prediction",
         "forecasting",
         "graph classification",
+        "image classification",
+        "image denoising",
+        "image restoration",
+        "image segmentation",
         "in-context learning",
         "link prediction",
         "node classification",

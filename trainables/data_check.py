@@ -20,7 +20,6 @@ from fairsweep.trainables.datasets import (
     ctr,
     deblurring,
     examples,
-    faces,
     graph_sets,
     graphs,
     images,
@@ -35,7 +34,7 @@ from fairsweep.trainables.datasets import (
 )
 from fairsweep.trainables.datasets.describe import Description, describe
 from fairsweep.trainables.datasets.own import templates
-from fairsweep.trainables.tasks import link_prediction, node_classification
+from fairsweep.trainables.tasks import denoising, link_prediction, node_classification
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def _own(loader: Callable[[Path | None], Any]) -> Source:
     return Source({OWN: loader}, (OWN,))
 
 
-IMAGES = Source(images.LOADERS, ("cifar10", "cifar100", "fashion_mnist", "mnist"))
+IMAGES = Source(images.LOADERS, ("cifar10", "cifar100", "fashion_mnist", "mnist", OWN))
 NODES = Source(node_classification.LOADERS, (*planetoid.SIZES, *graphs.GNN_BENCHMARK, OWN))
 SOURCES: dict[str, tuple[Source, ...]] = {
     "architecture search": (IMAGES,),
@@ -64,13 +63,16 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "graph classification": (Source(graph_sets.LOADERS, (*tudataset.TU, OWN)), NODES),
     "image classification": (IMAGES,),
     "image denoising": (
+        Source(denoising.ALONE, tuple(denoising.ALONE)),
         replace(
-            IMAGES, split="two training sets, drawn anew for each seed; the images held out are the same"
+            IMAGES,
+            loaders={name: loader for name, loader in images.LOADERS.items() if name != OWN},
+            from_folder=tuple(name for name in IMAGES.from_folder if name != OWN),
+            split="two training sets, drawn anew for each seed; the images held out are the same",
         ),
-        Source({"celeba": faces.celeba}, ("celeba",)),
     ),
-    "image restoration": (Source(deblurring.LOADERS, ("gopro",)),),
-    "image segmentation": (Source(segmentation.LOADERS, segmentation.LAYOUTS),),
+    "image restoration": (Source(deblurring.LOADERS, ("gopro", OWN)),),
+    "image segmentation": (Source(segmentation.LOADERS, (*segmentation.LAYOUTS, OWN)),),
     "in-context learning": (Source(binary_tables.LOADERS, ("table", OWN)),),
     "information plane": (Source(patterns.LOADERS, ("var_u",)),),
     "link prediction": (

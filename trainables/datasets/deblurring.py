@@ -7,30 +7,15 @@ range) or uint8; sharp ones lie in 0..1 or are uint8.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fairsweep.trainables.base import DataError, DataNotFound
 from fairsweep.trainables.datasets import images
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """One part: image i of `blurry` belongs to image i of `sharp`, both of shape (channels, height, width).
-
-    Both are arrays (or tensors) of all images, or `Pictures`, decoded when they are asked for.
-    """
-
-    blurry: Any
-    sharp: Any
-
-    def __len__(self) -> int:
-        return len(self.sharp)
-
+from fairsweep.trainables.datasets.kinds import Pairs, paired
+from fairsweep.trainables.datasets.own import pictures
 
 # ---- digits under a simulated motion ----
 
@@ -104,42 +89,6 @@ def digits_simulated_motion_small(data_dir: Path | None = None) -> dict[str, Pai
 # ---- GoPro ----
 
 
-def _pillow(name: str) -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(
-            f"data={name}: PNG files need Pillow to be decoded; pip install 'fairsweep[images]' or pillow"
-        ) from error
-    return Image
-
-
-class Pictures(Sequence[np.ndarray]):
-    """Image files of the data set `name`; item i is decoded to uint8 (3, height, width) when asked for."""
-
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
-        self.name, self.paths = name, list(paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def _open(self, index: int, read: Callable[[Any], Any]) -> Any:
-        path = self.paths[index]
-        try:
-            with _pillow(self.name).open(path) as image:
-                return read(image)
-        except (OSError, SyntaxError) as error:
-            reason = " ".join(str(error).split())
-            raise DataError(f"data={self.name}: {path} cannot be read ({reason}); unpack it again") from error
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._open(index, lambda image: np.array(image.convert("RGB")).transpose(2, 0, 1))
-
-    def sizes(self) -> list[tuple[int, int]]:
-        """Height and width of every picture, from the headers alone."""
-        return [self._open(i, lambda image: (image.height, image.width)) for i in range(len(self))]
-
-
 def _sequences(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
@@ -154,11 +103,7 @@ def _pairs(name: str, sequences: Sequence[Path]) -> Pairs:
             raise DataError(f"data={name}: {sequence} has not {odd} in both blur and sharp; unpack it again")
         for kind, paths in found.items():
             files[kind] += paths
-    pairs = Pictures(name, files["blur"]), Pictures(name, files["sharp"])
-    for path, blurred, clean in zip(files["blur"], pairs[0].sizes(), pairs[1].sizes(), strict=True):
-        if blurred != clean:
-            raise DataError(f"data={name}: {path} has {blurred} pixels, its sharp image {clean}")
-    return Pairs(*pairs)
+    return paired(name, files["blur"], files["sharp"])
 
 
 def gopro(data_dir: Path | None = None) -> dict[str, Pairs]:
@@ -188,6 +133,7 @@ LOADERS: Mapping[str, Callable[[Path | None], dict[str, Pairs]]] = {
     "digits_simulated_motion_control": partial(digits_simulated_motion, True),
     "digits_simulated_motion_small": digits_simulated_motion_small,
     "gopro": gopro,
+    "own": pictures.restored,
 }
 
 

@@ -14,16 +14,15 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from fairsweep.trainables.datasets import binary_tables, ctr, deblurring, fingerprints
+from fairsweep.trainables.datasets import binary_tables, ctr, fingerprints
 from fairsweep.trainables.datasets.examples import SHARES, Examples
 from fairsweep.trainables.datasets.faces import Faces
 from fairsweep.trainables.datasets.fetch import sha256
 from fairsweep.trainables.datasets.graphs import Graph
-from fairsweep.trainables.datasets.images import Images, stratified_split
 from fairsweep.trainables.datasets.interactions import Interactions
+from fairsweep.trainables.datasets.kinds import Images, Pairs, Pictures, Segmented
 from fairsweep.trainables.datasets.packed_graphs import GraphSet
 from fairsweep.trainables.datasets.patterns import Patterns
-from fairsweep.trainables.datasets.segmentation import Segmented
 from fairsweep.trainables.datasets.series import Series
 from fairsweep.trainables.datasets.spatial import Spatial
 from fairsweep.trainables.datasets.synthetic_strings import Strings
@@ -71,7 +70,7 @@ def describe(data: Any) -> Description:
 
 @describe.register
 def _images(data: Images) -> Description:
-    keep, out = stratified_split(data.train_labels, data.validation)
+    keep, out = data.split()
     pixels = {
         "train": data.train_images[keep],
         "validation": data.train_images[out],
@@ -85,7 +84,8 @@ def _images(data: Images) -> Description:
     return Description(
         sizes={"image": " x ".join(map(str, data.test_images.shape[1:])), "levels": data.levels + 1},
         parts={part: len(x) for part, x in pixels.items()},
-        classes={part: _counts(y, data.classes) for part, y in labels.items()},
+        classes={part: _counts(y, data.classes, data.names) for part, y in labels.items()},
+        dropped={k: n for k, n in data.dropped.items() if n},
         leaks=fingerprints.shared({p: fingerprints.of_rows(x) for p, x in pixels.items()}, labels),
     )
 
@@ -115,10 +115,10 @@ def _segmented(data: Segmented) -> Description:
 
 
 @describe.register(dict)
-def _pairs(data: Mapping[str, deblurring.Pairs]) -> Description:
+def _pairs(data: Mapping[str, Pairs]) -> Description:
     keys, sizes = {}, set()
     for part, pairs in data.items():
-        if isinstance(pairs.sharp, deblurring.Pictures):
+        if isinstance(pairs.sharp, Pictures):
             files = [int(sha256(path.read_bytes())[:16], 16) for path in pairs.sharp.paths]
             keys[part] = np.array(files, np.uint64)
             sizes |= {f"{h} x {w}" for h, w in pairs.sharp.sizes()}

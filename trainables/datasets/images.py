@@ -12,47 +12,20 @@ import io
 import pickle
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from fairsweep.trainables.base import DataError, DataNotFound
 from fairsweep.trainables.datasets.cache import cached_arrays
 from fairsweep.trainables.datasets.cifar_jpeg import read_jpegs
 from fairsweep.trainables.datasets.fetch import sha256 as _sha256
 from fairsweep.trainables.datasets.fetch import wheel_member
-
-Augmentation = Literal["none", "crop", "crop_flip"]
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """One data set. Pixels are uint8 in 0..`levels`, shape (images, channels, height, width); labels int64.
-
-    validation: how many training images are set aside for selection.
-    augmentation: what is usual for this data set.
-    """
-
-    name: str
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    classes: int
-    levels: int
-    validation: int
-    augmentation: Augmentation
-
-
-def stratified_split(labels: np.ndarray, held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the part to keep and of the `held_out` part, both sorted; always the same split."""
-    keep, out = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0)
-    return np.sort(keep), np.sort(out)
+from fairsweep.trainables.datasets.kinds import Augmentation, Images, stratified_split
+from fairsweep.trainables.datasets.own import pictures
 
 
 def _verify(name: str, content: bytes, expected: str, what: str, algorithm: str = "sha256") -> None:
@@ -328,6 +301,7 @@ LOADERS: dict[str, Callable[[Path | None], Images]] = {
     "cifar10": cifar10,
     "digits300": digits300,
     "cifar100": cifar100,
+    "own": pictures.classified,
 }
 
 

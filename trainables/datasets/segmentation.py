@@ -6,7 +6,6 @@ Every loader returns square 8-bit images and their masks in three parts, the sam
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,10 @@ import numpy as np
 from fairsweep.trainables.base import DataError, DataNotFound
 from fairsweep.trainables.datasets.cache import cached_arrays, content_digest
 from fairsweep.trainables.datasets.fetch import wheel_member
+from fairsweep.trainables.datasets.kinds import Segmented, foreground
+from fairsweep.trainables.datasets.own import pictures
 
 PARTS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class Segmented:
-    """One data set: images uint8 (n, channels, side, side) and masks bool (n, side, side) of each part."""
-
-    name: str
-    images: dict[str, np.ndarray]
-    masks: dict[str, np.ndarray]
 
 
 # ---- nuclei ----
@@ -193,23 +185,6 @@ def _opened(pillow: Any, name: str, path: Path, read: Callable[[Any], Any]) -> A
         raise DataError(f"data={name}: {path} cannot be read ({error}); unpack it again") from None
 
 
-def foreground(image: Any) -> np.ndarray | str:
-    """Which pixels of a mask (a Pillow image) are foreground, bool (h, w); or why one cannot tell.
-
-    Masks hold 0 and 255 or 0 and 1. A palette's colours count if one of them is bright, else its numbers do: black
-    and dark red as 0 and 1 are a usual palette.
-    """
-    if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
-        return f"has pixels of mode {image.mode}, must be 8-bit grey, colours or black and white"
-    grey = np.asarray(image.convert("L"))
-    if grey.max(initial=0) > 127:
-        return grey > 127
-    numbers = np.asarray(image) if image.mode in ("L", "P") else grey
-    if numbers.max(initial=0) > 1:
-        return f"has values up to {int(numbers.max())}, must have 0 and 255, or 0 and 1"
-    return numbers > 0
-
-
 def _pair(pillow: Any, name: str, picture: Path, outline: Path) -> tuple[np.ndarray, np.ndarray]:
     """An image uint8 (3, SIDE, SIDE) and its mask bool (SIDE, SIDE). DataError if they do not fit each other."""
     resampling = pillow.Resampling
@@ -270,6 +245,7 @@ LOADERS: dict[str, Callable[[Path | None], Segmented]] = {
     "synthetic_lesions": synthetic_lesions,
     "synthetic_lesions_small": synthetic_lesions_small,
     **{name: partial(_dermoscopy, name) for name in LAYOUTS},
+    "own": pictures.segmented,
 }
 
 

@@ -6,6 +6,7 @@ noisy images (n, 1, h, w) and their noise levels (n, 1, 1, 1) and estimates the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,12 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairsweep.trainables.base import DataError
+from fairsweep.trainables.base import OWN, DataError
 from fairsweep.trainables.datasets import contours, faces, images
+from fairsweep.trainables.datasets.own import pictures
 
 SYNTHETIC_SIDE = 32
 SYNTHETIC_HELD_OUT = 100  # validation images, and as many test images
-DATASETS = ("digits", "mnist5k", "fashion_mnist", "celeba", "synthetic_c_alpha", "synthetic_discs")
+# Images without classes.
+ALONE: Mapping[str, Callable[[Path | None], faces.Faces]] = {"celeba": faces.celeba, OWN: pictures.alone}
+DATASETS = ("digits", "mnist5k", "fashion_mnist", "celeba", "synthetic_c_alpha", "synthetic_discs", OWN)
 
 
 # ---- data ----
@@ -36,19 +40,19 @@ def _scaled(pixels: np.ndarray, levels: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _image_parts(name: str, data_dir: Path | None) -> tuple[Tensor, Tensor, Tensor]:
-    data = faces.celeba(data_dir) if name == "celeba" else images.load(name, data_dir)
+    data = ALONE[name](data_dir) if name in ALONE else images.load(name, data_dir)
     if name == "digits":
         # No public split, and two training sets of 800 leave 197 of the 1797 images, not 600 for a test.
         pixels = np.concatenate([data.train_images, data.test_images])
         labels = np.concatenate([data.train_labels, data.test_labels])
         keep, out = images.stratified_split(labels, 197)
         parts = [pixels[keep], pixels[out[::2]], pixels[out[1::2]]]
-    elif name == "celeba":
+    elif name in ALONE:
         parts = [data.train_images, data.validation_images, data.test_images]
     else:
-        keep, out = images.stratified_split(data.train_labels, data.validation)
+        keep, out = data.split()
         parts = [data.train_images[keep], data.train_images[out], data.test_images]
-    pool, validation, test = (_scaled(part, 255 if name == "celeba" else data.levels) for part in parts)
+    pool, validation, test = (_scaled(part, 255 if name in ALONE else data.levels) for part in parts)
     return pool, validation, test
 
 
@@ -64,9 +68,9 @@ class DenoisingTask:
     """Two disjoint training sets of `n_train` images each, validation and test images: (n, 1, side, side).
 
     The training sets are drawn from the training images by `rng`; validation and test images are the same for
-    every trial. `shuffled`: one permutation of the pixels, the same for all images and trials, takes their
-    geometry away and leaves every one-pixel and two-pixel statistic. `alpha`: regularity of `synthetic_c_alpha`.
-    `subsets` are the indices of the two sets among the training images.
+    every trial. Of one's own images half are drawn each, if there are fewer. `shuffled`: one permutation of the pixels,
+    the same for all images and trials, takes their geometry away and leaves every one-pixel and two-pixel statistic.
+    `alpha`: regularity of `synthetic_c_alpha`. `subsets` are the indices of the two sets among the training images.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class DenoisingTask:
             validation, test = (_synthetic(name, SYNTHETIC_HELD_OUT, alpha, seed) for seed in (0, 1))
         else:
             pool, validation, test = _image_parts(name, data_dir)
+        if name == OWN:
+            n_train = min(n_train, len(pool) // 2)
         if not 1 <= n_train <= len(pool) // 2:
             raise ValueError(
                 f"n_train={n_train}: data={name} has {len(pool)} training images, so that each of the two"

@@ -46,7 +46,7 @@ AUGMENTATIONS = ("standard", "none", "crop", "crop_flip")
 @lru_cache(maxsize=2)
 def _tensors(name: str, data_dir: Path | None, device: str) -> dict[str, tuple[Tensor, Tensor]]:
     data = images.load(name, data_dir)
-    keep, held_out = images.stratified_split(data.train_labels, data.validation)
+    keep, held_out = data.split()
     parts = {
         "train": (data.train_images[keep], data.train_labels[keep]),
         "validation": (data.train_images[held_out], data.train_labels[held_out]),
@@ -109,6 +109,7 @@ class ImageTask:
         data = images.load(name, data_dir)
         self.name = self.base = name
         self.classes, self.levels = data.classes, data.levels
+        self.names = data.names or CLASS_NAMES.get(name)
         self.channels, self.side = data.train_images.shape[1], data.train_images.shape[2]
         self.augmentation = data.augmentation if augmentation == "standard" else augmentation
         self.generator, self.raw = generator, raw
@@ -145,7 +146,7 @@ class ImageTask:
             None if self.raw else self.mean.cpu(),
             None if self.raw else self.deviation.cpu(),
             classes=self.classes,
-            names=CLASS_NAMES.get(self.base),
+            names=self.names,
             parts={part: len(labels) for part, (_, labels) in self.parts.items()},
         )
 

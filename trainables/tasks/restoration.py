@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fairsweep.search_spaces.deployment import Interface
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import deblurring
-from fairsweep.trainables.datasets.deblurring import Pairs, Pictures
+from fairsweep.trainables.datasets.kinds import Pairs, Pictures
 
 METRICS = (
     Metric("val_psnr_best_overall", "max", "validation", "dB"),

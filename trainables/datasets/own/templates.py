@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets.kinds import pillow
+from fairsweep.trainables.datasets.own.tables import NAME
 
 PAGE = Path(__file__).parent.parent / "OWN.md"
 README = "README.md"
@@ -169,9 +171,63 @@ def _tabular(folder: Path) -> None:
     _csv(folder / "table.csv", ["length", "width", "leaf", "colour", "label"], rows)
 
 
+# ---- images ----
+
+
+def _save(path: Path, image: np.ndarray) -> None:
+    """An image of values from 0 to 1, (h, w) or (h, w, 3), as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pillow(NAME).fromarray((255 * image.clip(0, 1)).round().astype(np.uint8)).save(path)
+
+
+def _shape(rng: np.random.Generator, round_: bool, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
+    """A disc or a square on noise: the image (side, side), and where it is, bool (side, side)."""
+    rows, columns = np.mgrid[:side, :side] + 0.5
+    y, x = rng.uniform(side * 0.35, side * 0.65, 2)
+    radius = rng.uniform(side * 0.2, side * 0.3)
+    far = np.hypot(rows - y, columns - x) if round_ else np.maximum(abs(rows - y), abs(columns - x))
+    inside = far < radius
+    return 0.3 + 0.4 * inside + rng.normal(0, 0.05, inside.shape), inside
+
+
+def _classes(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        name = ("disc", "square")[i % 2]
+        _save(folder / name / f"{i + 1:02d}.png", _shape(rng, name == "disc")[0])
+
+
+def _alone(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        _save(folder / f"{i + 1:02d}.png", _shape(rng, bool(i % 2))[0])
+
+
+def _masked(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        image, inside = _shape(rng, True, 32)
+        _save(folder / "images" / f"{i + 1:02d}.png", np.stack([image, image * 0.8, image * 0.6], -1))
+        _save(folder / "masks" / f"{i + 1:02d}.png", inside.astype(float))
+
+
+def _degraded(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        image = _shape(rng, bool(i % 2), 24)[0]
+        blurred = np.mean([np.roll(image, shift, 1) for shift in (-2, -1, 0, 1, 2)], 0)
+        for kind, picture in (("clean", image), ("degraded", blurred)):
+            _save(folder / kind / f"{i + 1:02d}.png", np.stack([picture] * 3, -1))
+
+
 TEMPLATES: dict[str, Template] = {
     "click-through rate prediction": Template(_clicks, ("data.csv",)),
     "forecasting": Template(_series, ("series.csv",)),
+    "architecture search": Template(_classes),
+    "image classification": Template(_classes),
+    "image denoising": Template(_alone),
+    "image restoration": Template(_degraded),
+    "image segmentation": Template(_masked),
     "in-context learning": Template(_two_classes, ("table.csv",)),
     "multi-task learning": Template(_several, ("data.csv",)),
     "recommendation": Template(_interactions, ("interactions.csv",)),
