@@ -40,19 +40,22 @@ def _scaled(pixels: np.ndarray, levels: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def _image_parts(name: str, data_dir: Path | None) -> tuple[Tensor, Tensor, Tensor]:
-    data = ALONE[name](data_dir) if name in ALONE else images.load(name, data_dir)
-    if name == "digits":
-        # No public split, and two training sets of 800 leave 197 of the 1797 images, not 600 for a test.
-        pixels = np.concatenate([data.train_images, data.test_images])
-        labels = np.concatenate([data.train_labels, data.test_labels])
-        keep, out = images.stratified_split(labels, 197)
-        parts = [pixels[keep], pixels[out[::2]], pixels[out[1::2]]]
-    elif name in ALONE:
-        parts = [data.train_images, data.validation_images, data.test_images]
+    if name in ALONE:
+        found = ALONE[name](data_dir)
+        parts, levels = [found.train_images, found.validation_images, found.test_images], 255
     else:
-        keep, out = data.split()
-        parts = [data.train_images[keep], data.train_images[out], data.test_images]
-    pool, validation, test = (_scaled(part, 255 if name in ALONE else data.levels) for part in parts)
+        data = images.load(name, data_dir)
+        levels = data.levels
+        if name == "digits":
+            # No public split, and two training sets of 800 leave 197 of the 1797 images, not 600 for a test.
+            pixels = np.concatenate([data.train_images, data.test_images])
+            labels = np.concatenate([data.train_labels, data.test_labels])
+            keep, out = images.stratified_split(labels, 197)
+            parts = [pixels[keep], pixels[out[::2]], pixels[out[1::2]]]
+        else:
+            keep, out = data.split()
+            parts = [data.train_images[keep], data.train_images[out], data.test_images]
+    pool, validation, test = (_scaled(part, levels) for part in parts)
     return pool, validation, test
 
 
@@ -175,6 +178,10 @@ class Wiener(nn.Module):
 
     x = mean + C (C + s sigma^2)^-1 (y - mean); the strength s, 1 in theory, is the one trained parameter.
     """
+
+    mean: Tensor
+    variances: Tensor
+    basis: Tensor
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
