@@ -302,6 +302,8 @@ class Paper(ABC):
         """The step that `state_dict` goes on from, where it is an earlier one; None: that of now."""
         return None
 
+    patience: float | None = None  # seconds that `step` may take before it answers {}; for it alone to say so
+
     def last_report(self) -> dict[str, float]:
         """What was reported after the last step of the budget, by `test`."""
         return {}

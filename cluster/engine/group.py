@@ -123,8 +123,12 @@ class Group:
         self.finished, self.gone = False, False
         self.kept_step: int | None = None
         self.device = "cpu"
+        self.at = self.saved_at = None  # its steps come one after the other
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
+
+    def last_report(self) -> dict[str, float]:
+        return {}
 
     def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
         import ray

@@ -212,9 +212,11 @@ class LegRunner:
             and not paper.finished
             and self._done < leg.maximum
         ):
+            # What was reported is sent in time, also where the next report never comes.
+            paper.patience = max(0.0, began + self.post.report_s - time.monotonic()) if rows else None
             metrics = {name: float(value) for name, value in paper.step().items()}
-            if not metrics and paper.finished:
-                break  # it has ended without another report
+            if not metrics:
+                break  # it has ended without another report, or takes its time over the next
             at = paper.at
             self._done = self._done + 1 if at is None else at
             self._enter(metrics, rows)

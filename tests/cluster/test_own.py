@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fairsweep.analysis.store import Store
+from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.trainables import catalog
 from tests.cluster.test_conductor import Crash, Engine, engine, trials
 
@@ -144,3 +146,27 @@ def test_the_class_of_a_reference_is_made_once_for_a_text(folder: Path) -> None:
     before = catalog.get("train.py:train")
     write(folder, "return 2.0")
     assert catalog.get("train.py:train") is not before
+
+
+def test_what_was_reported_is_sent_though_the_next_report_takes_its_time(folder: Path) -> None:
+    write(
+        folder,
+        """
+        import os, time
+        trial.report(val_loss=0.5)
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        trial.report(val_loss=0.25)
+        """,
+    )
+    run = own(folder)
+    run.post = replace(run.post, report_s=0.05)
+    runner = LegRunner(run.post)
+    leg = run.conductor.next_leg()
+    assert leg is not None
+    runner.take(leg)
+    first = runner.step()
+    assert [r["step"] for r in first["rows"]] == [1] and first["status"] == "running"
+    (folder / "go").touch()
+    second = runner.step()
+    assert [r["step"] for r in second["rows"]] == [2]

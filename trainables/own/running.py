@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
 from fairsweep.search_spaces.space import Space
@@ -40,7 +40,7 @@ class Handover:
         self._told = False  # that it is over
         self._caught = 0  # times that the body was told so
         self._thread = threading.Thread(target=self._run, name="fairsweep-trial", daemon=True)
-        self._begun = self._over = False
+        self._begun = self._over = self._awaited = False
 
     def _run(self) -> None:
         self._go.get()
@@ -53,13 +53,22 @@ class Handover:
         except BaseException as error:  # SystemExit, too: it ends this trial, not the worker
             self._said.put(("error", error))
 
-    def next(self) -> tuple[str, Any]:
-        """Lets the body go on to what it says next: ("report", metrics), ("end", result) or ("error", exception)."""
+    def next(self, patience: float | None = None) -> tuple[str, Any]:
+        """Lets the body go on to what it says next: ("report", metrics), ("end", result) or ("error", exception).
+
+        ("busy", None) where it has said nothing for `patience` seconds; what it then says is there for the next call.
+        """
         if not self._begun:
             self._begun = True
             self._thread.start()
-        self._go.put(True)
-        kind, value = self._said.get()
+        if not self._awaited:
+            self._go.put(True)
+        self._awaited = True
+        try:
+            kind, value = self._said.get(timeout=patience)
+        except Empty:
+            return "busy", None
+        self._awaited = False
         self._over = kind != "report"
         return kind, value
 
@@ -231,11 +240,13 @@ class OwnPaper(Paper):
         self.handover = Handover(body)
 
     def step(self) -> dict[str, float]:
-        """Goes on to the next report; {} where the code has ended without another one."""
+        """Goes on to the next report; {} where the code has ended without another one, or `patience` has."""
         if self.handle is None:
             self._begin()
         assert self.handle is not None
-        kind, value = self._next()
+        kind, value = self._next(self.patience)
+        if kind == "busy":
+            return {}
         self._at = self.handle.step
         if kind == "report":
             self._note(value)
@@ -246,9 +257,9 @@ class OwnPaper(Paper):
             self._at += 1
         return found
 
-    def _next(self) -> tuple[str, Any]:
+    def _next(self, patience: float | None = None) -> tuple[str, Any]:
         """What the code says next; raises what it has raised."""
-        kind, value = self.handover.next()
+        kind, value = self.handover.next(patience)
         if kind != "error":
             return kind, value
         if isinstance(value, Exception):
