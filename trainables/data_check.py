@@ -17,6 +17,7 @@ from fairsweep.trainables import catalog
 from fairsweep.trainables.base import OWN, DataError, DataNotFound
 from fairsweep.trainables.datasets import (
     binary_tables,
+    counting,
     ctr,
     deblurring,
     examples,
@@ -26,10 +27,12 @@ from fairsweep.trainables.datasets import (
     interactions,
     patterns,
     planetoid,
+    recordings,
     segmentation,
     series,
     spatial,
     synthetic_strings,
+    texts,
     tudataset,
 )
 from fairsweep.trainables.datasets.describe import Description, describe
@@ -58,7 +61,9 @@ IMAGES = Source(images.LOADERS, ("cifar10", "cifar100", "fashion_mnist", "mnist"
 NODES = Source(node_classification.LOADERS, (*planetoid.SIZES, *graphs.GNN_BENCHMARK, OWN))
 SOURCES: dict[str, tuple[Source, ...]] = {
     "architecture search": (IMAGES,),
+    "audio classification": (_own(recordings.own),),
     "click-through rate prediction": (Source(ctr.LOADERS, ("csv", *ctr.PUBLIC, OWN)),),
+    "counting": (_own(counting.own),),
     "forecasting": (Source(series.LOADERS, (*series.FILES, OWN)),),
     "graph classification": (Source(graph_sets.LOADERS, (*tudataset.TU, OWN)), NODES),
     "image classification": (IMAGES,),
@@ -75,6 +80,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "image segmentation": (Source(segmentation.LOADERS, (*segmentation.LAYOUTS, OWN)),),
     "in-context learning": (Source(binary_tables.LOADERS, ("table", OWN)),),
     "information plane": (Source(patterns.LOADERS, ("var_u",)),),
+    "language modelling": (_own(texts.running),),
     "link prediction": (
         Source(
             {name: found.loader for name, found in link_prediction.SETS.items()},
@@ -88,6 +94,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "retrosynthesis": (Source(synthetic_strings.LOADERS, ()),),
     "spatio-temporal forecasting": (_own(spatial.own),),
     "tabular learning": (_own(examples.tabular),),
+    "text classification": (_own(texts.classified),),
 }
 
 

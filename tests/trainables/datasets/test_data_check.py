@@ -179,7 +179,7 @@ def test_every_paper_has_data_that_can_be_checked(slug: str, monkeypatch: pytest
         ),
         (["final_mlp", "--data", "csv"], "data=csv: data_dir is None; give a folder with data.csv"),
         (["pdvn", "{}"], "pdvn: reads nothing from a folder; its data sets are synthetic_strings"),
-        (["no such thing"], "no such thing: neither a task (architecture search, click-through"),
+        (["no such thing"], "no such thing: neither a task (architecture search, audio"),
         (["test_bowl"], "test_bowl: its task, test, reads no data that could be checked"),
     ],
 )

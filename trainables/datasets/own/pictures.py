@@ -17,12 +17,12 @@ from fairsweep.trainables.base import DataError, DataNotFound
 from fairsweep.trainables.datasets.cache import cached_arrays, content_digest
 from fairsweep.trainables.datasets.faces import Faces
 from fairsweep.trainables.datasets.kinds import Images, Pairs, Segmented, foreground, paired, pillow
-from fairsweep.trainables.datasets.own import splits, tables
-from fairsweep.trainables.datasets.own.splits import PARTS, WORDS
+from fairsweep.trainables.datasets.own import tables
+from fairsweep.trainables.datasets.own.folders import class_files, files_in, part_folders, short, split_files
+from fairsweep.trainables.datasets.own.splits import PARTS
 from fairsweep.trainables.datasets.own.tables import NAME
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
-SHARES = (0.15, 0.15)  # of the images, of each class where there are any, to validate and to test
 OPTIONS = "images.json"
 KEPT_FROM = 500  # images; converting fewer takes no longer than reading them converted
 AUGMENTATIONS = ("none", "crop", "crop_flip")
@@ -69,49 +69,6 @@ def options_in(folder: Path) -> Options:
         if not right[key](value):
             raise DataError(f"{where}: {key} is {value!r}; must be {wanted[key]}")
     return Options(**found)
-
-
-# ---- files ----
-
-
-def images_in(folder: Path, deep: bool = False) -> list[Path]:
-    """The images of a folder by name; deep: and of the folders in it."""
-    found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(
-        p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith(".")
-    )
-
-
-def folders_in(folder: Path) -> list[Path]:
-    """The folders in a folder by name, hidden ones left out."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
-
-
-def part_folders(folder: Path, nested: bool = True) -> dict[str, Path] | None:
-    """The folders of the parts, validation perhaps missing; None if there are none. DataError if train or test is.
-
-    nested: a part has folders in it; one without is of another kind, such as that of the class of trains.
-    """
-    found: dict[str, Path] = {}
-    for path in folders_in(folder):
-        part = None if nested and not folders_in(path) else WORDS.get(path.name.lower())
-        if part is not None and part in found:
-            raise DataError(f"data={NAME}: {folder} has {found[part].name} and {path.name}; keep one of them")
-        if part is not None:
-            found[part] = path
-    if not set(found) & {"train", "test"}:
-        return None
-    missing = {"train", "test"} - set(found)
-    if missing:
-        raise DataError(
-            f"data={NAME}: {folder} has {', '.join(p.name for p in found.values())} and no {missing.pop()}"
-        )
-    return found
-
-
-def short(path: Path, folder: Path) -> str:
-    """A path as messages have it: below the folder of the user's."""
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 # ---- pixels ----
@@ -243,39 +200,8 @@ def classified(data_dir: Path | None = None) -> Images:
     the same for every seed. DataError, with the file.
     """
     folder = tables.folder_of(data_dir, CLASSES)
-    options, parts = options_in(folder), part_folders(folder)
-    names = tuple(path.name for path in folders_in(parts["train"] if parts else folder))
-    if not names:
-        raise DataNotFound(f"data={NAME}: data_dir={folder} holds {tables.listing(folder)}; needs {CLASSES}")
-    if len(names) < 2:
-        raise DataError(f"data={NAME}: {folder} has one class, {names[0]!r}; needs two folders at least")
-    paths: list[Path] = []
-    labels: list[int] = []
-    of: list[str] = []
-    dropped = 0
-    for part, place in (parts or {"": folder}).items():
-        loose = images_in(place)
-        if loose:
-            raise DataError(
-                f"data={NAME}: {short(loose[0], folder)} is in no folder of a class; needs {CLASSES}"
-            )
-        for inside in folders_in(place):
-            if inside.name not in names:
-                raise DataError(
-                    f"data={NAME}: {short(inside, folder)} is a class that train has not; it has"
-                    f" {', '.join(names[:10])}"
-                )
-            found = images_in(inside, deep=True)
-            if not found:
-                raise DataError(
-                    f"data={NAME}: {short(inside, folder)} holds no image ({', '.join(SUFFIXES)})"
-                )
-            dropped += sum(p.is_file() for p in inside.rglob("*")) - len(found)
-            paths += found
-            labels += [names.index(inside.name)] * len(found)
-            of += [part] * len(found)
-    y, x = np.array(labels, np.int64), pixels(folder, paths, options)
-    chosen = _parts(folder, y, np.array(of), names)
+    options, found = options_in(folder), class_files(folder, SUFFIXES, CLASSES, "image")
+    x, y, chosen = pixels(folder, found.paths, options), found.labels, found.split()
     train = np.sort(np.concatenate([chosen["train"], chosen["validation"]]))
     return Images(
         NAME,
@@ -283,52 +209,17 @@ def classified(data_dir: Path | None = None) -> Images:
         y[train],
         x[chosen["test"]],
         y[chosen["test"]],
-        len(names),
+        len(found.names),
         255,
         len(chosen["validation"]),
         options.augmentation,  # type: ignore[arg-type]
         np.searchsorted(train, chosen["validation"]),
-        names,
-        {"files that are no images": dropped},
+        found.names,
+        {"files that are no images": found.others},
     )
 
 
-def _parts(folder: Path, labels: np.ndarray, of: np.ndarray, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Indices of the parts, given by their folders or drawn."""
-    rng = np.random.default_rng(0)
-    pool = np.flatnonzero((of == "") | (of == "train"))
-    count, whole = np.bincount(labels[pool], minlength=len(names)), not (of == "test").any()
-    least = 3 if whole else 1 if (of == "validation").any() else 2
-    if count.min() < least:
-        rare = int(count.argmin())
-        raise DataError(
-            f"data={NAME}: {folder}: the class {names[rare]!r} has {count[rare]} images"
-            f"{'' if whole else ' to train'}; needs {least} at least"
-        )
-    if (of == "validation").any():
-        return {part: np.flatnonzero(of == part) for part in PARTS}
-    if whole:
-        return splits.drawn(labels, SHARES, rng)
-    held = [
-        rng.permutation(pool[labels[pool] == k])[: max(1, round(SHARES[0] * count[k]))]
-        for k in range(len(names))
-    ]
-    validation = np.sort(np.concatenate(held))
-    return {
-        "train": np.setdiff1d(pool, validation),
-        "validation": validation,
-        "test": np.flatnonzero(of == "test"),
-    }
-
-
 # ---- images alone, and pairs ----
-
-
-def _divided(items: int, what: str) -> dict[str, np.ndarray]:
-    """.7/.15/.15 of the indices below `items`, the same for every seed. DataError below three."""
-    if items < 3:
-        raise DataError(f"data={NAME}: {items} {what}; needs three at least, one for each part")
-    return splits.drawn(np.zeros(items, np.int64), SHARES, np.random.default_rng(0))
 
 
 def alone(data_dir: Path | None = None) -> Faces:
@@ -339,29 +230,15 @@ def alone(data_dir: Path | None = None) -> Faces:
     folder = tables.folder_of(data_dir, ALONE)
     options, places = options_in(folder), part_folders(folder, nested=False)
     options = Options(options.side, 1)
-    files = {part: images_in(place, deep=True) for part, place in (places or {"": folder}).items()}
+    files = {part: files_in(place, SUFFIXES, deep=True) for part, place in (places or {"": folder}).items()}
     for part, found in files.items():
         if not found:
             where = short(places[part], folder) if places else f"data_dir={folder}"
             raise DataNotFound(f"data={NAME}: {where} holds no image ({', '.join(SUFFIXES)}); needs {ALONE}")
     paths = [path for found in files.values() for path in found]
     x = pixels(folder, paths, options)
-    chosen = _split_files(files, "images")
+    chosen = split_files(files, "images")
     return Faces(*(x[chosen[part]] for part in PARTS))
-
-
-def _split_files(files: Mapping[str, Sequence[Path]], what: str) -> dict[str, np.ndarray]:
-    """Indices of the parts among the files of all folders, one after the other."""
-    if "" in files:
-        return _divided(len(files[""]), what)
-    ends = np.cumsum([0, *(len(found) for found in files.values())])
-    given = {part: np.arange(*ends[i : i + 2]) for i, part in enumerate(files)}
-    if "validation" not in given:
-        train = np.random.default_rng(0).permutation(given["train"])
-        held = max(1, round(SHARES[0] * len(train)))
-        given |= {"validation": np.sort(train[:held]), "train": np.sort(train[held:])}
-    splits.check(given, what)
-    return given
 
 
 def _pair_files(folder: Path, kinds: tuple[str, str], layout: str) -> dict[str, list[tuple[Path, Path]]]:
@@ -378,7 +255,7 @@ def _pair_files(folder: Path, kinds: tuple[str, str], layout: str) -> dict[str, 
         names: list[dict[str, Path]] = []
         for kind in kinds:
             by_stem: dict[str, Path] = {}
-            for path in images_in(place / kind):
+            for path in files_in(place / kind, SUFFIXES):
                 if path.stem in by_stem:
                     raise DataError(
                         f"data={NAME}: {short(path.parent, folder)} has {by_stem[path.stem].name} and {path.name};"
@@ -414,7 +291,7 @@ def segmented(data_dir: Path | None = None) -> Segmented:
     x = pixels(folder, pictures, options)
     if not inside.any():
         raise DataError(f"data={NAME}: no mask in {folder} has any foreground")
-    chosen = _split_files({part: [p for p, _ in pairs] for part, pairs in files.items()}, "pairs")
+    chosen = split_files({part: [p for p, _ in pairs] for part, pairs in files.items()}, "pairs")
     return Segmented(NAME, {p: x[chosen[p]] for p in PARTS}, {p: inside[chosen[p]] for p in PARTS})
 
 
@@ -426,7 +303,7 @@ def restored(data_dir: Path | None = None) -> dict[str, Pairs]:
     folder = tables.folder_of(data_dir, DEGRADED)
     files = _pair_files(folder, ("degraded", "clean"), DEGRADED)
     pairs = [pair for found in files.values() for pair in found]
-    chosen = _split_files({part: [p for p, _ in found] for part, found in files.items()}, "pairs")
+    chosen = split_files({part: [p for p, _ in found] for part, found in files.items()}, "pairs")
     # Of more images than that the headers must do: they are decoded one by one as a trial needs them.
     for path in (path for pair in pairs[:KEPT_FROM] for path in pair):
         _opened(path, folder, lambda image: image.load())

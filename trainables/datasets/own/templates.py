@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import wavfile
 
 from fairsweep.trainables.base import DataError
 from fairsweep.trainables.datasets.kinds import pillow
@@ -220,7 +221,60 @@ def _degraded(folder: Path) -> None:
             _save(folder / kind / f"{i + 1:02d}.png", np.stack([picture] * 3, -1))
 
 
+def _counted(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    points = []
+    for i in range(24):
+        places = rng.integers(3, 29, size=(int(rng.integers(0, 8)), 2))
+        rows, columns = np.mgrid[:32, :32]
+        near = [np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 4) for x, y in places]
+        name = f"{i + 1:02d}.png"
+        _save(folder / "images" / name, sum(near, rng.uniform(0, 0.1, (32, 32))))
+        points += [[name, x, y] for x, y in places]
+    _csv(folder / "points.csv", ["image", "x", "y"], points)
+
+
+# ---- sounds and texts ----
+
+
+def _sounds(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    time = np.arange(2000) / 8000
+    for i in range(24):
+        name, tone = (("high", 880), ("low", 220))[i % 2]
+        sound = 0.5 * np.sin(2 * np.pi * tone * rng.uniform(0.9, 1.1) * time) + rng.normal(0, 0.02, len(time))
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        wavfile.write(folder / name / f"{i + 1:02d}.wav", 8000, (32767 * sound.clip(-1, 1)).astype(np.int16))
+
+
+_WHO, _DOES = ("the cat", "a sparrow", "my brother", "the old clock"), ("sleeps", "sings", "waits", "is late")
+_WHERE = ("on the roof", "in the garden", "near the station", "by the sea")
+
+
+def _sentences(rng: np.random.Generator, n: int) -> list[str]:
+    return [" ".join((_WHO[a], _DOES[b], _WHERE[c])) + "." for a, b, c in rng.integers(4, size=(n, 3))]
+
+
+def _running(folder: Path) -> None:
+    (folder / "book.txt").write_text(
+        "\n".join(_sentences(np.random.default_rng(0), 200)) + "\n", encoding="utf8"
+    )
+
+
+def _texts(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i, sentence in enumerate(_sentences(rng, 60)):
+        mood = ("glad", "sad")[i % 2]
+        rows.append([f"{('What a day', 'What a pity')[i % 2]}: {sentence}", mood])
+    _csv(folder / "texts.csv", ["text", "label"], rows)
+
+
 TEMPLATES: dict[str, Template] = {
+    "audio classification": Template(_sounds),
+    "counting": Template(_counted, ("points.csv",)),
+    "language modelling": Template(_running, ("book.txt",)),
+    "text classification": Template(_texts, ("texts.csv",)),
     "click-through rate prediction": Template(_clicks, ("data.csv",)),
     "forecasting": Template(_series, ("series.csv",)),
     "architecture search": Template(_classes),
