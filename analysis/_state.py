@@ -45,6 +45,10 @@ class Paths:
         return f"sweeps/{self.sweep}/sweep.parquet"
 
     @property
+    def tags(self) -> str:
+        return f"tags/{self.sweep}/tags.parquet"
+
+    @property
     def log(self) -> str:
         return f"log/{self.sweep}"
 

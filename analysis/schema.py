@@ -10,6 +10,7 @@ lacks.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,6 +28,8 @@ TABLES = ("sweeps", "trials", "results", "events")
 CONFIG, METRIC = "config.", "metric."
 TRIAL_STATES = ("pending", "running", "paused", "complete", "pruned", "failed", "interrupted")
 SWEEP_STATES = ("running", "finished", "interrupted", "failed")
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")  # of a sweep or run, which is a file name too
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -182,6 +185,11 @@ DERIVED = {"claims": CLAIMS, "architectures": ARCHITECTURES}  # tables that foll
 _EVENTS = pa.schema(
     [("seq", pa.int64()), ("sweep", pa.string()), ("kind", pa.string()), ("row", pa.string())]
 )
+
+
+def is_name(text: str) -> bool:
+    """Whether a sweep may be called so."""
+    return NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)

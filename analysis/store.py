@@ -5,6 +5,7 @@
     sweeps/<sweep>/sweep.parquet                   one row a sweep
     claims/<run>/claims.parquet                    one row a claim of a run of `fairsweep claims`
     architectures/<run>/architectures.parquet      one row an architecture of a run of `fairsweep nas`
+    tags/<sweep>/tags.parquet                      its tags, one a row
     log/<sweep>/<number>.log                       every append since the sweep was last closed
     log/<sweep>/events-<first>-<last>.parquet      decisions, for the driver's replay
 
@@ -23,7 +24,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import socket
 import threading
 import time
@@ -77,7 +77,6 @@ SEAL_EVERY_S = 3.0
 SEAL_EVERY_ROWS = 5_000
 MAX_PARTS = 16
 _EPOCH_STRIDE = 10_000_000  # log objects of one remote writer; the next writer begins at the next multiple
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")
 
 
 class DamagedSweepWarning(UserWarning):
@@ -121,10 +120,10 @@ class Store:
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
-        self._folder = Folder(text)
-        self.uri = text if "://" in text else self._folder.root
-        self.root = self._folder.root if self._folder.local else self.uri
-        if self._folder.local and Path(self._folder.root).exists() and not Path(self._folder.root).is_dir():
+        self.folder = Folder(text)
+        self.uri = text if "://" in text else self.folder.root
+        self.root = self.folder.root if self.folder.local else self.uri
+        if self.folder.local and Path(self.folder.root).exists() and not Path(self.folder.root).is_dir():
             raise StoreError(f"storage={text}: is a file; a store is a folder")
 
     def __repr__(self) -> str:
@@ -132,13 +131,13 @@ class Store:
 
     def sweeps(self) -> list[str]:
         """Names by time of creation, the newest last."""
-        names = {*self._folder.names("sweeps"), *self._folder.names("log")}
+        names = {*self.folder.names("sweeps"), *self.folder.names("log")}
         rows = []
         for name in sorted(names):
-            if not _NAME.fullmatch(name):
+            if not schema.is_name(name):
                 continue
             try:
-                state = State.read(self._folder, name)
+                state = State.read(self.folder, name)
             except StoreError:  # listed all the same: what is wrong with it is said when it is read
                 rows.append((0, name))
                 continue
@@ -148,10 +147,10 @@ class Store:
 
     def has(self, sweep: str) -> bool:
         """Whether there is a sweep of this name."""
-        if not _NAME.fullmatch(sweep):
+        if not schema.is_name(sweep):
             return False
         paths = Paths(sweep)
-        return _exists(self._folder, paths)
+        return _exists(self.folder, paths)
 
     def table(self, name: str, sweep: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """A table (`sweeps`, `trials`, `results`, `events`, `claims`, `architectures`), of all sweeps if None is given.
@@ -198,16 +197,17 @@ class Store:
     def _table(self, name: str, sweep: str, columns: Sequence[str] | None) -> pa.Table:
         state = self._state(sweep, [] if name == "sweeps" else [name], columns)
         if name == "sweeps":
-            return schema.to_arrow([state.row], schema.SWEEPS, sweep)
+            row = schema.to_arrow([state.row], schema.SWEEPS, sweep)
+            return row.append_column("tags", pa.array([", ".join(self.tags(sweep))], pa.string()))
         return state.tables[name]
 
     def derived(self, table: str, run: str | None = None) -> pa.Table:
         """The rows of `claims` or `architectures` of a run, or of all runs but damaged ones, of which it warns."""
-        runs = self._folder.names(table) if run is None else [run]
+        runs = self.folder.names(table) if run is None else [run]
         found = []
         for name in runs:
             try:
-                found.append(self._folder.read_parquet(f"{table}/{name}/{table}.parquet")[0])
+                found.append(self.folder.read_parquet(f"{table}/{name}/{table}.parquet")[0])
             except FileNotFoundError:
                 continue
             except Unreadable as error:
@@ -222,7 +222,7 @@ class Store:
 
         They follow from the tables `trials` and `results`, so they can be made again.
         """
-        if not _NAME.fullmatch(run):
+        if not schema.is_name(run):
             raise StoreError(
                 f"name={run!r}: must be letters, digits and . _ = + - only, a letter or digit first"
             )
@@ -230,10 +230,10 @@ class Store:
         unknown = {name for row in rows for name in row} - set(columns.names)
         if unknown:
             raise KeyError(f"table {table} has no column {min(unknown)!r}")
-        self._folder.make(f"{table}/{run}")
+        self.folder.make(f"{table}/{run}")
         made = pa.Table.from_pylist([{**row, "run": run} for row in rows], schema=columns)
         about = {"schema_version": SCHEMA_VERSION}
-        self._folder.write_parquet(f"{table}/{run}/{table}.parquet", made, about)
+        self.folder.write_parquet(f"{table}/{run}/{table}.parquet", made, about)
 
     def read(self, sweep: str) -> SweepRecord:
         """Everything about a sweep, for a driver to replay."""
@@ -258,7 +258,7 @@ class Store:
 
         StoreError if the name is taken or cannot be a file name.
         """
-        if not _NAME.fullmatch(sweep):
+        if not schema.is_name(sweep):
             raise StoreError(
                 f"sweep={sweep!r}: must be letters, digits and . _ = + - only, a letter or digit first"
             )
@@ -278,25 +278,33 @@ class Store:
             **schemas.to_row(),
         }
         Encoder("sweeps", schema.SWEEPS)(full)
-        return SweepWriter._create(self._folder, self.uri, sweep, full, schemas)
+        return SweepWriter._create(self.folder, self.uri, sweep, full, schemas)
 
     def open(self, sweep: str) -> SweepWriter:
         """Takes up writing a sweep. SweepLocked while another live process writes it; recovers a torn log."""
         if not self.has(sweep):
-            raise self._unknown(sweep)
-        return SweepWriter._open(self._folder, self.uri, sweep)
+            raise self.unknown(sweep)
+        return SweepWriter._open(self.folder, self.uri, sweep)
+
+    def tags(self, sweep: str) -> list[str]:
+        """The tags of a sweep, sorted (`analysis.upkeep.tag`)."""
+        try:
+            return sorted(self.folder.read_parquet(Paths(sweep).tags)[0].column("tag").to_pylist())
+        except FileNotFoundError:
+            return []
 
     def checkpoint_dir(self, sweep: str) -> str:
         """Where the checkpoints of a sweep belong, as a path or URI; it need not be there yet."""
         return join(self.uri, "checkpoints", sweep)
 
     def _state(self, sweep: str, tables: Sequence[str], columns: Sequence[str] | None = None) -> State:
-        state = State.read(self._folder, sweep, tables, columns) if _NAME.fullmatch(sweep) else None
+        state = State.read(self.folder, sweep, tables, columns) if schema.is_name(sweep) else None
         if state is None:
-            raise self._unknown(sweep)
+            raise self.unknown(sweep)
         return state
 
-    def _unknown(self, sweep: str) -> UnknownSweep:
+    def unknown(self, sweep: str) -> UnknownSweep:
+        """What to raise of a name that no sweep has: it names close ones."""
         names = self.sweeps()
         close = get_close_matches(sweep, names, n=3)
         if close:

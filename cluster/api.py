@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from fairsweep.analysis import upkeep
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.commands import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
@@ -106,6 +107,24 @@ class Sweep:
             f"<p><b>{html.escape(self.name)}</b>: {html.escape(repr(self))}</p>{found}"
             f"<table><tr>{cells(columns, 'th')}</tr>{lines}</table>"
         )
+
+    @property
+    def tags(self) -> list[str]:
+        """Its tags, sorted."""
+        return self.store.tags(self.name)
+
+    def tag(self, *add: str, drop: Sequence[str] = ()) -> list[str]:
+        """Adds tags and drops some, also while it runs; returns those it then has. StoreError for what is no tag."""
+        return upkeep.tag(self.store, self.name, add, drop)
+
+    def rename(self, name: str) -> None:
+        """Gives it another name. StoreError if that is taken or it has not ended, SweepLocked while it is written."""
+        upkeep.rename(self.store, self.name, name)
+        self.name = name
+
+    def delete(self) -> None:
+        """Drops it from the store, checkpoints and networks too, for good. SweepLocked while it is written."""
+        upkeep.delete(self.store, self.name)
 
     def resume(self, *, quiet: bool = False, **changes: Any) -> Sweep:
         """Goes on with the sweep: after a crash, or to let it grow: `budget={"trials": "+20"}`."""

@@ -12,7 +12,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fairsweep.cluster.commands import DEFAULT_STORAGE, claims, data, networks, papers, runs, tables
+from fairsweep.cluster.commands import (
+    DEFAULT_STORAGE,
+    claims,
+    completion,
+    data,
+    networks,
+    papers,
+    runs,
+    tables,
+    upkeep,
+)
 from fairsweep.cluster.errors import DriverEnded, UserError
 
 EPILOG = """examples:
@@ -25,7 +35,9 @@ EPILOG = """examples:
 def run_cli(argv: Sequence[str]) -> int:
     """Parses and runs one command; returns the exit code."""
     parser = _parser()
-    args, rest = parser.parse_known_args(list(argv))
+    if "_ARGCOMPLETE" in os.environ:
+        completion.complete(parser)
+    args, rest = parser.parse_known_args(_store_as_its_verb_says(argv))
     if args.version:
         print(f"fairsweep {_version()}")
         return 0
@@ -50,6 +62,25 @@ def run_cli(argv: Sequence[str]) -> int:
             raise
         print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
         return code
+
+
+def _store_as_its_verb_says(argv: Sequence[str]) -> list[str]:
+    """`argv` with the store as its verb takes it, `storage=` among settings, `--storage` elsewhere."""
+    words, composed = list(argv), bool({"run", "nas"} & set(argv[:1]))
+    found: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*found, word, *words]
+        if composed and (word.startswith("--storage=") or (word == "--storage" and words)):
+            from fairsweep.search_spaces._parameter import hydra_word
+
+            value = words.pop(0) if word == "--storage" else word.partition("=")[2]
+            word = f"storage={hydra_word(value)}"
+        elif not composed and word.startswith("storage="):
+            word = f"--{word}"
+        found.append(word)
+    return found
 
 
 def _code(error: Exception) -> int | None:
@@ -99,6 +130,6 @@ def _parser() -> argparse.ArgumentParser:
             p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
         return p
 
-    for family in (papers, data, runs, tables, claims, networks):
+    for family in (papers, data, runs, tables, upkeep, claims, networks, completion):
         family.register(add)
     return parser

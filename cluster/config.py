@@ -219,7 +219,7 @@ def _explain(error: Exception, words: Sequence[str], root: str, pruned: str | No
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
         command = "run" if root == "config" else root
-        return overrides.unknown(match.group(1), command, _all_keys(root), *_parameters(words, root, pruned))
+        return overrides.unknown(match.group(1), command, all_keys(root), *_parameters(words, root, pruned))
     if "trainable" in text and ("must specify" in text.lower() or "???" in text):
         return f"trainable is missing: say which paper to tune, trainable=<slug>; {hint('', catalog.slugs())}"
     return text
@@ -243,7 +243,8 @@ def _parameters(words: Sequence[str], root: str, pruned: str | None) -> tuple[st
         return key, []
 
 
-def _all_keys(root: str) -> list[str]:
+def all_keys(root: str) -> list[str]:
+    """The settings of a configuration, `budget.trials` and so on, without those of a space."""
     keys: list[str] = []
     needed = ["trainable=" + catalog.slugs()[0]] if root == "config" else []
     base = OmegaConf.to_container(compose_tree(needed, root))

@@ -80,13 +80,10 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.jobs.nas import search as nas
     from fairsweep.cluster.storage import open_store
 
-    changes = [word.removeprefix("storage=") for word in rest if word.startswith("storage=")]
-    storage = changes[-1] if changes else args.storage
-    words = [word for word in rest if not word.startswith("storage=")]
     display = make_display(args.quiet or args.json)
-    if nas.is_search(open_store(storage), args.sweep):
-        return _searched(nas.resume(storage, args.sweep, words, display), args.json)
-    return _finished(sweep.resume(storage, args.sweep, words, display), args.json)
+    if nas.is_search(open_store(args.storage), args.sweep):
+        return _searched(nas.resume(args.storage, args.sweep, rest, display), args.json)
+    return _finished(sweep.resume(args.storage, args.sweep, rest, display), args.json)
 
 
 def _clean(args: argparse.Namespace, rest: list[str]) -> int:

@@ -16,6 +16,12 @@ def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     p = add("ls", _ls, "the sweeps of a store")
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
+    p.add_argument(
+        "--tag",
+        action="append",
+        default=[],
+        help="only sweeps with this tag; may be repeated: with all of them",
+    )
     add("show", _show, "a sweep: its trials, one a row", sweep=True)
     add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
     p = add(
@@ -36,12 +42,15 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
 
     store = existing(args.storage)
-    rows = [_listed(store, name) for name in store.sweeps()]
+    names = [name for name in store.sweeps() if set(args.tag) <= set(store.tags(name))]
+    rows = [_listed(store, name) for name in names]
     columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
+    if any(row.get("tags") for row in rows):
+        columns.append("tags")
     if args.json:
         report.print_json([{c: row.get(c) for c in [*columns, "damage"]} for row in rows])
     elif not rows:
-        print(f"{store.uri} has no sweeps yet")
+        print(f"{store.uri} has no sweeps {f'tagged {chr(32).join(args.tag)}' if args.tag else 'yet'}")
     else:
         for row in rows:
             if row.get("created"):

@@ -144,7 +144,7 @@ def test_order_of_columns_is_the_schemas(tmp_path: Path) -> None:
         *("metric.loss", "metric.accuracy"),
     ]
     trials = Store(tmp_path).table("trials", "s").column_names
-    assert trials[trials.index("steps") + 1 : trials.index("started")] == [
+    assert trials[trials.index("parent_step") + 1 : trials.index("started")] == [
         *("config.lr", "config.layers"),
         *("metric.loss", "metric.accuracy"),
     ]

@@ -1,0 +1,191 @@
+"""What keeps a store in order: sweeps are deleted, renamed and tagged.
+
+A sweep that a live process writes is refused (`SweepLocked`). Of an object store nobody can tell whether somebody still
+writes a sweep that was not closed; there `force` says that nobody does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs as pafs
+
+from fairsweep.analysis import schema
+from fairsweep.analysis._files import Folder, Lock, StoreError, SweepLocked
+from fairsweep.analysis._state import Paths, State, list_parts
+from fairsweep.analysis.schema import SCHEMA_VERSION
+from fairsweep.analysis.store import Store
+
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}")
+# The sweep's row first: from then on the sweep is gone for all that list sweeps, whatever else is still there.
+_ROOMS = ("sweeps", "log", "trials", "results", "tags", "architectures", "checkpoints", "wandb")
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """What a deletion dropped, or would: the folders of the sweep in the store, and their files and bytes."""
+
+    folders: tuple[str, ...]
+    files: int
+    bytes: int
+
+
+def holdings(store: Store, sweep: str) -> Deleted:
+    """What the store has under the name `sweep`, damaged or not. UnknownSweep if it has nothing."""
+    if not schema.is_name(sweep):
+        raise store.unknown(sweep)
+    folder = store.folder
+    found, files, size = [], 0, 0
+    for room in _ROOMS:
+        where = f"{room}/{sweep}"
+        infos = folder.fs.get_file_info(
+            pafs.FileSelector(folder.path(where), recursive=True, allow_not_found=True)
+        )
+        if infos or folder.fs.get_file_info(folder.path(where)).type == pafs.FileType.Directory:
+            found.append(where)
+        files += sum(info.is_file for info in infos)
+        size += sum(info.size or 0 for info in infos if info.is_file)
+    if not found:
+        raise store.unknown(sweep)
+    return Deleted(tuple(found), files, size)
+
+
+def delete(store: Store, sweep: str, force: bool = False) -> Deleted:
+    """Drops a sweep with its trials, reports, checkpoints, networks, tags and offline W&B runs.
+
+    Verdicts of claims that rest on it stay. UnknownSweep; SweepLocked while it is written, or if nobody can tell.
+    """
+    found = holdings(store, sweep)
+    with _alone(store, sweep, force):
+        for where in found.folders:
+            store.folder.fs.delete_dir(store.folder.path(where))
+    return found
+
+
+def rename(store: Store, sweep: str, name: str) -> None:
+    """Gives a closed sweep another name, in every table. StoreError if the name is taken or cannot be one.
+
+    The copy is whole before the old files go, so whatever ends this leaves the sweep under one name or both.
+    """
+    folder, old, new = store.folder, Paths(sweep), Paths(name)
+    if not schema.is_name(name):
+        raise StoreError(
+            f"name={name!r}: must be letters, digits and . _ = + - only, a letter or digit first"
+        )
+    if not store.has(sweep):
+        raise store.unknown(sweep)
+    if any(folder.names(f"{room}/{name}") for room in _ROOMS):
+        raise StoreError(f"name={name}: {store.uri} has a sweep of this name; choose another")
+    with _alone(store, sweep, force=False):
+        state = State.read(folder, sweep, ["results", "trials", "events"])
+        if state is None:
+            raise store.unknown(sweep)
+        if not state.row.get("closed") or state.log.segments:
+            raise StoreError(
+                f"sweep {sweep}: was not closed; `fairsweep resume {sweep}` ends it, and then it can be renamed"
+            )
+        for where in new.folders:
+            folder.make(where)
+        for table in ("results", "events"):
+            for part in list_parts(folder, old, table):
+                _copy(folder, part.name, new.part(table, part.first, part.last), name)
+        _copy(folder, old.trials, new.trials, name)
+        if folder.exists(old.tags):
+            folder.make(f"tags/{name}")
+            _copy(folder, old.tags, new.tags, name)
+        for room in ("checkpoints", "architectures"):
+            _move(folder, f"{room}/{sweep}", f"{room}/{name}")
+        _rename_derived(store, sweep, name)
+        _copy(folder, old.row, new.row, name)  # last: with it the sweep is there
+        for room in ("sweeps", "log", "trials", "results", "tags"):
+            with contextlib.suppress(FileNotFoundError):
+                folder.fs.delete_dir(folder.path(f"{room}/{sweep}"))
+
+
+def tag(store: Store, sweep: str, add: Iterable[str] = (), drop: Iterable[str] = ()) -> list[str]:
+    """Adds and drops tags, also of a sweep that runs, and returns those it then has. StoreError for what is no tag."""
+    if not store.has(sweep):
+        raise store.unknown(sweep)
+    known = store.tags(sweep)
+    for text in (*add, *drop):
+        if not TAG.fullmatch(text):
+            raise StoreError(
+                f"tag={text!r}: must be up to 100 letters, digits and . _ : / = -, a letter or digit first"
+            )
+    for text in drop:
+        if text not in known:
+            raise StoreError(f"tag={text}: sweep {sweep} has {', '.join(known) or 'no tags'}")
+    wanted = sorted({*known, *add} - set(drop))
+    made = pa.table(
+        {"sweep": pa.array([sweep] * len(wanted), pa.string()), "tag": pa.array(wanted, pa.string())}
+    )
+    store.folder.make(f"tags/{sweep}")
+    store.folder.write_parquet(Paths(sweep).tags, made, {"schema_version": SCHEMA_VERSION})
+    return wanted
+
+
+@contextlib.contextmanager
+def _alone(store: Store, sweep: str, force: bool) -> Iterator[None]:
+    """Holds the sweep's lock, as far as there is one."""
+    folder, paths = store.folder, Paths(sweep)
+    if not folder.local:
+        try:
+            state = State.read(folder, sweep)
+        except StoreError:  # damaged: what does not read is not written either
+            state = None
+        if state is not None and not state.closed and not force:
+            raise SweepLocked(
+                f"sweep {sweep} was not closed, and on {store.uri} nobody can tell whether it is still written; "
+                "--force deletes it all the same"
+            )
+        yield
+        return
+    folder.make(paths.log)
+    lock = Lock(folder.path(paths.lock))
+    lock.acquire(f"sweep {sweep}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _copy(folder: Folder, source: str, target: str, name: str) -> None:
+    """A table's file under another name of the sweep, in its rows too."""
+    table, about = folder.read_parquet(source)
+    if "sweep" in table.column_names:
+        column = table.column_names.index("sweep")
+        table = table.set_column(column, table.schema.field(column), _all(table, name))
+    folder.write_parquet(target, table, about)
+
+
+def _all(table: pa.Table, text: str) -> pa.Array:
+    return pa.array([text] * table.num_rows, pa.string())
+
+
+def _move(folder: Folder, source: str, target: str) -> None:
+    if folder.fs.get_file_info(folder.path(source)).type == pafs.FileType.Directory:
+        folder.fs.move(folder.path(source), folder.path(target))
+
+
+def _rename_derived(store: Store, sweep: str, name: str) -> None:
+    """Verdicts and architectures that name the sweep."""
+    folder = store.folder
+    for run in folder.names("claims"):
+        table = store.derived("claims", run)
+        if pc.any(pc.equal(table.column("sweep"), sweep)).as_py():
+            rows = table.to_pylist()
+            store.write_derived(
+                "claims", run, [{**r, "sweep": name if r["sweep"] == sweep else r["sweep"]} for r in rows]
+            )
+    if folder.exists(f"architectures/{name}/architectures.parquet"):
+        old, new = folder.path(f"architectures/{sweep}"), folder.path(f"architectures/{name}")
+        rows = store.derived("architectures", name).to_pylist()
+        for row in rows:
+            if row["folder"] and row["folder"].startswith(f"{old}/"):
+                row["folder"] = new + row["folder"][len(old) :]
+        store.write_derived("architectures", name, rows)

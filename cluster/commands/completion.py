@@ -1,0 +1,88 @@
+"""Shell completion: `eval "$(fairsweep completion bash)"`. argcomplete speaks with bash, zsh and fish; what may come
+next is known here: papers, groups and their options, settings, parameters of the chosen paper, sweeps of the store."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+SHELLS = ("bash", "zsh", "fish")
+_ROOTS = {"run": "config", "nas": "nas", "resume": "config"}
+
+
+def register(add: Any) -> None:
+    """Adds the verb of this file. add: see `cluster.cli`."""
+    p = add("completion", _completion, "print what makes a shell complete our words", json=False)
+    p.add_argument(
+        "shell",
+        choices=SHELLS,
+        help='bash and zsh: eval "$(fairsweep completion bash)" in ~/.bashrc; '
+        "fish: fairsweep completion fish > ~/.config/fish/completions/fairsweep.fish",
+    )
+
+
+def _completion(args: argparse.Namespace, rest: list[str]) -> int:
+    import argcomplete
+
+    print(argcomplete.shellcode(["fairsweep"], shell=args.shell))
+    return 0
+
+
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answers the shell that asks what may come next, and ends the process; returns if none asks."""
+    import argcomplete
+
+    for command, p in _verbs(parser).items():
+        if command in ("run", "nas"):
+            p.add_argument("words", nargs="*", help=argparse.SUPPRESS).completer = settings  # type: ignore[attr-defined]
+        for action in p._actions:
+            if action.dest in ("slug", "slugs"):
+                action.completer = papers  # type: ignore[attr-defined]
+            elif action.dest in ("sweep", "sweeps"):
+                action.completer = sweeps  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
+
+
+def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    found = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def papers(prefix: str, **_: Any) -> list[str]:
+    """Slugs of the catalogue."""
+    from fairsweep.trainables import catalog
+
+    return [slug for slug in catalog.slugs() if slug.startswith(prefix)]
+
+
+def sweeps(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Sweeps of the store that the words so far name; nothing where there is no store."""
+    from fairsweep.cluster.storage import existing
+
+    try:
+        return [
+            name for name in existing(parsed_args.storage, "--storage").sweeps() if name.startswith(prefix)
+        ]
+    except Exception:  # a shell that completes is no place for errors
+        return []
+
+
+def settings(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Groups with their options, settings, and `space.NAME` of the paper that is chosen already."""
+    from fairsweep.cluster import config
+    from fairsweep.cluster.jobs.nas import config as nas_config
+
+    groups = config.GROUPS if parsed_args.command == "run" else nas_config.GROUPS
+    key, equals, _value = prefix.partition("=")
+    if equals:
+        options = config.group_options(key) if key in groups else []
+        return [f"{key}={option}" for option in options if f"{key}={option}".startswith(prefix)]
+    known = [*groups, *config.all_keys(_ROOTS[parsed_args.command])]
+    chosen = next(
+        (w.removeprefix("trainable=") for w in parsed_args.words or () if w.startswith("trainable=")), ""
+    )
+    if parsed_args.command == "run" and chosen in config.group_options("trainable"):
+        from fairsweep.trainables import catalog
+
+        known += [f"space.{name}" for name in catalog.space_of(chosen).parameters]
+    return sorted({f"{name}=" for name in known if name.startswith(prefix)})
