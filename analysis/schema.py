@@ -79,6 +79,7 @@ _TRIALS_AFTER = [
     ("git_dirty", pa.bool_()),
     ("versions", pa.string()),
     ("search_attrs", pa.string()),
+    ("attrs", pa.string()),
     ("config_json", pa.string()),
 ]
 SWEEPS = pa.schema(

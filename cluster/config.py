@@ -86,7 +86,9 @@ def compose_tree(
             raise UserError(f"{bounded(word, 200)}: is not valid Unicode (UTF-8); rename what it names")
     _register_papers(words)
     _check_choices(words, groups)
-    prepared = [overrides.prepared(choice.own_word(word) if root == "config" else word) for word in words]
+    prepared = [
+        overrides.prepared(choice.own_word(word, words) if root == "config" else word) for word in words
+    ]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -7,7 +7,7 @@ subclass knows PyTorch and its own search space; it knows nothing of Ray, storag
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -42,6 +42,10 @@ class DataError(ValueError):
 
 class DataNotFound(DataError):
     """A folder that does not hold the files of a data set, or none given."""
+
+
+class Pruned(Exception):
+    """Raised by a trainable that ends its own trial early; what it is worth is what it has reported."""
 
 
 class BadReport(ValueError):
@@ -238,6 +242,8 @@ class Paper(ABC):
     tiny: ClassVar[Tiny]
     claims: ClassVar[tuple[Claim, ...]] = ()
     paper_steps: ClassVar[Mapping[str, int]] = {}
+    attrs: Mapping[str, Any] = {}  # what the trial's row is to say beside numbers: JSON
+    remarks: Sequence[str] = ()  # what a reader of the sweep should know
     open_metrics: ClassVar[bool] = False  # `step` may return metrics that are not declared; they are kept
 
     @classmethod

@@ -253,6 +253,8 @@ class Conductor:
                 if kept is not None and self.rules.objective in kept["metrics"]:
                     trial.best, trial.best_step = kept["metrics"][self.rules.objective], kept["step"]
                 self.end(trial, "complete", payload.get("reason") or "complete", payload)
+            elif payload["status"] == "pruned":
+                self.end(trial, "pruned", payload["reason"], payload)
             elif decision == "pause":
                 self.end(trial, "paused", f"paused by {self.scheduler.name} at step {trial.steps}", payload)
             elif decision == "stop":

@@ -26,12 +26,14 @@ from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault
 from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.tracking import Tracker, make_tracker
+from fairsweep.cluster.tune.adapter import register as register_tune
 from fairsweep.trainables import catalog, objective
-from fairsweep.trainables.base import BadReport, Paper, Setting
+from fairsweep.trainables.base import BadReport, Paper, Pruned, Setting
 from fairsweep.trainables.own import known as own
 from fairsweep.trainables.own.source import Source, TrainableError
 
 logger = logging.getLogger(__name__)
+register_tune()
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS}
 
 
@@ -93,6 +95,8 @@ class LegRunner:
             if self.paper is None:
                 self._build()
             self._train(rows, report)
+        except Pruned as end:
+            report["status"], report["reason"] = "pruned", f"pruned by the trainable: {end}"
         except (Exception, SystemExit) as error:  # of the trial's code, which is somebody's own
             report["status"] = "lost" if is_storage_fault(error) else "failed"
             report["failure"] = {"reason": describe(error), "error": bounded(traceback.format_exc(), ERROR)}
@@ -101,6 +105,10 @@ class LegRunner:
         report["rows"] = rows
         self._reported = max([self._reported, *(row["step"] for row in rows)])
         report.update(self._measurements())
+        if self.paper is not None:
+            report["attrs"] = dict(self.paper.attrs)
+            for remark in dict.fromkeys(self.paper.remarks):
+                self._note(remark, once=True)
         report["notes"], self._notes = self._notes, []
         if report["status"] != "running":
             self._end(report)

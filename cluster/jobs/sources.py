@@ -32,6 +32,12 @@ def columns(paper: type[Paper]) -> dict[str, Any]:
     return {"reference": found.reference, "source_digest": found.digest, "source": found.to_json()}
 
 
+def found_out(paper: type[Paper]) -> tuple[str, ...]:
+    """What is to be said of how a trainable was read: see `Source.found`."""
+    found = known.source_of(paper)
+    return tuple(found.found.get("notes", ())) if found is not None else ()
+
+
 def carried(settings: Any) -> str:
     """What workers are sent, "" for a paper of the catalogue."""
     found = known.source_of(settings.paper) if is_reference(settings.trainable) else None
@@ -61,6 +67,7 @@ def take_up(record: SweepRecord, words: Sequence[str], tree: Any) -> list[str]:
             )
         return rest
     stored = Source.from_json(text)
+    sources.remember(stored)
     if STORED in words:
         known.pin(stored)
     elif moved:

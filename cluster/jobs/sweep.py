@@ -102,7 +102,7 @@ def _drive(
         return made[0]
 
     post, untracked = tracked(make_post(settings, store, name))
-    notes += untracked
+    notes += (*untracked, *sources.found_out(paper))
     notes += tuple(settings.space.beyond(paper.space().for_data(settings.data or paper.datasets[0])))
     result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
     if result.state == "finished":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fairsweep.search_spaces._parameter import show
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import Paper
+from fairsweep.trainables.own import optuna_objective
 from fairsweep.trainables.own.declare import MARK, Declaration, call, read_space
 from fairsweep.trainables.own.running import Handle, OwnPaper, metrics_of
 from fairsweep.trainables.own.source import Source, TrainableError, slug_of
@@ -17,7 +19,7 @@ from fairsweep.trainables.own.source import Source, TrainableError, slug_of
 # (object, its source, settings) -> a class, or None if the object is of another kind. Settings: metric and mode of the
 # sweep, None where it does not say. TrainableError, in one line, for an object of the kind that cannot be carried over.
 Adapter = Callable[[Any, Source, Mapping[str, Any]], type[Paper] | None]
-ADAPTERS: list[Adapter] = []
+ADAPTERS: list[Adapter] = [optuna_objective.adapter]
 
 
 def adapt(found: Any, source: Source, settings: Mapping[str, Any] | None = None) -> type[Paper]:
@@ -60,9 +62,7 @@ def space_beside(given: Any, source: Source) -> tuple[Space, Source]:
             text = (Path(source.folder) / file).read_text(encoding="utf-8")
         if text is not None:
             space = Space.from_yaml(text, source=f"{where}: {name}", papers=False)
-            return space, Source(
-                source.reference, source.folder, {**source.files, file: text}, source.pickled
-            )
+            return space, replace(source, files={**source.files, file: text})
     raise TrainableError(
         f"{where}: space is missing: give it inline, space={{'lr': (0.001, 0.1)}}, or in a file beside it,"
         f" {' or '.join(names)}"
@@ -142,8 +142,8 @@ def _function(found: Any, source: Source, settings: Mapping[str, Any]) -> type[P
     return Function
 
 
-def drained(made: Any, trial: Handle) -> Any:
-    """Reports what a generator yields, and returns what it returns; the generator is closed where the trial ends."""
+def drained(made: Any, trial: Any) -> Any:
+    """Reports what a generator yields by `trial.report`, and returns what it returns; it is closed where that ends."""
     try:
         while True:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fairsweep.trainables.base import Paper
@@ -33,6 +34,7 @@ def of(given: Source, settings: Mapping[str, Any] | None = None) -> type[Paper]:
     made = _classes.get(key)
     if made is None:
         loaded = _load(given)
+        loaded = replace(loaded, source=source.remembered(loaded.source))
         with loading.within(loaded.place):
             made = adapt.adapt(loaded.found, loaded.source, settings)
         if not hasattr(made, "source"):

@@ -16,14 +16,23 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from fairsweep.trainables.own.source import Source, TrainableError, file_of, raised, text_of
+
+
+class Stop(BaseException):
+    """Raised in the place of what a script would run, while it is only read for what it defines: ends its import."""
+
+
+# What holds while a file is run for what it defines, such as that its own study does not begin (`Stop`).
+AROUND: list[Callable[[Source], AbstractContextManager[None]]] = []
 
 
 class _Place:
@@ -115,14 +124,19 @@ def load(source: Source) -> Loaded:
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     loading.append(source.reference)
     try:
-        with within(place), _named(source.reference, place.root), contextlib.redirect_stdout(sys.stderr):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(within(place))
+            stack.enter_context(_named(source.reference, place.root))
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+            for around in AROUND:
+                stack.enter_context(around(source))
             module = _run(source, place.root)
             found = _attribute(module, source)
             files = {**source.files, **_more(place.root, source)}
     finally:
         loading.pop()
         sys.dont_write_bytecode = writes
-    return Loaded(found, Source(source.reference, source.folder, files), place)
+    return Loaded(found, replace(source, files=files), place)
 
 
 loading: list[str] = []  # references whose files are being run
@@ -192,7 +206,8 @@ def _run(source: Source, root: str) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    exec(compile(source.files[path.relative_to(root).as_posix()], str(path), "exec"), module.__dict__)
+    with contextlib.suppress(Stop):
+        exec(compile(source.files[path.relative_to(root).as_posix()], str(path), "exec"), module.__dict__)
     return module
 
 

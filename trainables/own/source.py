@@ -11,10 +11,11 @@ import os
 import re
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fairsweep._flat import ROOMS
 
@@ -37,13 +38,15 @@ class Source:
 
     reference: `/folder/train.py:train`, `package.module:train`, or `notebook:train` for a function without a file.
     folder: where the files lie on the machine of the driver. files: path relative to it -> text; none for a package
-    that is installed. pickled: the function itself (base64), if it has no file.
+    that is installed. pickled: the function itself (base64), if it has no file. found: what was found about it by
+    running it (JSON, such as the space of an Optuna objective), which workers need not find again; not of the digest.
     """
 
     reference: str
     folder: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     pickled: str = ""
+    found: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def digest(self) -> str:
@@ -63,11 +66,26 @@ class Source:
 
     def to_json(self) -> str:
         about = {"reference": self.reference, "folder": self.folder, "files": dict(self.files)}
-        return json.dumps({**about, "pickled": self.pickled})
+        return json.dumps({**about, "pickled": self.pickled, "found": dict(self.found)})
 
     @classmethod
     def from_json(cls, text: str) -> Source:
         return cls(**json.loads(text))
+
+
+_found: dict[tuple[str, str], Mapping[str, Any]] = {}  # (reference, digest) -> `Source.found`
+
+
+def remember(source: Source) -> None:
+    """What was found about a source holds in this process until its text changes."""
+    if source.found:
+        _found[source.reference, source.digest] = source.found
+
+
+def remembered(source: Source) -> Source:
+    """The source with what was found about it."""
+    known = _found.get((source.reference, source.digest), {})
+    return source if source.found or not known else replace(source, found=known)
 
 
 def is_reference(text: str) -> bool:
