@@ -26,7 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairsweep.analysis import _files, _log, _state, schema, store
+from fairsweep.analysis import _files, _log, _sealing, _state, _writer, schema, store
 from fairsweep.analysis._files import join
 from fairsweep.analysis.store import Store, StoreDamaged, StoreError, SweepLocked, SweepWriter, UnknownSweep
 
@@ -582,7 +582,7 @@ def test_it_seals_by_itself_in_time_and_by_rows(tmp_path: Path, monkeypatch: pyt
         w.seal_every = 1e9
         w.seal()
         before = parts()
-        monkeypatch.setattr(store, "SEAL_EVERY_ROWS", 50)
+        monkeypatch.setattr(_writer, "SEAL_EVERY_ROWS", 50)
         w.results([report(i) for i in range(49)])
         assert parts() == before
         w.results([report(49)])
@@ -597,7 +597,7 @@ def test_many_parts_become_one(tmp_path: Path) -> None:
             w.event("tell", step=step)
             w.seal()
             for folder, glob in (("results/s", "part-*.parquet"), ("log/s", "events-*.parquet")):
-                assert len(list((tmp_path / folder).glob(glob))) <= store.MAX_PARTS
+                assert len(list((tmp_path / folder).glob(glob))) <= _sealing.MAX_PARTS
         assert steps(tmp_path) == list(range(40))
         assert raw(tmp_path)["arrow"] == list(range(40))
         assert [e["step"] for e in Store(tmp_path).read("s").events] == list(range(40))
@@ -608,10 +608,10 @@ def test_a_merge_that_died_halfway_shows_no_row_twice(
 ) -> None:
     w = create(tmp_path)
     w.seal_every = 1e9
-    for step in range(store.MAX_PARTS):
+    for step in range(_sealing.MAX_PARTS):
         w.results([report(step)])
         w.seal()
-    w.results([report(store.MAX_PARTS)])
+    w.results([report(_sealing.MAX_PARTS)])
     monkeypatch.setattr(type(w._folder), "delete", lambda self, name: None)
     monkeypatch.setattr(
         type(w._folder), "exchange", lambda self, a, b: False
@@ -624,10 +624,10 @@ def test_a_merge_that_died_halfway_shows_no_row_twice(
         "part-000000000001-000000000002.parquet and 16 more" in note
         and "see these rows of sweep s twice" in note
     )
-    assert len(list((tmp_path / "results/s").iterdir())) == store.MAX_PARTS + 2
-    assert steps(tmp_path) == list(range(store.MAX_PARTS + 1))
+    assert len(list((tmp_path / "results/s").iterdir())) == _sealing.MAX_PARTS + 2
+    assert steps(tmp_path) == list(range(_sealing.MAX_PARTS + 1))
     with Store(tmp_path).open("s"):
-        assert raw(tmp_path)["arrow"] == list(range(store.MAX_PARTS + 1))
+        assert raw(tmp_path)["arrow"] == list(range(_sealing.MAX_PARTS + 1))
 
 
 @pytest.mark.parametrize("step", ["_write_trials", "_write_row", "_delete_parts_but", "_delete_segments"])
@@ -833,7 +833,8 @@ def test_a_newer_schema_is_refused_by_name(tmp_path: Path, table: str) -> None:
 
 
 def test_a_log_of_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
+    for module in (store, _sealing):
+        monkeypatch.setattr(module, "SCHEMA_VERSION", schema.SCHEMA_VERSION + 1)
     leave(create(tmp_path))
     (tmp_path / "sweeps/s/sweep.parquet").unlink()
     (tmp_path / "trials/s/trials.parquet").unlink()

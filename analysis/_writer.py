@@ -1,0 +1,360 @@
+"""The one writer of a sweep: appends that are on disk when they return, and the end of the sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from fairsweep.analysis import _log, schema
+from fairsweep.analysis._files import Appender, Folder, Lock, StoreError, SweepLocked, UnknownSweep
+from fairsweep.analysis._record import Recovery, SweepRecord, record_of
+from fairsweep.analysis._sealing import Sealing
+from fairsweep.analysis._state import Paths, State, merge_row, read_log
+from fairsweep.analysis.schema import Schemas
+
+SEAL_EVERY_S = 3.0
+SEAL_EVERY_ROWS = 5_000
+_EPOCH_STRIDE = 10_000_000  # log objects of one remote writer; the next writer begins at the next multiple
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def exists(folder: Folder, paths: Paths) -> bool:
+    if folder.exists(paths.row) or folder.exists(paths.trials):
+        return True
+    return read_log(folder, paths).first is not None
+
+
+class SweepWriter(Sealing):
+    """The one writer of a sweep. Methods may be called from several threads; each call is one durable append.
+
+    KeyError for a column that the table lacks and TypeError for a value of another type; then nothing of
+    the call is written. Leaving the `with` block without `close` keeps the log: the sweep can be resumed.
+    """
+
+    seal_every = SEAL_EVERY_S  # seconds between seals; may be set on a writer
+
+    def __init__(self, folder: Folder, uri: str, sweep: str, schemas: Schemas, lock: Lock | None) -> None:
+        super().__init__(folder, sweep, schemas)
+        self.uri = uri
+        self.recovery: Recovery | None = None
+        self.record = SweepRecord({}, {}, [], [])
+        self._file_lock = lock
+        self._mutex = threading.RLock()
+        self._buffer: list[_log.Row] | None = None
+        self._first: list[_log.Row] = []
+        self._appender: Appender | None = None
+        self._fence = uuid.uuid4().hex
+        self._next_seal = 0.0
+        self._closed = False
+
+    # -- beginning ------------------------------------------------------------------------------------
+
+    @classmethod
+    def _lock(cls, folder: Folder, paths: Paths) -> Lock | None:
+        try:
+            for where in paths.folders:
+                folder.make(where)
+        except OSError as error:
+            raise StoreError(
+                f"storage={folder.root}: cannot be written: {str(error).splitlines()[0]}"
+            ) from None
+        if not folder.local:
+            return None
+        lock = Lock(folder.path(paths.lock))
+        lock.acquire(f"sweep {paths.sweep}")
+        for where in paths.folders:
+            folder.delete_temporaries(where)
+        return lock
+
+    @classmethod
+    def _create(
+        cls, folder: Folder, uri: str, sweep: str, row: dict[str, Any], schemas: Schemas
+    ) -> SweepWriter:
+        paths = Paths(sweep)
+        if exists(folder, paths):
+            raise StoreError(f"sweep={sweep}: {uri} has a sweep of this name; open it or choose another name")
+        lock = cls._lock(folder, paths)
+        try:
+            log = read_log(folder, paths)
+            if exists(folder, paths):
+                raise StoreError(
+                    f"sweep={sweep}: {uri} has a sweep of this name; open it or choose another name"
+                )
+            for segment in log.segments:  # a creation that died before its first row was down
+                folder.delete(f"{paths.log}/{Path(segment.path).name}")
+            writer = cls(folder, uri, sweep, schemas, lock)
+            writer._take_over()
+            writer._appender = Appender(folder, paths.log, writer._number(log))
+            writer._commit([("sweeps", writer._encoders["sweeps"](row))], seal=False)
+            writer.seal()
+            writer.record = SweepRecord(dict(row), {}, [], [])
+            return writer
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+
+    @classmethod
+    def _open(cls, folder: Folder, uri: str, sweep: str) -> SweepWriter:
+        paths = Paths(sweep)
+        lock = cls._lock(folder, paths)
+        try:
+            state = State.read(folder, sweep, ["results", "trials", "events"])
+            if state is None:
+                raise UnknownSweep(f"{sweep}: {uri} has no such sweep")
+            state.live = False  # the lock that it saw is our own
+            writer = cls(folder, uri, sweep, state.schemas, lock)
+            writer._take_over()
+            writer._recover(state)
+            return writer
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+
+    def _recover(self, state: State) -> None:
+        self.record = record_of(state)
+        if not state.closed or state.log.torn_bytes:
+            self.recovery = Recovery(
+                rows=len(self.record.results),
+                events=len(self.record.events),
+                torn_bytes=state.log.torn_bytes,
+                message="; ".join(self.record.notes),
+            )
+        self._row = dict(state.row)
+        self._trials = {r["trial"]: r for r in schema.to_encoded(state.tables["trials"])}
+        self._seq = state.last
+        self._sealed = state.sealed.sealed
+        self._set_torn_aside(state)
+        for table, count in (("results", len(self.record.results)), ("events", len(self.record.events))):
+            self._counts[table] = count
+        if state.closed:
+            self._first = [("sweeps", {"closed": False})]
+        log = state.log
+        if state.repairs:
+            self._compact(state, closed=False)
+        else:
+            for table in self._pending:
+                self._delete_parts_but(table, {p.name for p in state.parts[table]})
+                self._ends[table] = max((p.last for p in state.parts[table]), default=0)
+                self._pending[table] = log.rows(table, max(self._ends[table], self._sealed) + 1)
+        if state.closed:  # its closing died before it could delete them
+            self._delete_segments()
+            log = _log.Log()
+        self._appender = Appender(self._folder, self._paths.log, self._number(log))
+
+    def _set_torn_aside(self, state: State) -> None:
+        for segment in state.log.segments:
+            if segment.bad_at is None:
+                continue
+            name = f"{self._paths.log}/{Path(segment.path).name}"
+            data = self._folder.read(name)
+            aside, n = f"{name.removesuffix('.log')}.torn", 2
+            while self._folder.exists(aside):
+                aside, n = f"{name.removesuffix('.log')}.{n}.torn", n + 1
+            with self._folder.replacing(aside) as out:
+                out.write(data[segment.bad_at :])
+            self._folder.truncate(name, segment.bad_at)
+
+    def _number(self, log: _log.Log) -> int:
+        """The log file to append to: a local writer goes on in the last one, a remote one begins its own."""
+        last = max((int(Path(s.path).stem) for s in log.segments), default=None)
+        if self._folder.local:
+            return last or 1
+        names = [n for n in self._folder.names(self._paths.log) if n.endswith((".log", ".torn"))]
+        used = max([last or 0, *(int(n.split(".")[0]) for n in names)])
+        return (used // _EPOCH_STRIDE + 1) * _EPOCH_STRIDE
+
+    def _take_over(self) -> None:
+        if self._folder.local:
+            return
+        holder = {"id": self._fence, "pid": os.getpid(), "host": socket.gethostname()}
+        with self._folder.replacing(f"{self._paths.log}/writer.json") as out:
+            out.write(json.dumps(holder).encode())
+
+    def _check_fence(self) -> None:
+        if self._folder.local:
+            return
+        holder = json.loads(self._folder.read(f"{self._paths.log}/writer.json"))
+        if holder["id"] != self._fence:
+            raise SweepLocked(
+                f"sweep {self.name} was taken over by process {holder['pid']} on {holder['host']}"
+            )
+
+    # -- appending ------------------------------------------------------------------------------------
+
+    def results(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Appends reports. A column that a report lacks is null; NaN stays NaN."""
+        encode = self._encoders["results"]
+        self._add([("results", self._own(encode(row), "seq")) for row in rows])
+
+    def grow(self, metric_names: Sequence[str]) -> None:
+        """Adds columns for metrics that nobody has declared; those that there are stay. Not within a batch.
+
+        StoreError, with nothing changed, for a name that no column can have.
+        """
+        with self._mutex:
+            known = set(self._schemas.results.names)
+            new = [n for n in dict.fromkeys(metric_names) if schema.METRIC + n not in known]
+            if not new:
+                return
+            try:
+                grown = self._schemas.with_metrics(new)
+            except ValueError as error:
+                raise StoreError(f"sweep {self.name}: {error}") from None
+            self._add([("sweeps", self._encoders["sweeps"](grown.to_row()))])
+            self._use(grown)
+
+    def trial(self, id: str, /, **fields: Any) -> None:
+        """Creates trial `id`, or changes the given columns of it and keeps the others."""
+        row = self._own(self._encoders["trials"]({**fields, "trial": id}))
+        self._add([("trials", row)])
+
+    def sweep(self, **fields: Any) -> None:
+        """Changes the given columns of the sweep's row; `updated` is now if it is not given."""
+        row = self._own(
+            self._encoders["sweeps"]({"updated": now(), **fields}), "closed", "rows_results", "rows_trials"
+        )
+        self._add([("sweeps", row)])
+
+    def event(self, kind: str, /, **fields: Any) -> None:
+        """Appends a decision for the replay; `fields` are anything that JSON can hold."""
+        if taken := {"seq", "kind"} & fields.keys():
+            raise KeyError(f"event {kind}: the field {min(taken)!r} is the store's own")
+        try:
+            text = json.dumps(fields)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"event {kind}: {error}") from None
+        self._add([("events", {"kind": kind, "row": text})])
+
+    @contextlib.contextmanager
+    def batch(self) -> Iterator[None]:
+        """Makes the calls in the block one append: after a crash all of them are there, or none.
+
+        Other threads wait. If the block raises, nothing of it is written. Blocks may be nested.
+        """
+        with self._mutex:
+            if self._buffer is not None:
+                yield
+                return
+            self._buffer = []
+            try:
+                yield
+                rows = self._buffer
+            finally:
+                self._buffer = None
+            if rows:
+                self._commit(rows)
+
+    def _own(self, row: dict[str, Any], *kept: str) -> dict[str, Any]:
+        for name in kept:
+            if name in row:
+                raise KeyError(f"column {name!r} is the store's own")
+        if row.pop("sweep", self.name) != self.name:
+            raise StoreError(f"sweep {self.name}: cannot take a row of another sweep")
+        return row
+
+    def _add(self, rows: list[_log.Row]) -> None:
+        with self._mutex:
+            if self._closed:
+                raise StoreError(f"sweep {self.name}: its writer is closed")
+            if self._buffer is not None:
+                self._buffer.extend(rows)
+            elif rows:
+                self._commit(rows)
+
+    def _commit(self, rows: list[_log.Row], seal: bool = True) -> None:
+        assert self._appender is not None
+        rows = [*self._first, *rows]
+        self._appender.append(_log.encode(self._seq + 1, rows))
+        self._first = []
+        for table, row in rows:
+            self._seq += 1
+            if table == "trials":
+                merge_row(self._trials, row)
+                self._trials_changed = True
+            elif table == "sweeps":
+                self._row.update(row)
+            else:
+                self._pending[table].append((self._seq, row))
+                self._counts[table] += 1
+        due = time.monotonic() >= self._next_seal or len(self._pending["results"]) >= SEAL_EVERY_ROWS
+        if seal and due:
+            try:
+                self.seal()
+            except OSError as error:  # the rows are safe in the log; the next seal writes them
+                warnings.warn(f"sweep {self.name}: cannot seal yet: {error}", RuntimeWarning, stacklevel=3)
+
+    # -- sealing --------------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Writes what is new as Parquet, so that readers that know nothing of the log see it."""
+        with self._mutex:
+            began = time.monotonic()
+            try:
+                if self._seq > self._sealed:
+                    self._check_fence()
+                    self._seal()
+            finally:
+                # Rewriting the trials costs more the more there are: never more than a twentieth of the time.
+                took = time.monotonic() - began
+                self._next_seal = time.monotonic() + max(self.seal_every, 20 * took)
+
+    # -- ending ---------------------------------------------------------------------------------------
+
+    def close(self, *, state: str) -> None:
+        """Ends the sweep in `state`: one Parquet file a table, read back and counted, and no log.
+
+        StoreDamaged, with the log kept, if what is read back is not what was appended.
+        """
+        with self._mutex:
+            if self._closed:
+                return
+            self.sweep(state=state)
+            self._check_fence()
+            found = State.read(self._folder, self.name, ["results", "trials", "events"])
+            assert found is not None
+            self._compact(found, closed=True)
+            self._delete_segments()
+            for where in self._paths.folders:
+                self._folder.delete_temporaries(where)
+            self._release()
+
+    def _delete_segments(self) -> None:
+        if self._appender is not None:
+            self._appender.close()
+        for name in self._folder.names(self._paths.log):
+            if name.endswith(".log"):
+                self._folder.delete(f"{self._paths.log}/{name}")
+
+    def _release(self) -> None:
+        self._closed = True
+        if self._appender is not None:
+            self._appender.close()
+        if self._file_lock is not None:
+            self._file_lock.release()
+
+    def __enter__(self) -> SweepWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with self._mutex:
+            if not self._closed:
+                try:
+                    with contextlib.suppress(Exception):  # not to hide the error that ended the block
+                        self.seal()
+                finally:
+                    self._release()
