@@ -47,25 +47,38 @@ def front_within(rows: Sequence[Mapping[str, Any]], cost: str, limits: Mapping[s
     return pareto(known, ("max", "min"))
 
 
-def hypervolume(
-    values: Sequence[Sequence[float]], modes: Sequence[str], reference: tuple[float, float]
-) -> float:
-    """Area between the front of `values` and `reference`, in two criteria; exact.
+def hypervolume(values: Sequence[Sequence[float]], modes: Sequence[str], reference: Sequence[float]) -> float:
+    """Volume between the front of `values` and `reference`, an area where there are two criteria; exact.
 
     values, modes: as in `pareto`. reference: the worst value of each criterion that still counts; candidates that are
-    not better in both add nothing.
+    not better in all of them add nothing.
     """
     signs = _signs(modes)
-    if len(signs) != 2:
-        raise ValueError(f"modes={list(modes)}: must be two, an area has two sides")
-    losses = np.asarray(values, float).reshape(-1, 2) * signs
-    width, height = np.asarray(reference, float) * signs
-    area = 0.0
-    for x, y in sorted(map(tuple, losses)):
-        if x < width and y < height:
-            area += (width - x) * (height - y)  # the part below what came before: a step of the staircase
-            height = y
-    return float(area)
+    if len(reference) != len(signs):
+        raise ValueError(f"reference={list(reference)}: must have {len(signs)} values, one a criterion")
+    limits = np.asarray(reference, float) * signs
+    losses = np.asarray(values, float).reshape(-1, len(signs)) * signs
+    return _volume(losses[(losses < limits).all(1)], limits)
+
+
+def _volume(losses: np.ndarray, limits: np.ndarray) -> float:
+    """The volume below `limits` (k,) that the rows of `losses` (n, k), all below them, dominate: slice by slice."""
+    if not len(losses):
+        return 0.0
+    if len(limits) == 1:
+        return float(limits[0] - losses.min())
+    if len(limits) == 2:
+        area, height = 0.0, limits[1]
+        for x, y in sorted(map(tuple, losses)):
+            if y < height:
+                area += (limits[0] - x) * (height - y)  # a step of the staircase
+                height = y
+        return float(area)
+    losses = losses[np.argsort(losses[:, -1], kind="stable")]
+    depths = np.append(losses[1:, -1], limits[-1]) - losses[:, -1]
+    return sum(
+        depth * _volume(losses[: k + 1, :-1], limits[:-1]) for k, depth in enumerate(depths) if depth > 0
+    )
 
 
 def _signs(modes: Sequence[str]) -> np.ndarray:

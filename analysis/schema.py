@@ -92,6 +92,8 @@ SWEEPS = pa.schema(
         ("data_dir", pa.string()),
         ("objective", pa.string()),
         ("mode", pa.string()),
+        ("objectives", pa.string()),
+        ("constraints", pa.string()),
         ("state", pa.string()),
         ("created", TIME),
         ("updated", TIME),

@@ -7,6 +7,7 @@ What `fairsweep run` takes as words is given as keywords, groups as dicts: `budg
 from __future__ import annotations
 
 import html
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,10 +61,27 @@ class Sweep:
         return self.store.notes(self.name)
 
     def best(self) -> dict[str, Any] | None:
-        """The best configuration over its seeds: value, ci95, metrics, config ...; None while no trial has a value."""
+        """The best configuration over its seeds: value, ci95, metrics, config ...; None while no trial has a value.
+
+        Of a sweep with several objectives: objectives, front (see `front`), hypervolume, reference.
+        """
         from fairsweep.cluster.jobs.best import best_of
 
         return best_of(self.store, self.name)
+
+    def front(self, reference: Mapping[str, float] | None = None) -> pa.Table:
+        """The Pareto front of a sweep with several objectives, by the first: one row a configuration that is complete
+        under all its seeds, with config_id, seeds, each metric (mean) and its interval `.low`, `.high`, config_json.
+
+        The table's metadata says `hypervolume` and `reference`. reference: objective -> the worst value that still
+        counts for the hypervolume; None: the worst of all complete configurations. UserError: one objective.
+        """
+        from fairsweep.analysis.trade_offs import as_table
+        from fairsweep.cluster.jobs.best import front_of
+
+        found = front_of(self.store, self.name, reference)
+        about = {"hypervolume": json.dumps(found.volume), "reference": json.dumps(found.reference)}
+        return as_table(found.best).replace_schema_metadata(about)
 
     def to_pandas(self) -> Any:
         """`trials` as a pandas.DataFrame. ImportError with what to install, if pandas is not there."""
@@ -102,7 +120,11 @@ class Sweep:
             return "".join(f"<{tag}>{html.escape('' if v is None else str(v))}</{tag}>" for v in values)
 
         lines = "".join(f"<tr>{cells(t.values())}</tr>" for t in shown)
-        found = f"<p>best {html.escape(row['objective'])}: {best['value']:.5g}</p>" if best else ""
+        found = ""
+        if best and "front" in best:
+            found = f"<p>front of {', '.join(best['objectives'])}: {len(best['front'])} configurations</p>"
+        elif best:
+            found = f"<p>best {html.escape(row['objective'])}: {best['value']:.5g}</p>"
         return (
             f"<p><b>{html.escape(self.name)}</b>: {html.escape(repr(self))}</p>{found}"
             f"<table><tr>{cells(columns, 'th')}</tr>{lines}</table>"

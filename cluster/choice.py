@@ -1,8 +1,8 @@
-"""What `trainable=`, `metric=` and `mode=` choose, where the trainable may be the user's own."""
+"""What `trainable=` chooses, where it may be the user's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,21 +11,11 @@ from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.tune.adapter import register as register_tune
 from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.space import SpaceError
-from fairsweep.trainables import catalog, objective
-from fairsweep.trainables.base import Paper
+from fairsweep.trainables import catalog
 from fairsweep.trainables.own.source import TrainableError, absolute, is_reference
 
 register_tune()
 OWN = "own-trainable"  # what Hydra knows a trainable of the user's by
-
-
-def tuned(raw: Mapping[str, Any]) -> type[Paper]:
-    """The class that a configuration tunes, on the objective that it says. UserError, UnknownPaper."""
-    choice = {"metric": raw.get("metric"), "mode": raw.get("mode")}
-    try:
-        return objective.chosen(catalog.get(raw["trainable"], choice), **choice)
-    except (SpaceError, ValueError) as error:
-        raise UserError(str(error)) from None
 
 
 def own_word(word: str, words: Sequence[str]) -> str:
@@ -49,6 +39,7 @@ def own_word(word: str, words: Sequence[str]) -> str:
 
 
 def _said(words: Sequence[str]) -> dict[str, Any]:
-    """Metric and mode as the words say them."""
+    """Metric and mode as the words say them; the first of several."""
     said = dict(word.split("=", 1) for word in words if word.startswith(("metric=", "mode=")))
-    return {key: _yaml.read(value, key) for key, value in said.items()}
+    read = {key: _yaml.read(value, key) for key, value in said.items()}
+    return {key: value[0] if isinstance(value, list) and value else value for key, value in read.items()}

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fairsweep.analysis.text import bounded, escaped, storable
-from fairsweep.cluster import choice, overrides
+from fairsweep.cluster import choice, objectives, overrides
 from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.search_spaces import _yaml
@@ -52,7 +52,7 @@ class Settings:
     @cached_property
     def paper(self) -> type[Paper]:
         """What is tuned, on the objective that `metric` says."""
-        return choice.tuned(self.tree)
+        return objectives.tuned(self.tree)
 
     def __getattr__(self, group: str) -> Any:
         tree = object.__getattribute__(self, "tree")
@@ -138,7 +138,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration. UnknownPaper where its plug-in is not at hand."""
     raw = as_mapping(tree)
     slug = raw["trainable"]
-    paper = choice.tuned(raw)
+    paper = objectives.tuned(raw)
     try:
         space = Space.from_mapping(
             raw["space"], f"trainable={slug}", declared=paper.space(), papers=not is_reference(slug)
@@ -172,7 +172,10 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         }
     if "points" in raw["search"]:
         number(raw, "search.points", int, low=1)
+    if "population" in raw["search"]:
+        number(raw, "search.population", int, low=2)
     check_scheduler(raw, space)
+    objectives.check(raw, paper)
     check_common(raw, paper)
     fixed = all(p.fixed for p in space.parameters.values())
     if fixed and raw["budget"]["trials"] > 1 and raw["search"]["name"] != "listed":

@@ -315,3 +315,18 @@ class Descent(_Quadratic):
         self.net.load_state_dict(state["net"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+@register
+class Trade(_Quadratic):
+    """The smaller the `size`, which grows with y, the larger the loss."""
+
+    slug = "test_trade"
+    length = 3
+    metrics = (*_Quadratic.metrics, Metric("size", "min", "validation"))
+
+    def step(self) -> dict[str, float]:
+        found = super().step()
+        x, y = self.config["x"], self.config["y"]
+        found["val_loss"] = (x - 0.3) ** 2 + 1 / (1 + y) + 0.1 / self.done + 0.001 * (self.setting.seed % 7)
+        return {**found, "size": y + x + self.done / 100}

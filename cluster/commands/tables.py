@@ -86,6 +86,11 @@ def _show(args: argparse.Namespace, rest: list[str]) -> int:
     reports = store.table("results", args.sweep, columns=["trial"]).num_rows
     print(f"{args.sweep}: {sweep['title']} on {sweep['data']}, {sweep['state']}, {reports} reports")
     print_trials(store, args.sweep)
+    if sweep.get("objectives"):
+        from fairsweep.cluster.jobs.best import front_of
+
+        on = [str(p.config_id) for p in front_of(store, args.sweep).best]
+        print(f"front: configurations {', '.join(on)}" if on else "front: no configuration is complete yet")
     for note in store.notes(args.sweep):
         print(f"note: {note}", file=sys.stderr)
     return 0
@@ -161,8 +166,39 @@ def _importance(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def print_best(best: dict[str, Any]) -> None:
+def print_front(best: dict[str, Any]) -> None:
+    """A front as `best_of` has it: a row a configuration, and the hypervolume with its reference."""
+    from fairsweep.analysis import report
     from fairsweep.analysis.report import number
+
+    rows = []
+    for point in best["front"]:
+        row = {"config": point["config_id"], "seeds": point["seeds"]}
+        for name, s in point["metrics"].items():
+            ci = s["ci95"]
+            row[name] = (
+                s["mean"] if ci is None else f"{number(s['mean'])} ({number(ci[0])} .. {number(ci[1])})"
+            )
+        rows.append({**row, "configuration": report.configuration(point["config"])})
+    said = ", ".join(f"{name} {mode}" for name, mode in best["objectives"].items())
+    title = f"front of {best['configurations']} configurations ({said}); intervals are 95 % over seeds"
+    report.show_rows(rows, list(rows[0]), title=title)
+    if best["hypervolume"] is None:
+        print(f"no configuration keeps {json.dumps(best['constraints'])}; these break it least")
+    else:
+        reference = ", ".join(f"{n}={number(v)}" for n, v in best["reference"].items())
+        print(
+            f"hypervolume {number(best['hypervolume'])} beyond {reference} (the worst of all configurations)"
+        )
+
+
+def print_best(best: dict[str, Any]) -> None:
+    """The best configuration, or the front, as `best_of` has it."""
+    from fairsweep.analysis.report import number
+
+    if "front" in best:
+        print_front(best)
+        return
 
     def spread(ci: Any) -> str:
         return f" (95 % CI {number(ci[0])} .. {number(ci[1])})" if ci else ""

@@ -67,7 +67,11 @@ def ended_row(trial: Trial, payload: Mapping[str, Any], error: str | None) -> di
         "ended": now(),
         **{name: payload[name] for name in MEASURED if payload.get(name) is not None},
         **({"attrs": json.dumps(payload["attrs"])} if payload.get("attrs") else {}),
-        **{f"metric.{name}": value for name, value in (payload.get("test") or {}).items()},
+        **{
+            f"metric.{name}": value
+            for name, value in {**trial.point, **(payload.get("test") or {})}.items()
+            if not failed or name not in trial.point
+        },
     }
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairsweep.analysis.store import SweepWriter
 from fairsweep.analysis.text import bounded
+from fairsweep.cluster.engine.aims import Aims
 from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, pending_row, result_row
 from fairsweep.cluster.engine.judging import OVER, Judge
 from fairsweep.cluster.engine.trial import ENDED, PARENT, Leg, Nursery, Rules, Trial, combine, now, trial_id
@@ -63,6 +64,7 @@ class Conductor:
         self.wants_reports = bool(getattr(algorithm, "wants_reports", False))
         self.clock = Clock(writer, rules.spent_s, rules.minutes)
         self.notes = Notes(writer)
+        self.aims: Aims | None = None  # where there are several objectives
         self.nursery: Nursery | None = None
         self._ended: list[Trial] = []  # of which `on_end` has not been told
 
@@ -83,9 +85,7 @@ class Conductor:
     @property
     def expected(self) -> int:
         """How many trials there will be, as far as it is known."""
-        wanted = (
-            self.rules.trials if self.rules.trials is not None else getattr(self.algorithm, "expected", 0)
-        )
+        wanted = self.rules.trials or int(getattr(self.algorithm, "expected", 0))
         return max(wanted * len(self.rules.seeds), len(self.trials))
 
     @property
@@ -110,10 +110,7 @@ class Conductor:
         first = trial.state == "pending" and trial.steps == trial.born and trial.retries == 0
         trial.state, trial.reason, trial.heard = "running", "", time.monotonic()
         self.active.add(trial.id)
-        fields: dict[str, Any] = {"state": "running", "reason": ""}
-        if first:
-            fields["started"] = now()
-        self.writer.trial(trial.id, **fields)
+        self.writer.trial(trial.id, state="running", reason="", **({"started": now()} if first else {}))
         return Leg.of(trial)
 
     def _next_id(self, peek: bool = False) -> str | None:
@@ -150,9 +147,7 @@ class Conductor:
         else:
             asked = self.algorithm.ask(1)
             if not asked:
-                self.exhausted = (
-                    not self.active
-                )  # else it may have something to propose once it was told more
+                self.exhausted = not self.active  # else it may propose something once it was told more
                 return False
             job = asked[0]
         self.begin(job)
@@ -237,7 +232,7 @@ class Conductor:
             if rows:
                 self.writer.results([result_row(trial, row) for row in rows])
             for row in rows:
-                decision = self.judged(trial, row["step"], row["metrics"].get(self.rules.objective))
+                decision = self.judged(trial, row["step"], row["metrics"])
                 if decision != "continue":
                     break  # a worker stops at every milestone, so this is the last row
             self._release()
@@ -249,10 +244,7 @@ class Conductor:
             if payload["status"] == "failed":
                 self.end(trial, "failed", payload["failure"]["reason"], payload)
             elif payload["status"] == "complete":
-                kept = payload.get("kept")
-                if kept is not None and self.rules.objective in kept["metrics"]:
-                    trial.best, trial.best_step = kept["metrics"][self.rules.objective], kept["step"]
-                self.end(trial, "complete", payload.get("reason") or "complete", payload)
+                self._complete(trial, payload)
             elif payload["status"] == "pruned":
                 self.end(trial, "pruned", payload["reason"], payload)
             elif decision == "pause":
@@ -269,6 +261,15 @@ class Conductor:
         self._announce()
         return going_on
 
+    def _complete(self, trial: Trial, payload: Mapping[str, Any]) -> None:
+        kept, lacking = payload.get("kept"), ""
+        if kept is not None and self.rules.objective in kept["metrics"]:
+            trial.best, trial.best_step = kept["metrics"][self.rules.objective], kept["step"]
+        if self.aims is not None:
+            lacking = self.aims.completed(trial, kept["metrics"] if kept is not None else {})
+        why = lacking or payload.get("reason") or "complete"
+        self.end(trial, "failed" if lacking else "complete", why, payload)
+
     def lost(self, trial_id: str, error: str, reason: str = "worker died", charged: bool = True) -> None:
         """A worker ended without a report: the trial goes on from its checkpoint, or has failed for good.
 
@@ -281,11 +282,7 @@ class Conductor:
         trial = self.trials[trial_id]
         if trial_id not in self.active:
             return
-        failed = ""
-        if reason == "timed out":
-            failed = f"timed out: no report for {self.rules.timeout_s:g} s after step {trial.steps}"
-        elif charged and trial.retries >= self.rules.retries:
-            failed = f"{reason} {trial.retries + 1} times, last after step {trial.steps}"
+        failed = self.rules.given_up(trial, reason, charged)
         if self.stopping:
             self.end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
         elif failed:
@@ -354,23 +351,26 @@ class Conductor:
                 self.writer.trial(trial_id, state="interrupted", reason="the driver ended", ended=now())
             self.writer.sweep(state="interrupted", ended=now(), elapsed_s=self.elapsed_s)
 
-    def judged(self, trial: Trial, step: int, value: float | None) -> str:
+    def judged(self, trial: Trial, step: int, metrics: Mapping[str, Any]) -> str:
+        """Enters a report, and says what becomes of the trial."""
+        value = metrics.get(self.rules.objective)
         if self.wants_reports and value is not None and math.isfinite(value):
             trial.reports[step] = value
-        return self.judge.report(trial, step, value)
+        decision = self.judge.report(trial, step, value)
+        if self.aims is not None:
+            self.aims.see(trial, step, metrics)
+        return decision
 
     def end(
         self, trial: Trial, state: str, reason: str, payload: Mapping[str, Any], error: str | None = None
     ) -> None:
         trial.state, trial.reason = state, bounded(reason, REASON)
         self.active.discard(trial.id)
-        if payload.get("failure"):
-            error = payload["failure"].get("error")
         with self.writer.batch():
             self.writer.trial(trial.id, **ended_row(trial, payload, error))
             if state in OVER:
-                if len(self.groups[trial.config_id]) > 1 or self.nursery is not None:
-                    # when matters: others may have waited for it
+                # When matters: others may have waited for it.
+                if self.nursery is not None or len(self.groups[trial.config_id]) > 1:
                     self.writer.event("end", trial=trial.id, state=state)
                 self.judge.ended(trial)
             self._release()
@@ -389,7 +389,7 @@ class Conductor:
         group = self.groups[config_id]
         if any(t.state not in ENDED | {"paused"} for t in group):
             return
-        outcome = combine(group)
+        outcome = combine(group) if self.aims is None else self.aims.outcome(group, combine(group))
         if self.wants_reports and len(group) == 1:
             outcome = replace(outcome, reports=dict(group[0].reports))
         if self.told.get(config_id) != outcome:

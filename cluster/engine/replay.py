@@ -33,19 +33,22 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
         trial = conductor.add(conductor.jobs[number], row["seed"])
         trial.retries = row.get("retries") or 0
         trial.cost_s, trial.startup_s = row.get("cost_s") or 0.0, row.get("startup_s") or 0.0
-    metric = f"metric.{conductor.rules.objective}"
     kept = {row["trial"]: (row["value"], row["best_step"]) for row in rows if row["state"] == "complete"}
+    watched = (conductor.rules.objective,) if conductor.aims is None else conductor.aims.watched
     for entry in sorted([*record.results, *record.events], key=lambda e: e["seq"]):
         if "kind" in entry:
             _event(conductor, entry, kept)
         else:
-            conductor.judged(conductor.trials[entry["trial"]], entry["step"], entry.get(metric))
+            metrics = {name: entry.get(f"metric.{name}") for name in watched}
+            conductor.judged(conductor.trials[entry["trial"]], entry["step"], metrics)
     ended = [row for row in rows if row["state"] in OVER and conductor.trials[row["trial"]].state not in OVER]
     for row in ended:  # of which no event says when
         _end(conductor, conductor.trials[row["trial"]], row["state"], kept)
     unfinished: list[Trial] = []
     for row in rows:
         trial = conductor.trials[row["trial"]]
+        if row["state"] == "complete" and conductor.aims is not None:
+            trial.point = {name: row[f"metric.{name}"] for name in watched}
         trial.state, trial.reason = row["state"], row.get("reason") or ""
         at_rest = trial.state in OVER or (
             trial.state in ("paused", "pruned") and conductor.judge.rests(trial)

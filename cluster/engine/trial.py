@@ -45,6 +45,14 @@ class Rules:
     fidelity: Callable[[Mapping[str, Any]], tuple[int, int]] = lambda config: (1, 1)
     first: tuple[Mapping[str, Any], ...] = ()
 
+    def given_up(self, trial: Trial, reason: str, charged: bool) -> str:
+        """Why a trial whose worker is lost has failed; empty if it is tried again."""
+        if reason == "timed out":
+            return f"timed out: no report for {self.timeout_s:g} s after step {trial.steps}"
+        if charged and trial.retries >= self.retries:
+            return f"{reason} {trial.retries + 1} times, last after step {trial.steps}"
+        return ""
+
 
 @dataclass
 class Trial:
@@ -65,6 +73,8 @@ class Trial:
     latest: float | None = None  # the last objective that was reported
     early: tuple[float, int] | None = None  # the best before `minimum`, used if nothing else was reported
     judged: dict[int, float] = field(default_factory=dict)
+    seen: dict[str, float] = field(default_factory=dict)  # the last report of each of several objectives
+    point: dict[str, float] = field(default_factory=dict)  # those of its model
     reports: dict[int, float] = field(default_factory=dict)  # kept for algorithms that want them
     milestones: tuple[int, ...] = ()  # the steps at which it is judged
     retries: int = 0

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from fairsweep.analysis import statistics
 from fairsweep.analysis.lineage import lineage
+from fairsweep.analysis.statistics import Summary
 from fairsweep.analysis.store import Store
+from fairsweep.analysis.trade_offs import Front, front
+from fairsweep.cluster.errors import UserError
 from fairsweep.trainables import catalog, index
 
 
 def best_of(store: Store, sweep: str) -> dict[str, Any] | None:
-    """Value, interval, metrics and configuration of the best configuration over its seeds; None without a value."""
+    """Value, interval, metrics and configuration of the best configuration over its seeds; None without a value.
+
+    Of a sweep with several objectives: its front, with the interval of each point, and the hypervolume.
+    """
     row = store.table("sweeps", sweep).to_pylist()[0]
     trials = store.table("trials", sweep)
+    if row.get("objectives"):
+        return _front_said(row, front_of(store, sweep))
     try:
         found = statistics.best(trials, row["mode"])
     except ValueError:
@@ -41,6 +50,55 @@ def best_of(store: Store, sweep: str) -> dict[str, Any] | None:
         },
         "config": json.loads(rows[0]["config_json"]),
         **({"lineage": [asdict(s) for s in lineage(trials, rows[0]["trial"])]} if rows[0]["parent"] else {}),
+    }
+
+
+def front_of(store: Store, sweep: str, reference: Mapping[str, float] | None = None) -> Front:
+    """The Pareto front of a sweep with several objectives. reference: see `trade_offs.front`.
+
+    UserError for a sweep with one objective, and for a reference that does not say each objective.
+    """
+    row = store.table("sweeps", sweep).to_pylist()[0]
+    if not row.get("objectives"):
+        raise UserError(f"{sweep}: is tuned on one metric, {row['objective']}; its best is `best`")
+    modes = json.loads(row["objectives"])
+    if reference is not None and set(reference) != set(modes):
+        raise UserError(f"reference={dict(reference)}: must say a value of {', '.join(modes)} each")
+    trials = store.table("trials", sweep)
+    found = front(trials, modes, json.loads(row["constraints"] or "{}"), reference)
+    ranges = _ranges(row["paper"])
+    points = tuple(replace(p, values=_within(p.values, ranges)) for p in found.points)
+    return replace(found, points=points)
+
+
+def _within(
+    values: Mapping[str, Summary], ranges: Mapping[str, tuple[float, float] | None]
+) -> dict[str, Summary]:
+    """`values` with their intervals cut to where the metrics can lie."""
+    limits = {name: ranges.get(name) for name in values}
+    return {name: s if (r := limits[name]) is None else s.within(*r) for name, s in values.items()}
+
+
+def _front_said(row: dict[str, Any], found: Front) -> dict[str, Any] | None:
+    if not found.points:
+        return None
+    return {
+        "sweep": row["sweep"],
+        "objectives": dict(found.modes),
+        "constraints": {name: dict(limits) for name, limits in found.limits.items()},
+        "configurations": len(found.points),
+        "front": [
+            {
+                "config_id": p.config_id,
+                "seeds": p.seeds,
+                "metrics": {n: {"mean": s.mean, "ci95": s.ci95, "n": s.n} for n, s in p.values.items()},
+                "broken": p.broken,
+                "config": p.config,
+            }
+            for p in found.best
+        ],
+        "hypervolume": found.volume,
+        "reference": found.reference,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import sys
@@ -13,9 +14,10 @@ from typing import Any
 
 from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
 from fairsweep.analysis.text import bounded
-from fairsweep.cluster import config
+from fairsweep.cluster import config, objectives
 from fairsweep.cluster.config import Settings, data_at_hand
 from fairsweep.cluster.display import Display
+from fairsweep.cluster.engine.aims import Aims
 from fairsweep.cluster.engine.breeding import Breeder
 from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
@@ -135,7 +137,9 @@ def make_conductor(
     own = _papers_own(settings, data)
     base = paper.fidelity(_first_config(settings, data), steps)
     search = dict(settings.search)
-    algorithm = create_search(search.pop("name"), settings.space, objective.mode, settings.seed, **search)
+    modes, limits = objectives.aims(settings.tree, paper)
+    way = tuple(modes.values()) or objective.mode
+    algorithm = create_search(search.pop("name"), settings.space, way, settings.seed, **search)
     early = dict(settings.scheduler)
     scheduler = create_scheduler(
         early.pop("name"), objective.mode, base.minimum, base.maximum, settings.space, settings.seed, **early
@@ -163,6 +167,8 @@ def make_conductor(
         columns=origin(paper, data),
         on_end=on_end,
     )
+    if modes:
+        conductor.aims = Aims(modes, limits)
     if scheduler.name == "pbt" and checkpoints is not None:
         conductor.nursery = Breeder(conductor, checkpoints)
     if record is not None:
@@ -198,13 +204,14 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
     if tracking["name"] == "wandb" and not tracking.get("dir"):
         base = Path.cwd() if "://" in store.uri else Path(store.uri)
         tracking["dir"] = str(base / "wandb" / name)
+    lead = objectives.led(settings.tree)
     return Post(
         sweep=name,
         paper=settings.trainable,
         checkpoints=store.checkpoint_dir(name),
         source=sources.carried(settings),
-        metric=settings.tree.get("metric"),
-        mode=settings.tree.get("mode"),
+        metric=lead["metric"],
+        mode=lead["mode"],
         data=settings.data,
         data_dir=settings.data_dir,
         steps=settings.budget.get("steps"),
@@ -271,6 +278,7 @@ def _first_config(settings: Settings, data: str) -> dict[str, Any]:
 def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
     """The row of a new sweep in the table `sweeps`."""
     objective = paper.metric(paper.objective)
+    modes, limits = objectives.aims(settings.tree, paper)
     commit, dirty = provenance.code_version()
     return {
         "paper": paper.slug,
@@ -280,6 +288,7 @@ def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "data_dir": settings.data_dir,
         "objective": objective.name,
         "mode": objective.mode,
+        **({"objectives": json.dumps(modes), "constraints": json.dumps(limits)} if modes else {}),
         "state": "running",
         "created": now(),
         "updated": now(),

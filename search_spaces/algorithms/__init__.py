@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -15,6 +15,7 @@ from fairsweep.search_spaces.algorithms.gaussian_process import GPSearch
 from fairsweep.search_spaces.algorithms.hyperband import Hyperband
 from fairsweep.search_spaces.algorithms.local_search import LocalSearch
 from fairsweep.search_spaces.algorithms.nsga2 import NSGA2
+from fairsweep.search_spaces.algorithms.nsga2_search import NSGA2Search
 from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
 from fairsweep.search_spaces.algorithms.population import PopulationBasedTraining
 from fairsweep.search_spaces.algorithms.random_architectures import RandomArchitectures
@@ -25,29 +26,38 @@ from fairsweep.search_spaces.algorithms.stock import StockSearch
 from fairsweep.search_spaces.architectures.base import ArchitectureSpace
 from fairsweep.search_spaces.space import Space
 
-SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "listed")
+SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "nsga2", "listed")
+SEVERAL = ("tpe", "nsga2", "random", "grid", "listed")  # that take several objectives
 ARCHITECTURE_SEARCHES = (
-    "random", "evolution", "local_search", "nsga2", "nasnet", *(s for s in SEARCHES if s not in ("random", "cmaes")),
+    "random", "evolution", "local_search", "nsga2", "nasnet",
+    *(s for s in SEARCHES if s not in ("random", "cmaes", "nsga2")),
 )  # fmt: skip
 SCHEDULERS = ("none", "asha", "hyperband", "median", "pbt")
 
 __all__ = [
-    "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "SCHEDULERS", "SEARCHES", "Algorithm", "ArchitectureSearch",
-    "ConstraintError", "Costs", "Evolution", "GridSearch", "Hyperband", "Job", "ListedSearch",
-    "LocalSearch", "MedianStopping", "NoScheduler", "OptunaSearch", "Outcome", "PopulationBasedTraining",
-    "RandomArchitectures", "RandomSearch", "Reason", "Scheduler", "StockSearch", "Unique",
-    "create_architecture_search", "create_scheduler", "create_search", "search_table",
+    "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "SCHEDULERS", "SEARCHES", "SEVERAL", "Algorithm",
+    "ArchitectureSearch", "ConstraintError", "Costs", "Evolution", "GridSearch", "Hyperband", "Job",
+    "ListedSearch", "LocalSearch", "MedianStopping", "NoScheduler", "OptunaSearch", "Outcome",
+    "PopulationBasedTraining", "RandomArchitectures", "RandomSearch", "Reason", "Scheduler", "StockSearch",
+    "Unique", "create_architecture_search", "create_scheduler", "create_search", "search_table",
 ]  # fmt: skip
 
 
 def create_search(
-    name: str, space: Space, mode: str, seed: int = 0, repeats: bool = False, **options: Any
+    name: str, space: Space, mode: str | Sequence[str], seed: int = 0, repeats: bool = False, **options: Any
 ) -> Algorithm:
     """The search called `name`; ValueError names the known ones.
 
+    mode: min or max, or several of them, one an objective.
     repeats: whether one that draws may come back to a configuration that it has asked for or adopted.
     """
-    learning = {"tpe": OptunaSearch, "cmaes": CmaEsSearch, "gp": GPSearch}
+    if not isinstance(mode, str) and len(mode) > 1 and name not in SEVERAL:
+        raise ValueError(f"search={name}: tunes on one metric; with several take {' or '.join(SEVERAL)}")
+    if name == "nsga2":
+        if isinstance(mode, str) or len(mode) < 2:
+            raise ValueError("search=nsga2: is for several metrics, such as metric=[a,b]; with one take tpe")
+        return NSGA2Search(space, mode, seed, population=int(options.get("population", 20)), repeats=repeats)
+    learning: dict[str, Any] = {"tpe": OptunaSearch, "cmaes": CmaEsSearch, "gp": GPSearch}
     if name in learning:
         return learning[name](space, mode, seed, repeats=repeats)
     if name == "random":

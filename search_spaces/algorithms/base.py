@@ -32,6 +32,8 @@ class Outcome:
     step: the fidelity reached. `intermediate` maps every judged step to the objective there.
     reason: `paused` outcomes may be followed by another outcome of the same job; all others are final
     (an `interrupted` job may be adopted again by a later run).
+    values: each objective of a complete job, where there are several (`value` is the first).
+    broken: limit -> by how much a complete job breaks it; at most 0 where it is kept.
     reports: the objective at every reported step, for algorithms that set `wants_reports` (their jobs are
     batches, and each step is the evaluation of one member).
     """
@@ -41,6 +43,8 @@ class Outcome:
     reason: Reason
     intermediate: Mapping[int, float] = field(default_factory=dict)
     reports: Mapping[int, float] = field(default_factory=dict)
+    values: tuple[float, ...] = ()
+    broken: Mapping[str, float] = field(default_factory=dict)
 
 
 @runtime_checkable

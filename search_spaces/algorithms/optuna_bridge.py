@@ -8,7 +8,7 @@ after a pause replaces its earlier record.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,14 +42,16 @@ class OptunaSearch:
     def __init__(
         self,
         space: Space,
-        mode: str,
+        mode: str | Sequence[str],
         seed: int = 0,
         sampler: Callable[[int], BaseSampler] = _tpe,
         repeats: bool = False,
     ) -> None:
-        if mode not in ("min", "max"):
+        self.modes = (mode,) if isinstance(mode, str) else tuple(mode)  # one an objective
+        if not self.modes or any(m not in ("min", "max") for m in self.modes):
             raise ValueError(f"mode={mode!r}: must be min or max")
-        self.space, self.mode, self.seed = space, mode, seed
+        self.mode = self.modes[0]
+        self.space, self.seed = space, seed
         self._make_sampler = sampler
         self.tried = Tried(space, repeats)
         self._distributions = space.distributions()
@@ -114,7 +116,9 @@ class OptunaSearch:
             raise KeyError(f"job {job.number} was neither asked nor adopted")
         self._outcomes[job.number] = outcome
         trial: optuna.Trial | int | None = self._live.pop(job.number, None)
-        if trial is None and not outcome.intermediate:  # which only a trial that was asked for can report
+        if (
+            trial is None and not outcome.intermediate and not outcome.broken
+        ):  # which only a trial that was asked for can report
             trial = self._added.pop(job.number, None)
         if self._study is None or trial is None:
             self._study = None  # Optuna never changes a finished trial; the study is rebuilt on demand
@@ -122,10 +126,12 @@ class OptunaSearch:
         if isinstance(trial, optuna.Trial):
             for step, value in sorted(outcome.intermediate.items()):
                 trial.report(value, step)
+            for name, excess in outcome.broken.items():
+                trial.set_constraint(name, excess)
         state = _state(outcome)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._study.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state=state)
+            self._study.tell(trial, self._values(outcome), state=state)
 
     @property
     def finished(self) -> bool:
@@ -143,8 +149,14 @@ class OptunaSearch:
         return self._study
 
     def _new_study(self) -> optuna.Study:
-        direction = StudyDirection.MINIMIZE if self.mode == "min" else StudyDirection.MAXIMIZE
-        return optuna.create_study(direction=direction, sampler=self._make_sampler(self.seed))
+        ways = [StudyDirection.MINIMIZE if m == "min" else StudyDirection.MAXIMIZE for m in self.modes]
+        return optuna.create_study(directions=ways, sampler=self._make_sampler(self.seed))
+
+    def _values(self, outcome: Outcome | None) -> list[float] | None:
+        """What a trial of the study is worth, one number an objective; None unless it is complete."""
+        if outcome is None or _state(outcome) != TrialState.COMPLETE:
+            return None
+        return list(outcome.values) if len(self.modes) > 1 else [outcome.value]  # type: ignore[list-item]
 
     def _inside(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The searched values of `config` that lie in the space."""
@@ -160,11 +172,12 @@ class OptunaSearch:
         attrs: Mapping[str, Any] = job.attrs.get("optuna", {})
         return create_trial(
             state=state,
-            value=outcome.value if outcome is not None and state == TrialState.COMPLETE else None,
+            values=self._values(outcome),
             params=params,
             distributions={name: self._distributions[name] for name in params},
             system_attrs=dict(attrs),
             intermediate_values=dict(outcome.intermediate) if outcome is not None else {},
+            constraints=dict(outcome.broken) if outcome is not None and outcome.broken else None,
         )
 
 

@@ -48,7 +48,7 @@ class RandomSearch(_Untold):
 
     ends_with = "space"
 
-    def __init__(self, space: Space, mode: str, seed: int = 0, repeats: bool = False) -> None:
+    def __init__(self, space: Space, mode: str | Sequence[str], seed: int = 0, repeats: bool = False) -> None:
         super().__init__(Tried(space, repeats))
         self.seed = seed
 
@@ -86,7 +86,7 @@ class GridSearch(_Each):
 
     ends_with = "grid"
 
-    def __init__(self, space: Space, mode: str, seed: int = 0, points: int = 3) -> None:
+    def __init__(self, space: Space, mode: str | Sequence[str], seed: int = 0, points: int = 3) -> None:
         if points < 1:
             raise ValueError(f"search.points={points}: must be at least 1")
         limit = 1_000_000
@@ -106,7 +106,11 @@ class ListedSearch(_Each):
     ends_with = "list"
 
     def __init__(
-        self, space: Space, mode: str, seed: int = 0, configs: Sequence[Mapping[str, Any]] = ()
+        self,
+        space: Space,
+        mode: str | Sequence[str],
+        seed: int = 0,
+        configs: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         if not configs:
             raise ValueError("search.configs=[]: must list at least one configuration")

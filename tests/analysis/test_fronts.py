@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -65,10 +66,18 @@ def test_an_area_is_the_number_of_dominated_squares(values: list[tuple[int, int]
     assert hypervolume(values, ("max" if up else "min", "min"), (0.0 if up else 6.0, 6.0)) == wanted
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), max_size=6), st.integers(1, 4))
+def test_a_volume_is_the_number_of_dominated_cubes(values: list[tuple[int, ...]], sides: int) -> None:
+    cubes = itertools.product(range(3), repeat=sides)  # from i to i + 1 on each side
+    kept = [v[:sides] for v in values]
+    wanted = sum(any(all(a <= i for a, i in zip(v, cube, strict=True)) for v in kept) for cube in cubes)
+    assert hypervolume(kept, ["min"] * sides, [3.0] * sides) == wanted
+
+
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="modes"):
         pareto([(1.0,)], ("best",))
     with pytest.raises(ValueError, match="dimensions"):
         pareto(np.zeros(3), ("min",))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="must be two"):
+    with pytest.raises(ValueError, match="must have 3 values"):
         hypervolume([(1.0, 2.0, 3.0)], ("min", "min", "max"), (1.0, 1.0))

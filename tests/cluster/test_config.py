@@ -88,6 +88,8 @@ def test_every_option_of_every_group_composes(choice: str) -> None:
     words = [choice] if choice.startswith("trainable=") else ["trainable=test_bowl", choice]
     if choice == "search=listed":
         words.append("search.configs=[{x: 0.1}]")
+    if choice == "search=nsga2":
+        words = ["trainable=test_trade", choice, "metric=[val_loss,size]"]
     settings = config.load(words)
     assert config.check(settings.tree) == settings
 

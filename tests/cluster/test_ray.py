@@ -17,6 +17,7 @@ import pytest
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import config
 from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs.best import best_of
 from fairsweep.cluster.jobs.sweep import Result
 from tests.cluster.test_conductor import lies_about_early_stopping
 
@@ -78,6 +79,19 @@ def test_a_population_on_ray_goes_on_from_the_checkpoints_of_others(tmp_path: Pa
     copies = [t for t in rows if t["parent"]]
     assert len(copies) == 2 and sum(t["state"] == "complete" for t in rows) == 4
     assert [t["parent_step"] for t in copies] == [3, 6]
+
+
+@pytest.mark.slow
+def test_several_objectives_on_ray_make_a_front(tmp_path: Path) -> None:
+    result = run(
+        tmp_path, "trainable=test_trade", "metric=[val_loss,size]", "search=nsga2", "search.population=4",
+        "budget.trials=10", "constraints={size: {max: 4}}",
+    )  # fmt: skip
+    rows = trials(result)
+    assert [t["state"] for t in rows] == ["complete"] * 10
+    assert all(t["metric.size"] is not None and t["metric.val_loss"] == t["value"] for t in rows)
+    best = best_of(Store(result.storage), "s")
+    assert best is not None and best["hypervolume"] >= 0 and len(best["front"]) >= 2
 
 
 def test_one_slot_on_ray_suggests_what_the_bare_conductor_does(tmp_path: Path) -> None:
