@@ -12,6 +12,7 @@ import numpy as np
 from fairsweep.trainables.base import DataError
 from fairsweep.trainables.datasets.delimited import Delimited
 from fairsweep.trainables.datasets.own import splits, tables
+from fairsweep.trainables.datasets.own.tables import ParquetTable
 from fairsweep.trainables.datasets.typed_tables import TYPES, Fields, declared_in, fields, opened
 
 SHARES = (0.15, 0.15)  # of the rows, to validate and to test
@@ -110,7 +111,8 @@ def _target(file: Delimited, column: str, missing: bool) -> Target:
     good, empty = file.numeric(column)
     if not missing:
         tables.refuse(file, column, empty, "needs a label in every row")
-    whole = not cells.matching(r"[.eE]").any()
+    decimal = isinstance(file, ParquetTable) and file.decimal(column)
+    whole = not decimal and not cells.matching(r"[.eE]").any()
     if (good | empty).all() and not (whole and good.sum() <= MOST_CLASSES):
         return Target(column, "number", file.numbers(column, ("",)))
     values, names = tables.classes(file, column, missing=True)

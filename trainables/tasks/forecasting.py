@@ -30,11 +30,12 @@ def borders(data: series.Series, split: str) -> tuple[int, int, int]:
     """Ends of the training, validation and test part, in rows.
 
     "standard": 12/4/4 months of 30 days for ETT, else .7/.1/.2 (Informer, Autoformer). "authors": .6/.2/.2 of
-    all rows for every set, as in the code of TPGN, on which its published numbers rest.
+    all rows for every set, as in the code of TPGN, on which its published numbers rest. Parts that one's own data give
+    hold for both.
     """
     if split not in SPLITS:
         raise ValueError(f"split={split}: known are {', '.join(SPLITS)}")
-    if split == "standard" and data.months is not None:
+    if data.months is not None and (split == "standard" or data.name == OWN):
         train, validation, test = data.months
         return train, train + validation, train + validation + test
     n = len(data.values)

@@ -84,6 +84,13 @@ def test_parquet_and_masks_and_npz_say_the_same(tmp_path: Path, edges: str) -> N
         assert found.split[part].tolist() == expected.split[part].tolist()
 
 
+def test_a_label_that_is_not_a_number_in_parquet_is_none(tmp_path: Path) -> None:
+    table = pa.table({"id": [1.0, 2.0, 3.0], "label": [0.0, 1.0, float("nan")]})
+    pq.write_table(table, tmp_path / "nodes.parquet")
+    graph = nodes.classified(files(tmp_path, edges="source,target\n1,2\n2,3\n"))
+    assert graph.labels.tolist() == [0, 1, -1] and graph.names == ("0", "1")
+
+
 def test_without_features_each_node_is_its_own_and_zero_one_columns_stay(tmp_path: Path) -> None:
     graph = nodes.classified(files(tmp_path, nodes="id,label\n1,0\n2,1\n3,0\n", edges="source,target\n1,2\n"))
     assert sp.issparse(graph.features) and (graph.features.toarray() == np.eye(3)).all()
@@ -304,6 +311,15 @@ NODE_FAULTS = {
     "features twice": (
         lambda folder: (bad({})(folder), np.savez(folder / "features.npz", x=np.zeros((5, 2)))),
         "nodes.csv has the column 'age' of features and",
+    ),
+    "beyond single precision": (
+        lambda folder: (
+            bad({"nodes": (ROWS, "id,label\na,x\nb,y\n")}, {**GRAPH, "edges": "source,target\na,b\n"})(
+                folder
+            ),
+            np.savez(folder / "features.npz", x=np.array([[0, 1], [0, 1e39]])),
+        ),
+        "features.npz, row 2, column 2: is not a finite number in single precision",
     ),
     "nested column": (
         lambda folder: (

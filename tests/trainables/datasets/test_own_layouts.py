@@ -73,5 +73,5 @@ def test_every_paper_runs_on_the_template_of_its_task(slug: str, template: Folde
     trial.setup(config, Setting(0, "cpu", OWN, template(paper.task), 2))
     found = trial.step()
     assert paper.objective in found and all(value == value for value in found.values())
-    if slug != "pa_da":  # which evaluates hundreds of paths of its supernet
+    if slug not in ("pa_da", "diffusion_gahb"):  # whose tests take seconds, on whatever data
         assert {m.name for m in paper.metrics if m.split == "test"} == set(trial.test())

@@ -35,7 +35,7 @@ def test_a_series_with_its_parts_and_its_target(tmp_path: Path) -> None:
     (tmp_path / "series.csv").unlink()
     data = series.own(files(tmp_path, my_measurements="\n".join(lines)))
     assert data.months == (6, 3, 3) and data.columns == ("a", "b")
-    assert borders(data, "standard") == (6, 9, 12)
+    assert borders(data, "standard") == borders(data, "authors") == (6, 9, 12)
 
 
 def test_times_of_parquet_are_times(tmp_path: Path) -> None:
@@ -96,6 +96,13 @@ def test_targets_are_classes_or_numbers(tmp_path: Path) -> None:
     assert {part: len(rows) for part, rows in parts.items()} == {"train": 8, "validation": 2, "test": 2}
     (tmp_path / "columns.json").write_text('{"labels": ["label_a", "field"]}')
     assert [t.column for t in examples.multi_task(tmp_path).targets] == ["label_a", "field"]
+
+
+def test_a_target_of_a_decimal_type_in_parquet_is_a_number(tmp_path: Path) -> None:
+    stars = [float(i % 3) for i in range(12)]
+    pq.write_table(pa.table({"label": stars, "x": list(range(12))}), tmp_path / "table.parquet")
+    (target,) = examples.tabular(tmp_path).targets
+    assert target.kind == "number" and target.values.tolist() == stars
 
 
 def test_the_last_meetings_of_a_user_are_held_out(tmp_path: Path) -> None:

@@ -153,13 +153,14 @@ def read_features(path: Path, nodes: int, of: str) -> np.ndarray | sp.csr_matrix
             f"data={NAME}: {path.name} has {values.dtype} of shape {found.shape}; must be numbers, one row for each of"
             f" the {nodes} rows of {of}"
         )
-    if not np.isfinite(values).all():
-        dense = ~np.isfinite(found.toarray() if sp.issparse(found) else found)
-        row, column = np.argwhere(dense)[0]
+    with np.errstate(over="ignore"):
+        single = sp.csr_matrix(found, dtype=np.float32) if sp.issparse(found) else found.astype(np.float32)
+    if not np.isfinite(single.data if sp.issparse(single) else single).all():
+        row, column = np.argwhere(~np.isfinite(single.toarray() if sp.issparse(single) else single))[0]
         raise DataError(
-            f"data={NAME}: {path.name}, row {row + 1}, column {column + 1}: is not a finite number"
+            f"data={NAME}: {path.name}, row {row + 1}, column {column + 1}: is not a finite number in single precision"
         )
-    return sp.csr_matrix(found, dtype=np.float32) if sp.issparse(found) else found.astype(np.float32)
+    return single
 
 
 def _edges(

@@ -254,6 +254,10 @@ class ParquetTable(Delimited):
         kind = values.type
         if pa.types.is_dictionary(kind):
             values, kind = values.cast(kind.value_type), kind.value_type
+        if pa.types.is_floating(kind):
+            values = pc.if_else(
+                pc.is_nan(values), None, values
+            )  # which some writers have for a cell without a value
         try:
             if pa.types.is_timestamp(kind):
                 values = values.cast(pa.timestamp(kind.unit)).cast(pa.timestamp("s"))
