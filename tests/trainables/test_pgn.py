@@ -277,6 +277,7 @@ def test_paper_values_of_each_data_set() -> None:
         "electricity": (32, False),
         "traffic": (128, True),
         "weather": (4, False),
+        "own": (16, True),
     }
     c = space.paper_config("ett_h1")
     assert (c["period"], c["seq_len"], c["horizon"], c["lr"], c["batch_size"]) == (24, 168, 168, 1e-3, 32)
