@@ -60,12 +60,13 @@ def _main(given: Source) -> str:
 def _serve() -> None:
     given = Source.from_json(sys.stdin.read())
     with contextlib.redirect_stdout(sys.stderr):
-        found = _run(given)
+        found = run_main(given)
     print(json.dumps(found), flush=True)
     os._exit(0)  # threads that the script has started are of no use
 
 
-def _run(given: Source) -> dict[str, Any]:
+def run_main(given: Source) -> dict[str, Any]:
+    """What the `Tuner` of the script's `__main__` part says, or `error`: run here, up to where it would begin."""
     from fairsweep.cluster.tune import finding, spaces
     from fairsweep.cluster.tune.guards import guarded
 
