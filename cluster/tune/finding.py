@@ -7,6 +7,7 @@ process of its own up to where the `Tuner` would begin (`script`): that is where
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -38,13 +39,17 @@ def find(trainable: Any, tuner: Mapping[str, Any] | None, given: Source) -> dict
 
 
 def namespace(trainable: Any) -> Mapping[str, Any]:
-    """The names of the module that a trainable is defined in."""
+    """The names of the user's module that a trainable is defined in, also one that Tune has wrapped."""
     while hasattr(trainable, "__wrapped__") or hasattr(trainable, "func"):
         trainable = getattr(trainable, "__wrapped__", None) or trainable.func
-    known = getattr(trainable, "__globals__", None)
-    if known is not None:
-        return known  # type: ignore[no-any-return]
-    return vars(sys.modules.get(trainable.__module__, sys.modules[__name__]))
+    if inspect.isclass(trainable):
+        own = [c.__module__ for c in trainable.__mro__ if not c.__module__.startswith("ray.")]
+        return vars(sys.modules.get(own[0], sys.modules[__name__]))
+    known: Mapping[str, Any] = getattr(trainable, "__globals__", {})
+    if str(known.get("__name__", "")).startswith("ray."):  # of `tune.with_parameters`
+        inner = [cell.cell_contents for cell in trainable.__closure__ or ()]
+        return next((namespace(f) for f in inner if inspect.isroutine(f)), known)
+    return known
 
 
 def of_module(trainable: Any) -> Mapping[str, Any] | None:
