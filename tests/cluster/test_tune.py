@@ -251,7 +251,8 @@ def test_stopping_values_of_the_tuner_end_a_trial(folder: Path) -> None:
             for k in range(100):
                 tune.report({"acc": k * config["x"]})
 
-        tuner = tune.Tuner(train, param_space={"x": tune.uniform(0.1, 0.2)}, run_config=tune.RunConfig(stop={"acc": 0.8}),
+        tuner = tune.Tuner(train, param_space={"x": tune.uniform(0.1, 0.2)},
+                           run_config=tune.RunConfig(stop={"acc": 0.8}),
                            tune_config=tune.TuneConfig(metric="acc", mode="max"))
         tuner.fit()
         raise RuntimeError("what stands behind is not run")
@@ -297,7 +298,8 @@ def test_a_scripts_main_part_tells_space_metric_and_steps_and_runs_nothing(folde
             print("words")
             tuner = tune.Tuner(
                 tune.with_resources(train, {"cpu": 1}),
-                param_space={"x": tune.uniform(0, 1), "steps": 2 if told.smoke else 5, "a": tune.grid_search(["p", "q"])},
+                param_space={"x": tune.uniform(0, 1), "steps": 2 if told.smoke else 5,
+                             "a": tune.grid_search(["p", "q"])},
                 tune_config=tune.TuneConfig(metric="loss", mode="min", num_samples=3),
                 run_config=tune.RunConfig(stop={"training_iteration": 4}),
             )
