@@ -221,7 +221,7 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         report_s=settings.budget["report_seconds"],
         checkpoint_s=settings.budget["checkpoint_seconds"],
         keep=settings.keep_checkpoints,
-        breeds=settings.scheduler["name"] == "pbt",
+        breeds=(settings.tree.get("scheduler") or {}).get("name") == "pbt",  # a search for networks has none
         tracking=tracking,
     )
 

@@ -153,3 +153,32 @@ def test_jobs_and_drivers_on_a_cluster_with_a_token(head: dict[str, str], tmp_pa
     line = next(text for text in refused.stderr.splitlines() if text.startswith("fairsweep: error"))
     assert "RAY_AUTH_MODE=token" in line and head["CLUSTER"] in line
     assert not Store(store).has("refused")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_function_of_ones_own_in_a_job(head: dict[str, str], tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "model.py").write_text("OFFSET = 0.5\n")
+    (mine / "train.py").write_text(
+        "import fairsweep\n\n\n"
+        '@fairsweep.trainable(space={"x": (0.0, 1.0)}, metric="loss", steps=3)\n'
+        "def train(config, trial):\n"
+        "    from model import OFFSET\n\n"
+        "    for step in range(3):\n"
+        '        trial.report(loss=OFFSET + config["x"] / (1 + step))\n'
+    )
+    what = ["ray", "job", "submit", "--working-dir", str(mine), "--", "python", "-m", "fairsweep.cluster", "run"]
+    what += ["trainable=train.py:train", "budget.trials=3", "name=own"]
+    deadline = time.monotonic() + 90
+    while True:
+        done = subprocess.run(what, env=head, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+        if "No available agent" not in done.stderr + done.stdout or time.monotonic() > deadline:
+            break
+        time.sleep(2)
+    assert done.returncode == 0, done.stdout + done.stderr
+    store = Store(tmp_path / "home" / "fairsweep-store")
+    assert [t["state"] for t in store.table("trials", "own").to_pylist()] == ["complete"] * 3
+    # The copy of the working directory that Ray made may be gone by now: the text in the store is what is left.
+    assert '"model.py"' in store.table("sweeps", "own").to_pylist()[0]["source"]
