@@ -17,6 +17,7 @@ from fairsweep.analysis import report
 from fairsweep.analysis.report import configuration
 from fairsweep.cluster.config import Settings
 from fairsweep.cluster.engine.conductor import Conductor, Trial
+from fairsweep.trainables.own.running import ENDLESS
 
 QUIET_LINE_S = 15.0
 
@@ -203,5 +204,11 @@ class LiveDisplay(Display):
         ]
         for t in recent:
             value = "" if t.value is None else f"{t.value:.5g}"
-            table.add_row(t.id, t.state, f"{t.steps}/{t.maximum}", value, _shown(t.config, conductor))
+            table.add_row(
+                t.id,
+                t.state,
+                f"{t.steps}" if t.maximum == ENDLESS else f"{t.steps}/{t.maximum}",
+                value,
+                _shown(t.config, conductor),
+            )
         return Group(head, line, table)

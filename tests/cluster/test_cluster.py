@@ -169,7 +169,18 @@ def test_a_function_of_ones_own_in_a_job(head: dict[str, str], tmp_path: Path) -
         "    for step in range(3):\n"
         '        trial.report(loss=OFFSET + config["x"] / (1 + step))\n'
     )
-    what = ["ray", "job", "submit", "--working-dir", str(mine), "--", "python", "-m", "fairsweep.cluster", "run"]
+    what = [
+        "ray",
+        "job",
+        "submit",
+        "--working-dir",
+        str(mine),
+        "--",
+        "python",
+        "-m",
+        "fairsweep.cluster",
+        "run",
+    ]
     what += ["trainable=train.py:train", "budget.trials=3", "name=own"]
     deadline = time.monotonic() + 90
     while True:
