@@ -155,7 +155,7 @@ def _read(body: bytes) -> dict[str, Any]:
     text, _, rest = body.removeprefix(PLAIN).partition(b"\n")
 
     def back(found: dict[str, Any]) -> Any:
-        if list(found) != ["bytes"]:
+        if list(found) != ["bytes"] or not isinstance(found["bytes"], list):
             return found
         begin, size = found["bytes"]
         return rest[begin : begin + size]

@@ -109,9 +109,9 @@ class LegRunner:
             report["attrs"] = dict(self.paper.attrs)
             for remark in dict.fromkeys(self.paper.remarks):
                 self._note(remark, once=True)
-        report["notes"], self._notes = self._notes, []
         if report["status"] != "running":
             self._end(report)
+        report["notes"], self._notes = self._notes, []
         return report
 
     def stash(self) -> None:
@@ -131,7 +131,7 @@ class LegRunner:
         if self.paper is not None and self.group is None:
             said = self.paper.close()
             if said and self.leg is not None:
-                self._note(f"{self.leg.trial}: {said}", once=True)
+                self._note(f"trial {self.leg.trial}: {said}", once=True)
         self.leg, self.paper = None, None
 
     def _note(self, text: str, once: bool = False) -> None:

@@ -36,7 +36,6 @@ class Handover:
         self._body = body
         self._said: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         self._go: SimpleQueue[bool] = SimpleQueue()
-        self._one = threading.Lock()  # threads of the body's own may report, too
         self._told = False  # that it is over
         self._caught = 0  # times that the body was told so
         self._thread = threading.Thread(target=self._run, name="fairsweep-trial", daemon=True)
@@ -52,6 +51,8 @@ class Handover:
             self._said.put(("stopped", None))
         except BaseException as error:  # SystemExit, too: it ends this trial, not the worker
             self._said.put(("error", error))
+        finally:
+            self._told = True  # threads that it has left behind have nobody to report to
 
     def next(self, patience: float | None = None) -> tuple[str, Any]:
         """Lets the body go on to what it says next: ("report", metrics), ("end", result) or ("error", exception).
@@ -74,10 +75,9 @@ class Handover:
 
     def hand(self, kind: str, value: Any) -> None:
         """Called in the body: says something and waits. TrialEnded if that was all."""
-        with self._one:
-            if not self._told:
-                self._said.put((kind, value))
-                self._go.get()
+        if not self._told:
+            self._said.put((kind, value))
+            self._go.get()
         if self._told:
             self._caught += 1
             while self._caught > MOST_CAUGHT:  # it catches the end and goes on, and would for ever
@@ -109,6 +109,7 @@ class Handle:
         self.seed, self.device, self.number = setting.seed, setting.device, setting.number
         self.data_dir: Path | None = setting.data_dir
         self.steps, self.step = steps, 0
+        self._one = threading.RLock()
         self._restored, self._at, self._paper = restored, at, paper
         self.kept: tuple[int, bytes] | None = None  # the last checkpoint, and the report that it belongs to
 
@@ -117,13 +118,14 @@ class Handle:
 
         Here a trial ends that early stopping stops. What is no number fails the trial, with its name, value and step.
         """
-        try:
-            found = self._paper.numbers(metrics, named, self.step + 1)
-        except BadReport as error:
-            self._paper.handover.hand("error", error)
-            raise
-        self.step += 1
-        self._paper.handover.hand("report", found)
+        with self._one:  # threads of the function's own may report, too
+            try:
+                found = self._paper.numbers(metrics, named, self.step + 1)
+            except BadReport as error:
+                self._paper.handover.hand("error", error)
+                raise
+            self.step += 1
+            self._paper.handover.hand("report", found)
 
     def checkpoint(self, state: Any, step: int | None = None) -> None:
         """Keeps `state` (anything that pickles) for `restore`, as it is now.
@@ -220,6 +222,7 @@ class OwnPaper(Paper):
         self._kept: dict[str, Any] = {"state": None, "at": 0, "best": None, "at_best": {}, "tests": {}}
         self._at = 0
         self._finished = False
+        self._left: str | None = None  # what is to be said of code that did not end
         self._late: dict[str, float] = {}
         self._best: float | None = None
         self._at_best: dict[str, float] = {}  # test metrics that were reported with the best objective
@@ -336,7 +339,7 @@ class OwnPaper(Paper):
                 self._late = self._result(value) if value is not None else {}
             self._finished = True
             if kind == "report":
-                self.close()
+                self._left = self.close()
         return {**self._tests, **self._at_best}
 
     def last_report(self) -> dict[str, float]:
@@ -353,8 +356,8 @@ class OwnPaper(Paper):
 
     def close(self) -> str | None:
         """Ends the code where it stands; what is to be said if it does not end."""
-        if self.handle is None or self.handover.stop():
-            return None
+        if self._left or self.handle is None or self.handover.stop():
+            return self._left
         return (
             f"did not end within {GRACE_S:g} s after its trial was over (it may catch every exception, `except:`); its"
             " thread is left behind"

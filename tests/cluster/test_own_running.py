@@ -1,0 +1,213 @@
+"""What a trainable of one's own may do while it runs, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairsweep.cluster import config
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.trial import Leg
+from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.trainables.own import loading
+from tests.cluster.test_conductor import engine, trials
+from tests.cluster.test_own import folder, own, results, write
+from tests.cluster.test_own_bad_input import MINE, run_once
+
+__all__ = ["folder"]
+
+
+@pytest.fixture(autouse=True)
+def leave() -> Iterator[None]:
+    yield
+    loading.enter(None)
+
+
+def rows(report: dict[str, Any]) -> list[dict[str, float]]:
+    return [row["metrics"] for row in report["rows"]]
+
+
+def test_numbers_of_every_kind_are_taken(tmp_path: Path) -> None:
+    body = """
+    import numpy, torch, fractions
+    trial.report(val_loss=numpy.float32(0.5), a=numpy.int64(3), b=numpy.array(2.0),
+        c=torch.ones((), requires_grad=True))
+    trial.report({"val/loss": fractions.Fraction(1, 4)}, val_loss=1)
+    trial.report(0.125)
+    return 0.0625
+    """
+    report = run_once(tmp_path, body.strip().replace("\n    ", "\n"))
+    assert rows(report) == [
+        {"val_loss": 0.5, "a": 3.0, "b": 2.0, "c": 1.0},
+        {"val/loss": 0.25, "val_loss": 1.0},
+        {"val_loss": 0.125},
+        {"val_loss": 0.0625},
+    ]
+
+
+def test_test_metrics_are_those_of_the_best_step(tmp_path: Path) -> None:
+    body = "for v, t in ((0.5, 0.1), (0.25, 0.2), (0.75, 0.3)): trial.report(val_loss=v, test_acc=t)"
+    body += "\nreturn {'test_size': 7}"
+    report = run_once(tmp_path, body, ", test=['test_acc', 'test_size']")
+    assert report["status"] == "complete" and report["test"] == {"test_acc": 0.2, "test_size": 7.0}
+    assert len(report["rows"]) == 3  # test metrics alone are no step
+
+
+def test_what_comes_after_the_last_step_of_the_budget(tmp_path: Path) -> None:
+    body = "for k in range(9): trial.report(val_loss=1 / (1 + k))\nreturn {'val_loss': 0.0}"
+    report = run_once(tmp_path, body, ", steps=3")
+    assert [row["step"] for row in report["rows"]] == [
+        1,
+        2,
+        3,
+    ]  # it was told steps=3 and reports a fourth: it is ended
+    body = body.replace("range(9)", "range(trial.steps)")
+    report = run_once(tmp_path, body, ", steps=3")
+    assert [row["step"] for row in report["rows"]] == [1, 2, 3, 4] and rows(report)[-1] == {"val_loss": 0.0}
+
+
+def test_finally_blocks_and_generators_come_to_their_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for body in (
+        "try:\n    while True: trial.report(val_loss=1.0)\nfinally:\n    open('end', 'a').write('f')",
+        "try:\n    while True: yield 1.0\nfinally:\n    open('end', 'a').write('g')",
+        "while True:\n    try: trial.report(val_loss=1.0)\n    except Exception: pass",
+    ):
+        report = run_once(tmp_path, body, ", steps=2")
+        assert report["status"] == "complete" and len(report["rows"]) == 2
+    assert (tmp_path / "end").read_text() == "fg"
+    assert not [t for t in threading.enumerate() if t.name == "fairsweep-trial"]
+
+
+def test_who_swallows_the_end_is_left_behind_and_named(folder: Path) -> None:
+    write(folder, "while True:\n    try: trial.report(val_loss=1.0)\n    except: pass", ", steps=2")
+    run = own(folder, "budget.trials=2")
+    began = time.monotonic()
+    run.run()
+    assert [t["state"] for t in trials(run.store)] == [
+        "complete",
+        "complete",
+    ] and time.monotonic() - began < 4
+    (note, *_) = run.store.notes("s")
+    assert "did not end" in note and "except:" in note
+
+
+def test_threads_of_its_own_may_report(tmp_path: Path) -> None:
+    body = (
+        "import threading\n"
+        "def go(k): trial.report(val_loss=1.0, k=k)\n"
+        "ts = [threading.Thread(target=go, args=(k,)) for k in range(5)]\n"
+        "[t.start() for t in ts]; [t.join() for t in ts]"
+    )
+    report = run_once(tmp_path, body)
+    assert report["status"] == "complete"
+    assert sorted(row["k"] for row in rows(report)) == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in report["rows"]] == [1, 2, 3, 4, 5]
+
+
+def test_generators_of_the_process_are_seeded_and_the_configuration_is_its_own(tmp_path: Path) -> None:
+    body = (
+        "import random, numpy, torch\n"
+        "config['x'] = 9\n"
+        "return {'val_loss': 1, 'a': random.random(), 'b': numpy.random.rand(), 'c': torch.rand(())}"
+    )
+    given = {"x": 0.5}
+    first, second = (rows(run_once(tmp_path, body, config=given)) for _ in range(2))
+    assert first == second and given == {"x": 0.5}
+
+
+def test_a_leg_that_is_paused_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    run_once(tmp_path, "return 1.0")
+    (tmp_path / "train.py").write_text(
+        (tmp_path / "train.py").read_text().replace("return 1.0", "while True: trial.report(1.0)")
+    )
+    from fairsweep.trainables.own import known
+
+    source = known.get(f"{tmp_path}/train.py:train").source  # type: ignore[attr-defined]
+    runner = LegRunner(Post("s", "x", str(tmp_path / "c"), source=source.to_json(), folder=str(tmp_path)))
+    runner.take(Leg("00000-0", {"x": 0.5}, 0, 0, 99, (3,)))
+    assert [row["step"] for row in runner.step()["rows"]] == [1, 2, 3]
+    assert set(threading.enumerate()) > before
+    runner.close()
+    assert set(threading.enumerate()) == before
+
+
+def test_a_checkpoint_without_pytorch_is_no_pickle_of_ours(tmp_path: Path) -> None:
+    from fairsweep.cluster.engine.checkpoints import Checkpoints
+
+    kept = Checkpoints(str(tmp_path))
+    state = {
+        "paper": {"state": b"\x00\n\xff", "at": 2, "more": {"bytes": "text"}},
+        "history": [{"m": float("inf")}],
+        "e": b"",
+    }
+    kept.save("00000-0", 2, state, plain=True)
+    assert kept.load("00000-0") == state
+
+
+def test_a_class_with_a_space_in_it_or_beside_it(folder: Path) -> None:
+    (folder / "train.py").write_text(MINE)
+    run = engine(folder / "a", "trainable=train.py:Mine", "budget.trials=3", "space.x.high=0.5")
+    run.run()
+    assert all(
+        t["state"] == "complete" and t["config.x"] <= 0.5 and t["paper"] == "Mine" for t in trials(run.store)
+    )
+    (folder / "train.py").write_text(MINE.replace("space = {'x': (0.1, 1.0)}", ""))
+    (folder / "Mine.yaml").write_text("x: {type: float, low: 0.1, high: 1.0, paper: 0.25}\n")
+    run = engine(folder / "b", "trainable=train.py:Mine", "budget.trials=2")
+    run.run()
+    assert trials(run.store)[0]["config.x"] == 0.25  # the paper's own is run first, where there is one
+    assert sorted(json.loads(run.post.source)["files"]) == ["Mine.yaml", "train.py"]
+    read = config.load(["trainable=train.py:Mine", "search=listed", "search.configs=[{x: 0.5}]"])
+    assert read.search["configs"] == [{"x": 0.5}]
+
+
+def test_another_metric_is_tuned_on(folder: Path) -> None:
+    write(folder, "for k in range(3): trial.report(val_loss=1 / (1 + k), acc=[0.1, 0.9, 0.5][k])")
+    run = own(folder, "metric=acc", "mode=max")
+    run.run()
+    (row,) = trials(run.store)
+    assert (row["objective"], row["mode"], row["value"], row["best_step"]) == ("acc", "max", 0.9, 2)
+    sweep = run.store.table("sweeps", "s").to_pylist()[0]
+    assert (sweep["objective"], sweep["mode"]) == ("acc", "max")
+    again = engine(folder.parent / "store", changes=["budget.trials=2"])
+    again.run()
+    assert [t["value"] for t in trials(again.store)] == [0.9, 0.9]
+    paper = config.load(["trainable=test_bowl", "metric=val_loss", "mode=min"]).paper
+    assert paper.slug == "test_bowl" and paper.objective == "val_loss"
+
+
+def test_info_and_space_of_a_function(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, '"""Learns little."""\nreturn 1.0', ", steps=7, test=['acc']")
+    assert run_cli(["info", "train.py:train", "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["title"] == "Learns little." and about["fidelity"]["maximum"] == 7
+    assert about["space"]["lr"] == {"type": "float", "low": 1e-4, "high": 0.1, "log": True}
+    assert run_cli(["space", "train.py:train", "--to", "optuna"]) == 0
+    assert "lr: FloatDistribution" in capsys.readouterr().out
+
+
+def test_seeds_are_trials_and_columns_grow_while_the_sweep_runs(folder: Path) -> None:
+    write(
+        folder,
+        "trial.report({'val_loss': trial.seed, f'only_{trial.seed}': 1.0})\nreturn {'last': trial.number}",
+    )
+    run = own(folder, "seeds=3", "budget.trials=2")
+    run.run_open()
+    live = results(run.store)  # before anything is closed
+    assert {k for row in live for k in row if k.startswith("metric.")} == {
+        "metric.val_loss", "metric.only_0", "metric.only_1", "metric.only_2", "metric.last",
+    }  # fmt: skip
+    run.writer.close(state=run.conductor.close())
+    assert results(run.store) == live
+    assert [r["metric.last"] for r in live if r["step"] == 2] == [0, 0, 0, 1, 1, 1]
+    assert run.store.table("results")["metric.only_2"].null_count == len(live) - 2
