@@ -124,6 +124,7 @@ class Group:
         self.kept_step: int | None = None
         self.device = "cpu"
         self.at = self.saved_at = None  # its steps come one after the other
+        self.attrs, self.remarks = Paper.attrs, Paper.remarks
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
