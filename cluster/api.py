@@ -215,6 +215,39 @@ def run(trainable: Any, *, quiet: bool = False, **settings: Any) -> Sweep:
     return Sweep(open_store(result.storage), result.sweep)
 
 
+def claims(
+    *papers: Any,
+    storage: str | Path = DEFAULT_STORAGE,
+    name: str | None = None,
+    seeds: int | None = None,
+    seed: int = 0,
+    only: Sequence[str] = (),
+    tuned: int = 0,
+    quiet: bool = False,
+    **settings: Any,
+) -> pa.Table:
+    """Runs the claims of papers (slugs, references or classes of your own) and judges them, as `fairsweep claims` does.
+
+    The rows of the table `claims`: effect, 95 % interval, verdicts. The same `name` takes up what is not finished.
+    seeds: pairs of each claim, in place of what it says. only: names of claims. tuned: configurations that each arm is
+    chosen from. settings: `data_dir`, `budget`, `cluster`, `tracking`. UserError if there is nothing to run.
+    """
+    from fairsweep.cluster.engine.local import prepare_environment
+
+    prepare_environment()
+    from datetime import datetime
+
+    from fairsweep.cluster.display import make_display
+    from fairsweep.cluster.jobs import claims as job
+    from fairsweep.cluster.jobs import sources
+
+    name = name or f"claims-{datetime.now():%Y%m%d-%H%M%S}"
+    chosen = job.with_claims([sources.reference_of(paper) for paper in papers])
+    groups = job.plan(chosen, name, str(storage), words(settings), seed, seeds, only, tuned)
+    job.run(groups, name, str(storage), lambda: make_display(quiet))
+    return open_store(str(storage)).derived("claims", name)
+
+
 def resume(name: str, *, storage: str | Path = DEFAULT_STORAGE, quiet: bool = False, **changes: Any) -> Sweep:
     """Takes the sweep called `name` up where its store says that it was, as `fairsweep resume` does."""
     from fairsweep.cluster.engine.local import prepare_environment

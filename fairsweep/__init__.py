@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fairsweep.analysis.store import Store
-    from fairsweep.cluster.api import Sweep, open, resume, run
+    from fairsweep.cluster.api import Sweep, claims, open, resume, run
     from fairsweep.cluster.errors import UserError
     from fairsweep.search_spaces.space import Space
     from fairsweep.trainables.base import Paper
     from fairsweep.trainables.own.declare import trainable
 
-__all__ = ["Paper", "Space", "Store", "Sweep", "UserError", "open", "resume", "run", "trainable"]
+__all__ = ["Paper", "Space", "Store", "Sweep", "UserError", "claims", "open", "resume", "run", "trainable"]
 
 _here = Path(__file__).resolve().parent
 if not (_here / "cluster").is_dir():
@@ -34,6 +34,7 @@ _BEHIND = {
     "Store": "analysis.store",
     "Sweep": "cluster.api",
     "UserError": "cluster.errors",
+    "claims": "cluster.api",
     "open": "cluster.api",
     "resume": "cluster.api",
     "run": "cluster.api",

@@ -30,6 +30,7 @@ from fairsweep.cluster.storage import open_store
 from fairsweep.search_spaces.space import Space, SpaceError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Claim, Paper
+from fairsweep.trainables.own.source import is_reference
 
 MIN_SEEDS = 5  # fewer leave a t interval that says nothing; a claim may ask for more
 Arms = tuple[dict[str, Any], ...]
@@ -93,7 +94,7 @@ def plan(
             words = [
                 f"trainable={slug}", "search=listed", f"data={data}", f"seed={seed}", f"seeds={count}",
                 f"budget.steps={'null' if steps is None else steps}", f"storage={storage}",
-                f"name={name}-{slug}" + (f"-{number + 1}" if len(shared) > 1 else ""), *overrides,
+                f"name={name}-{paper.slug}" + (f"-{number + 1}" if len(shared) > 1 else ""), *overrides,
             ]  # fmt: skip
             groups.append(_group(paper, found, data, words, tuned))
     if not groups:
@@ -284,7 +285,7 @@ def judge(store: Store, group: Group) -> list[dict[str, Any]]:
 def with_claims(slugs: Sequence[str], every: bool = False) -> list[str]:
     """`slugs`, or with `every` all papers that declare claims. UnknownPaper for an unknown slug, UserError for none."""
     if slugs:
-        return [catalog.get(slug).slug for slug in slugs]
+        return [slug if is_reference(slug) else catalog.get(slug).slug for slug in slugs]
     declaring = [slug for slug in catalog.slugs() if catalog.get(slug).claims]
     if not every:
         raise UserError(

@@ -212,3 +212,41 @@ def test_seeds_are_trials_and_columns_grow_while_the_sweep_runs(folder: Path) ->
     assert results(run.store) == live
     assert [r["metric.last"] for r in live if r["step"] == 2] == [0, 0, 0, 1, 1, 1]
     assert run.store.table("results")["metric.only_2"].null_count == len(live) - 2
+
+
+CLAIMS = """
+from fairsweep.trainables.base import Claim
+Mine.claims = (Claim("small_is_good", "A small x loses less", {"x": 0.1}, {"x": 0.9}, "loss", 0.0,
+    "direction", direction="at_most"),)
+"""
+
+
+def test_claims_of_a_class_of_ones_own(folder: Path) -> None:
+    from fairsweep.cluster.jobs import claims
+
+    (folder / "train.py").write_text(MINE + CLAIMS)
+    chosen = claims.with_claims(["train.py:Mine"])
+    (group,) = claims.plan(chosen, "c", str(folder / "store"))
+    assert group.settings.name == "c-Mine" and group.settings.trainable == f"{folder}/train.py:Mine"
+    assert [c["x"] for c in group.settings.search["configs"]] == [0.1, 0.9] and group.settings.seeds == 5
+
+
+@pytest.mark.slow
+def test_claims_from_python(folder: Path) -> None:
+    import fairsweep
+
+    (folder / "train.py").write_text(MINE + CLAIMS)
+    (row,) = fairsweep.claims(
+        "train.py:Mine", quiet=True, storage=folder / "store", cluster={"cpus": 1}
+    ).to_pylist()
+    assert (row["paper"], row["pairs"], row["direction_verdict"]) == ("Mine", 5, "holds")
+
+
+def test_a_folder_with_a_difficult_name(folder: Path) -> None:
+    from fairsweep.cluster.api import words
+
+    place = folder / "it's {here}, $now"
+    place.mkdir()
+    write(place, "return 0.5")
+    for word in (f"trainable={place}/train.py:train", *words({"trainable": f"{place}/train.py:train"})):
+        assert config.load([word]).trainable == f"{place}/train.py:train"
