@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from fairsweep.cluster import objectives
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.tune.adapter import register as register_tune
 from fairsweep.search_spaces import _yaml
@@ -39,7 +40,6 @@ def own_word(word: str, words: Sequence[str]) -> str:
 
 
 def _said(words: Sequence[str]) -> dict[str, Any]:
-    """Metric and mode as the words say them; the first of several."""
+    """Metric and mode as the words say them."""
     said = dict(word.split("=", 1) for word in words if word.startswith(("metric=", "mode=")))
-    read = {key: _yaml.read(value, key) for key, value in said.items()}
-    return {key: value[0] if isinstance(value, list) and value else value for key, value in read.items()}
+    return objectives.said({key: _yaml.read(value, key) for key, value in said.items()})

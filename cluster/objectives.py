@@ -26,7 +26,7 @@ def tuned(raw: Mapping[str, Any]) -> type[Paper]:
     first: str | None = named[0][0] if named else None
     mode = named[0][1] if named else None
     try:
-        paper = catalog.get(raw["trainable"], {"metric": first, "mode": mode})
+        paper = catalog.get(raw["trainable"], said(raw))
         lead = next((pair for pair in named if pair[0] == paper.objective), (first, mode))
         for limited in _limits(raw):
             if paper.open_metrics and limited not in {m.name for m in paper.metrics}:
@@ -37,6 +37,15 @@ def tuned(raw: Mapping[str, Any]) -> type[Paper]:
         return paper
     except (SpaceError, ValueError) as error:
         raise UserError(str(error)) from None
+
+
+def said(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trainable of the user's is told of `metric` and `mode`: the first; all, if they are several. UserError."""
+    named = _named(raw)
+    found: dict[str, Any] = dict(zip(("metric", "mode"), named[0], strict=True)) if named else {}
+    if len(named) > 1:
+        found |= {"metrics": [name for name, _ in named], "modes": [mode for _, mode in named]}
+    return found
 
 
 def led(raw: Mapping[str, Any]) -> dict[str, str | None]:

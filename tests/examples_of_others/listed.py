@@ -34,11 +34,22 @@ MAX = ("mode=max",)
 EXAMPLES = [
     Example("optuna/quadratic.py", f"{OPTUNA}/basic/quadratic.py"),
     Example(
+        "optuna/quadratic_multi_objective.py",
+        f"{OPTUNA}/basic/quadratic_multi_objective.py",
+        settings=("metric=[f1,f2]", "mode=[min,max]"),
+    ),
+    Example(
         "optuna/quadratic_constraint.py",
         f"{OPTUNA}/basic/quadratic_constraint.py",
         note="the sampler's `constraints_func` stays behind with the sampler",
     ),
     Example("optuna/constraint_of_today.py", f"{TUTORIAL}/20_recipes/002", refused="trial.set_constraint"),
+    Example(
+        "optuna/constraint_of_several.py",
+        f"{TUTORIAL}/20_recipes/002",
+        settings=("metric=[near,far]", "mode=min"),
+        note="with `constraints={circle: {max: 0}}` as there",
+    ),
     Example("optuna/pruning.py", f"{OPTUNA}/basic/pruning.py"),
     Example("optuna/artifact_store.py", f"{OPTUNA}/basic/artifact_store.py", refused="storage"),
     Example("optuna/sklearn_simple.py", f"{OPTUNA}/sklearn/sklearn_simple.py", settings=MAX),

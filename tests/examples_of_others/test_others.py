@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairsweep.cluster.choice import tuned
+from fairsweep.cluster import objectives
 from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.engine.worker import LegRunner, Post
 from fairsweep.cluster.tune import script
@@ -47,14 +47,14 @@ def test_an_example_runs_as_it_is_or_is_refused_by_name(example: Example, tmp_pa
         tree[key] = _yaml.read(value, key)
     if example.refused:
         with pytest.raises(Exception) as error:
-            tuned(tree).space()
+            objectives.tuned(tree).space()
         assert example.refused in str(error.value) and "\n" not in str(error.value)
         return
-    paper = tuned(tree)
+    paper = objectives.tuned(tree)
     config = paper.space().sample(np.random.default_rng(1))
     source = known.source_of(paper)
     assert source is not None
-    choice = {key: tree.get(key) for key in ("metric", "mode")}
+    choice = objectives.led(tree)
     runner = LegRunner(Post("s", tree["trainable"], str(tmp_path), source=source.to_json(), **choice))
     maximum = paper.fidelity(config).maximum
     runner.take(Leg("00001-0", config, 0, 0, maximum, ()))

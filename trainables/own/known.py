@@ -29,7 +29,8 @@ def get(reference: str, settings: Mapping[str, Any] | None = None) -> type[Paper
 
 def of(given: Source, settings: Mapping[str, Any] | None = None) -> type[Paper]:
     """The class for a source: in the worker, that which has travelled."""
-    choice = json.dumps({k: (settings or {}).get(k) for k in ("metric", "mode")})
+    said = {k: (settings or {}).get(k) for k in ("metric", "mode", "metrics", "modes")}
+    choice = json.dumps([said, given.found.get("objectives")])
     key = (given.reference, given.digest, hash(given.pickled), choice)
     made = _classes.get(key)
     if made is None:

@@ -81,7 +81,9 @@ def adapter(found: Any, source: Source, settings: Mapping[str, Any]) -> type[Own
     Objective.slug, Objective.source = slug_of(source.reference), source
     about = inspect.getdoc(found) if inspect.isroutine(found) else None
     Objective.title = " ".join((about or Objective.slug).split("\n\n")[0].split())[:200]
-    Objective.modes, Objective.objective = tuple(modes), names[0]
+    Objective.names, Objective.modes, Objective.objective = tuple(names), tuple(modes), names[0]
+    if len(names) > 1:
+        Objective.source = replace(source, found={**source.found, "objectives": [names, modes]})
     Objective.metrics = tuple(Metric(n, m, "validation") for n, m in zip(names, modes, strict=True))  # type: ignore[arg-type]
     return Objective
 
@@ -109,31 +111,33 @@ def _takes_trial(function: Any, skip: int = 0) -> bool:
 
 
 def _objectives(settings: Mapping[str, Any], source: Source) -> tuple[list[str], list[str]]:
-    """Names and directions of what is returned. TrainableError where the file says other than nobody has said."""
+    """Names and directions of what is returned. TrainableError where the file says other than nobody has said.
+
+    With several objectives, `settings` has `metrics` and `modes`; in a worker they have come with the source.
+    """
+    if "objectives" in source.found:
+        names, modes = source.found["objectives"]
+        return list(names), list(modes)
+    if settings.get("metrics"):
+        names = list(settings["metrics"])
+        return names, [mode or "min" for mode in settings["modes"]]
     metric, mode = settings.get("metric"), settings.get("mode")
     if mode is None:
-        said = _directions(source)
-        wanted = next((d for d in said if d != ["minimize"]), None)
-        if wanted is not None and not (isinstance(metric, (list, tuple)) and len(metric) != len(wanted)):
-            words = [_WORDS.get(w, "min") for w in wanted]
-            choice = words[0] if len(words) == 1 else f"[{','.join(words)}]"
-            create = f"direction={wanted[0]!r}" if len(words) == 1 else f"directions={wanted}"
+        said = next((d for d in _directions(source) if d != ["minimize"]), None)
+        if said is not None:
+            words = [_WORDS[w] for w in said]
+            create = f"direction={said[0]!r}" if len(words) == 1 else f"directions={said}"
+            choice = f"mode={words[0]}" if len(words) == 1 else _several(words)
             raise TrainableError(
-                f"trainable={source.reference}: mode is missing: its file says create_study({create}); say"
-                f" mode={choice}"
+                f"trainable={source.reference}: mode is missing: its file says create_study({create}); say {choice}"
             )
-        mode = "min"
-    count = max(len(v) if isinstance(v, (list, tuple)) else 1 for v in (metric, mode))
-    modes = list(mode) if isinstance(mode, (list, tuple)) else [mode] * count
-    if isinstance(metric, (list, tuple)):
-        names = list(metric)
-    else:
-        names = [metric or "value"] if count == 1 else [f"{metric or 'value'}_{k}" for k in range(count)]
-    if len(names) != len(modes):
-        raise TrainableError(
-            f"trainable={source.reference}: metric={names} and mode={modes}: must be of one length"
-        )
-    return names, modes
+    return [metric or "value"], [mode or "min"]
+
+
+def _several(modes: Sequence[str]) -> str:
+    """The settings for several values, by names that will do."""
+    names = ",".join(f"value_{k}" for k in range(len(modes)))
+    return f"metric=[{names}] mode=[{','.join(modes)}]"
 
 
 def _directions(source: Source) -> list[list[str]]:
@@ -166,9 +170,10 @@ def _word(node: ast.expr) -> str:
 
 
 class OptunaObjective(OwnPaper):
-    """An objective in the worker. modes: one a value that it returns. Made by `adapter`."""
+    """An objective in the worker. names, modes: one a value that it returns. Made by `adapter`."""
 
     task: ClassVar[str] = "own"
+    names: ClassVar[tuple[str, ...]] = ("value",)
     modes: ClassVar[tuple[str, ...]] = ("min",)
     call: ClassVar[Any]  # of one parameter, a trial
     remarks: list[str]
@@ -209,7 +214,7 @@ class OptunaObjective(OwnPaper):
         self._returned = True
         if len(values) == 1 and trial.step and values[0] == self._last:
             return None  # it is the last report's
-        return {m.name: v for m, v in zip(self.metrics, values, strict=True)}
+        return {**carried.limits, **dict(zip(self.names, values, strict=True))}
 
     def _keep(self, carried: Any) -> None:
         """What the trial's row says beside numbers, as JSON."""
@@ -235,9 +240,8 @@ def _searched(source: Source, modes: Sequence[str]) -> Source:
             f"trainable={source.reference}: asks for no hyperparameter (trial.suggest_...): there is nothing to search"
         )
     about = {"space": found.space, "returned": found.returned, "notes": list(found.notes)}
-    source = replace(source, found=about)
-    remember(source)
-    return source
+    remember(replace(source, found=about))
+    return replace(source, found={**source.found, **about})
 
 
 def _other_mode(returned: int, modes: Sequence[str]) -> str:
@@ -245,7 +249,9 @@ def _other_mode(returned: int, modes: Sequence[str]) -> str:
     given = modes[0] if len(modes) == 1 else f"[{','.join(modes)}]"
     if returned == 1:
         return f"mode={given}: it returns one value; say mode=min or mode=max"
-    return f"mode={given}: it returns {returned} values; say mode=[{','.join(['min'] * returned)}], min or max for each"
+    return (
+        f"mode={given}: it returns {returned} values; say {_several(['min'] * returned)}, min or max for each"
+    )
 
 
 def _carried(paper: OptunaObjective, config: Mapping[str, Any], handle: Handle) -> Any:

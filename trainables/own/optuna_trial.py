@@ -23,8 +23,7 @@ REMEDIES = {
     "_trial_id": "use trial.number",
     "system_attrs": "use trial.user_attrs",
     "set_system_attr": "use trial.set_user_attr",
-    "set_constraint": "return the quantity as one more value, or report it as a user attribute",
-    "constraints": "return the quantity as one more value, or report it as a user attribute",
+    "set_constraint": "limits go with several objectives, metric=[a,b], where constraints={KEY: {max: 0}} keeps it",
 }
 STUDY_REMEDY = "the study stays with fairsweep's driver; see `fairsweep show` and `fairsweep best`"
 
@@ -65,6 +64,7 @@ class AnsweredTrial(optuna.trial.BaseTrial):
         self._distributions: dict[str, Any] = {}
         self._user_attrs: dict[str, Any] = {}
         self._reported: set[int] = set()
+        self.limits: dict[str, float] = {}
         self._started = datetime.datetime.now()
 
     def answer(self, ask: Asked) -> Any:
@@ -176,10 +176,13 @@ class AnsweredTrial(optuna.trial.BaseTrial):
 
     @property
     def constraints(self) -> dict[str, float]:
-        raise self._not("constraints")
+        return dict(self.limits)
 
     def set_constraint(self, key: str, value: float) -> None:
-        raise self._not("set_constraint")
+        """With several objectives a metric of its own beside what is returned; `constraints` of the sweep limits it."""
+        if not self.study._is_multi_objective():
+            raise self._not("set_constraint")
+        self.limits.setdefault(str(key), float(value))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in ("study", "_params"):

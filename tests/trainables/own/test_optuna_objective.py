@@ -118,7 +118,6 @@ def test_the_old_names_of_ranges_still_work() -> None:
         "trial.storage",
         "trial.system_attrs",
         "trial.set_constraint('c', 1.0)",
-        "trial.constraints",
         "trial._trial_id",
     ],
 )
@@ -203,6 +202,40 @@ def test_conditions_reach_the_rows_and_drawn_values_stand_in_attrs(folder: Path)
     assert {json.loads(row["config_json"])["kind"] for row in rows} == {"svm", "tree"}
 
 
+def test_several_values_and_constraints_are_a_sweep_of_several_objectives(folder: Path) -> None:
+    write("""
+        x = trial.suggest_float("x", 0, 5)
+        y = trial.suggest_float("y", 0, 3)
+        assert trial.study.directions[1].name == "MAXIMIZE"
+        trial.set_constraint("circle", x**2 + y**2 - 9)
+        assert trial.constraints == {"circle": x**2 + y**2 - 9}
+        return x, y
+    """)
+    made = run(
+        "metric=[a,b]", "mode=[min,max]", "constraints={circle: {max: 0}}", "search=tpe", "budget.trials=8"
+    )
+    rows = {row["trial"]: row for row in trials(made.store)}
+    assert {row["state"] for row in rows.values()} == {"complete"}
+    for row in engine_rows():
+        x, y = rows[row["trial"]]["config.x"], rows[row["trial"]]["config.y"]
+        assert (row["metric.a"], row["metric.b"], row["metric.circle"]) == (
+            x,
+            y,
+            pytest.approx(x**2 + y**2 - 9),
+        )
+    again = made.store.read("s").sweep
+    assert json.loads(again["source"])["found"]["objectives"] == [["a", "b"], ["min", "max"]]
+
+
+def test_directions_in_the_file_are_asked_for(folder: Path) -> None:
+    write(
+        "return 1.0, 2.0",
+        "study = optuna.create_study(directions=['minimize', optuna.study.StudyDirection.MAXIMIZE])",
+    )
+    with pytest.raises(catalog.UnknownPaper, match=r"say metric=\[value_0,value_1\] mode=\[min,max\]$"):
+        run()
+
+
 def test_a_script_that_runs_its_study_when_it_is_imported_is_read_up_to_there(folder: Path) -> None:
     more = "study = optuna.create_study(direction='maximize')\nstudy.optimize(objective, n_trials=3)\nstudy.best_value"
     write("return trial.suggest_float('x', 0, 1)", more)
@@ -219,7 +252,10 @@ def test_a_script_that_runs_its_study_when_it_is_imported_is_read_up_to_there(fo
         ("return 1.0", "asks for no hyperparameter"),
         ("import nothing_there", "each of .* dry runs failed, the first with ModuleNotFoundError: No module"),
         ("return trial.study.best_value", "trial.study.best_value: is not carried over"),
-        ("return trial.suggest_float('x', 0, 1), 2.0", r"it returns 2 values; say mode=\[min,min\]"),
+        (
+            "return trial.suggest_float('x', 0, 1), 2.0",
+            r"it returns 2 values; say metric=\[value_0,value_1\] mode=\[min,min\]",
+        ),
     ],
 )
 def test_what_cannot_be_searched_is_one_line_and_the_store_untouched(
