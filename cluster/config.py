@@ -226,7 +226,10 @@ def _explain(error: Exception, words: Sequence[str], root: str, pruned: str | No
         command = "run" if root == "config" else root
         return overrides.unknown(match.group(1), command, all_keys(root), *_parameters(words, root, pruned))
     if "trainable" in text and ("must specify" in text.lower() or "???" in text):
-        return f"trainable is missing: say which paper to tune, trainable=<slug>; {hint('', catalog.slugs())}"
+        return (
+            f"trainable is missing: say what to tune, a paper by trainable=<slug> or your own by"
+            f" trainable=file.py:name; {hint('', catalog.slugs())}"
+        )
     return text
 
 

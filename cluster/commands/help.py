@@ -13,7 +13,7 @@ SHOWN = {
 }
 USAGE = {
     "run": (
-        "fairsweep run trainable=<slug> [group=option ...] [key=value ...]",
+        "fairsweep run trainable=<slug or file.py:name> [group=option ...] [key=value ...]",
         "space.<parameter>=<value>        fixes a parameter of the paper's space\n"
         "  space.<parameter>.high=<value>   changes its range (also low, log, step, choices)",
     ),

@@ -14,7 +14,7 @@ from fairsweep.cluster.errors import DriverEnded, UserError
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     for name, handle, text in (
-        ("run", _run, "run a sweep: fairsweep run trainable=<slug> [key=value ...]"),
+        ("run", _run, "run a sweep: fairsweep run trainable=<slug or file.py:name> [key=value ...]"),
         ("nas", _nas, "search for a network: fairsweep nas algorithm=<name> supernet=<kind> [key=value ...]"),
     ):
         p = add(name, handle, text, hydra=True)

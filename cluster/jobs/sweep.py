@@ -34,6 +34,7 @@ from fairsweep.search_spaces.algorithms import create_scheduler, create_search
 from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting
+from fairsweep.trainables.own import known
 
 COMMAND = 20_000  # characters of the command line that are kept
 
@@ -242,7 +243,7 @@ def _rehearse(settings: Settings, paper: type[Paper]) -> None:
 def _preflight(settings: Settings, paper: type[Paper]) -> None:
     """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials."""
     try:
-        with data_at_hand():
+        with data_at_hand(), known.at_home(paper):
             paper().setup(*_first_trial(settings, paper))
     except MissingData:
         raise

@@ -58,6 +58,7 @@ BEFORE: dict[str, tuple[str, list[str], list[str]]] = {
         ["trian.py:train", "no such file", "did you mean", "train.py:train"],
     ),
     "no folder": (GOOD, ["trainable=src/train.py:train"], ["src/train.py:train", "no such file"]),
+    "a file alone": (GOOD, ["trainable=train.py"], ["trainable=train.py:NAME", "it has train"]),
     "no name": (GOOD, ["trainable=train.py:"], ["trainable=train.py:", "path/file.py:name"]),
     "no function": (GOOD, ["trainable=train.py:trian"], ["has no trian", "did you mean train"]),
     "not a python file": (GOOD, ["trainable=train.txt:train"], ["train.txt", "must be a Python file"]),

@@ -242,6 +242,41 @@ def test_claims_from_python(folder: Path) -> None:
     assert (row["paper"], row["pairs"], row["direction_verdict"]) == ("Mine", 5, "holds")
 
 
+def test_a_first_report_without_the_objective_is_said(folder: Path) -> None:
+    write(folder, "trial.report(loss=1.0); trial.report(val_loss=0.5)")
+    run = own(folder)
+    run.run()
+    assert trials(run.store)[0]["value"] == 0.5
+    assert run.store.notes("s") == ["the first report has loss, and not val_loss, which is tuned on"]
+
+
+def test_an_import_that_takes_long_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(loading, "LONG_S", 0.05)
+    (folder / "train.py").write_text("import time; time.sleep(0.3); print('loud')\n")
+    write(folder, "return 1.0", name="rest.py")
+    (folder / "train.py").write_text((folder / "train.py").read_text() + (folder / "rest.py").read_text())
+    assert run_cli(["info", "train.py:train", "--json"]) == 0
+    said = capsys.readouterr()
+    assert "train.py has been running for 0.05 s while it is imported" in said.err and "loud" in said.err
+    json.loads(said.out)
+
+
+def test_a_class_finds_its_own_modules_before_the_sweep(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fairsweep.cluster.jobs import sweep
+
+    (folder / "part.py").write_text("SIZE = 1\n")
+    (folder / "train.py").write_text(
+        MINE.replace("def setup(self, config, setting): ", "def setup(self, config, setting): import part; ")
+    )
+    settings = config.load(["trainable=train.py:Mine"])
+    sweep._preflight(settings, settings.paper)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_folder_with_a_difficult_name(folder: Path) -> None:
     from fairsweep.cluster.api import words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -77,6 +78,11 @@ def enter(paper: type[Paper]) -> None:
     place = _places.get(paper)
     if place is not None:
         loading.enter(place)
+
+
+def at_home(paper: type[Paper]) -> contextlib.AbstractContextManager[None]:
+    """A block in which a class of the user's finds the modules of its own folder, in the driver."""
+    return loading.within(_places.get(paper))
 
 
 def source_of(paper: type[Paper]) -> Source | None:

@@ -16,6 +16,7 @@ import re
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -33,6 +34,9 @@ class Stop(BaseException):
 
 # What holds while a file is run for what it defines, such as that its own study does not begin (`Stop`).
 AROUND: list[Callable[[Source], AbstractContextManager[None]]] = []
+
+
+LONG_S = 10  # after which an import that does not end is said
 
 
 class _Place:
@@ -123,6 +127,10 @@ def load(source: Source) -> Loaded:
     place = _Place(_root(source))
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     loading.append(source.reference)
+    said = f"fairsweep: {source.place} has been running for {LONG_S} s while it is imported; Ctrl-C ends it"
+    watch = threading.Timer(LONG_S, print, (said,), {"file": sys.stderr, "flush": True})
+    watch.daemon = True
+    watch.start()
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(within(place))
@@ -134,6 +142,7 @@ def load(source: Source) -> Loaded:
             found = _attribute(module, source)
             files = {**source.files, **_more(place.root, source)}
     finally:
+        watch.cancel()
         loading.pop()
         sys.dont_write_bytecode = writes
     return Loaded(found, replace(source, files=files), place)

@@ -302,6 +302,12 @@ class OwnPaper(Paper):
             raise BadReport(
                 f"report {self._at}: more than {MOST_METRICS} names of metrics; report a step's values by one name"
             )
+        if self._at == 1 and self.objective not in found:
+            named = ", ".join(sorted(found)[:5])
+            self.remarks = (
+                *self.remarks,
+                f"the first report has {named}, and not {self.objective}, which is tuned on",
+            )
         value = found.get(self.objective)
         better = value is not None and (
             self._best is None or self.metric(self.objective).better(value, self._best)

@@ -90,7 +90,7 @@ def remembered(source: Source) -> Source:
 
 def is_reference(text: str) -> bool:
     """Whether this names a trainable of the user's, and no paper of the catalogue."""
-    return ":" in text
+    return ":" in text or text.endswith(".py")
 
 
 def slug_of(reference: str) -> str:
@@ -102,6 +102,10 @@ def slug_of(reference: str) -> str:
 def absolute(reference: str) -> str:
     """The reference with its file from the root; a package's as it is. TrainableError for what is neither."""
     place, _, name = reference.rpartition(":")
+    if name.endswith(".py"):
+        raise TrainableError(
+            f"trainable={reference}: say which of it, trainable={reference}:NAME{_inside(reference)}"
+        )
     if not place or not all(part.isidentifier() for part in name.split(".")):
         raise TrainableError(
             f"trainable={reference}: must be path/file.py:name or package.module:name, with the name of a function"
@@ -118,6 +122,16 @@ def absolute(reference: str) -> str:
         )
     module = _ours(path)
     return f"{module}:{name}" if module else f"{path}:{name}"
+
+
+def _inside(file: str) -> str:
+    """What a file defines, for who has named none of it."""
+    try:
+        nodes = ast.parse(Path(os.path.expanduser(file)).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    names = [n.name for n in nodes if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return f"; it has {', '.join(names)}" if names else ""
 
 
 def _ours(path: Path) -> str | None:
