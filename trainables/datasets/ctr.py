@@ -94,6 +94,7 @@ def synthetic_multiplicative(data_dir: Path | None = None, rows: int = 40_000, s
 
 # ---- CSV files: a header, a column `label`, one column a field ----
 
+LEAST = 10  # rows
 OWN_LAYOUT = "data.csv, or train.csv, validation.csv and test.csv, or the same as .parquet"
 _PARTS = {"train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
 
@@ -190,6 +191,10 @@ def own(data_dir: Path | None = None) -> Table:
     folder = tables.folder_of(data_dir, OWN_LAYOUT)
     paths = tables.part_files(folder, "data", OWN_LAYOUT)
     table, file = read_csv(tables.NAME, paths, skip=(splits.COLUMN,))
+    if len(table.labels) < LEAST:
+        raise DataError(
+            f"data=own: {paths[0].name} has {len(table.labels)} rows; needs {LEAST} at least, for three parts"
+        )
     return replace(table, split=splits.of_files(file) or splits.given(file, optional=False))
 
 

@@ -129,6 +129,11 @@ def test_a_given_split_of_links_is_kept(tmp_path: Path) -> None:
     assert task.negatives["test"].shape[1] == (33 * 32 // 2 - 90) // 2
 
 
+def test_links_must_be_enough_for_three_parts(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has 3 links; needs 10 at least, for three parts"):
+        nodes.linked(files(tmp_path, nodes=ROWS, edges=LINKS))
+
+
 def test_planetoid_and_webkb_layouts(tmp_path: Path) -> None:
     write_planetoid(tmp_path, "mine")
     graph = nodes.classified(tmp_path)

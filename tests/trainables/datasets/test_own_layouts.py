@@ -64,7 +64,15 @@ def test_the_verb_writes_a_template_once(tmp_path: Path, capsys: pytest.CaptureF
     assert "its task, retrosynthesis, reads no data of one's own" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("slug", PAPERS)
+# One paper of a task or two in every run of the tests: how a task reads its data is the same for all of them.
+OFTEN = {"image classification": ("biper", "gradient_noise"), "architecture search": ("standalone",)}
+
+
+def _seldom(slug: str) -> list[pytest.MarkDecorator]:
+    return [] if slug in OFTEN.get(catalog.get(slug).task, (slug,)) else [pytest.mark.slow]
+
+
+@pytest.mark.parametrize("slug", [pytest.param(slug, marks=_seldom(slug)) for slug in PAPERS])
 def test_every_paper_runs_on_the_template_of_its_task(slug: str, template: Folder) -> None:
     paper = catalog.get(slug)
     assert OWN in paper.datasets and paper.datasets[0] != OWN

@@ -234,6 +234,11 @@ FAULTS = [
         "validation.csv has the columns label, who",
     ),
     (
+        "clicks",
+        {"data": "\n".join(CLICKS.split("\n")[:8])},
+        "data.csv has 7 rows; needs 10 at least, for three parts",
+    ),
+    (
         "tabular",
         {"table": CLICKS.replace("label", "kind")},
         "table.csv has no column 'label'; it has kind, user",

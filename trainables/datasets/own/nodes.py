@@ -25,6 +25,7 @@ LAYOUT = (
     " `fairsweep data template` shows one"
 )
 EDGES = ("source", "target")
+LEAST = 10  # links of which some are to be predicted
 
 
 def classified(data_dir: Path | None = None) -> Graph:
@@ -35,6 +36,10 @@ def classified(data_dir: Path | None = None) -> Graph:
 def linked(data_dir: Path | None = None) -> Graph:
     """The graph of `data_dir` for the prediction of its links; its nodes need no class."""
     graph = _graph(data_dir, labelled=False)
+    if graph.links is None and graph.edges < LEAST:
+        raise DataError(
+            f"data={NAME}: {data_dir} has {graph.edges} links; needs {LEAST} at least, for three parts"
+        )
     return replace(graph, labels=np.full(graph.nodes, -1, np.int64), classes=0, names=(), split=None)
 
 
