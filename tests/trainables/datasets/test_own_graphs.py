@@ -227,6 +227,20 @@ def test_tu_text_of_any_name(tmp_path: Path) -> None:
     write_tu(tmp_path)
     with pytest.raises(DataError, match="needs three at least, one for each part"):
         graphs.own(tmp_path)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    lines = {
+        "A": [f"{3 * g + a}, {3 * g + b}" for g in range(6) for a, b in ((1, 2), (2, 1), (2, 3))],
+        "graph_indicator": [str(g + 1) for g in range(6) for _ in range(3)],
+        "graph_labels": ["-1", "1"] * 3,
+        "node_labels": ["7", "9", "7"] * 6,
+    }
+    for file, rows in lines.items():
+        (folder / f"MY_SET_{file}.txt").write_text("\n".join(rows) + "\n")
+    data = graphs.own(folder)
+    assert data.names == ("-1", "1") and data.edges.tolist() == [2] * 6 and data.x.shape == (18, 2)
+    parts = graph_split(data, np.random.default_rng(0))
+    assert [len(parts[part]) for part in splits.PARTS] == [2, 2, 2]
 
 
 # ---- what is wrong ----
