@@ -111,7 +111,9 @@ def _check_choices(words: Sequence[str], groups: Sequence[str]) -> None:
         options = group_options(key)
         if name not in options:
             odd = overrides.unreadable(word)
-            raise UserError(odd or f"{word}: no such {key}; {hint(name, options)}")
+            own = f"{name}.py" if key == "trainable" and Path(f"{name}.py").is_file() else ""
+            known = f"the file {own} is meant by {own}:NAME" if own else hint(name, options)
+            raise UserError(odd or f"{word}: no such {key}; {known}")
         if key == "experiment":
             try:
                 _yaml.read_file(CONF / key / f"{name}.yaml")

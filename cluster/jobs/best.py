@@ -31,7 +31,7 @@ def best_of(store: Store, sweep: str) -> dict[str, Any] | None:
         return None
     if found is None:
         return None
-    ranges = _ranges(row["paper"])
+    ranges = _ranges(row)
     rows = [r for r in trials.sort_by("number").to_pylist() if r["config_id"] == found.config_id]
     return {
         "sweep": sweep,
@@ -66,7 +66,7 @@ def front_of(store: Store, sweep: str, reference: Mapping[str, float] | None = N
         raise UserError(f"reference={dict(reference)}: must say a value of {', '.join(modes)} each")
     trials = store.table("trials", sweep)
     found = front(trials, modes, json.loads(row["constraints"] or "{}"), reference)
-    ranges = _ranges(row["paper"])
+    ranges = _ranges(row)
     points = tuple(replace(p, values=_within(p.values, ranges)) for p in found.points)
     return replace(found, points=points)
 
@@ -102,10 +102,12 @@ def _front_said(row: dict[str, Any], found: Front) -> dict[str, Any] | None:
     }
 
 
-def _ranges(slug: str) -> dict[str, tuple[float, float] | None]:
-    """Where the metrics of a paper can lie, by name; nothing is known of one that is not at hand."""
+def _ranges(sweep: Mapping[str, Any]) -> dict[str, tuple[float, float] | None]:
+    """Where the metrics of a sweep's paper can lie, by name; nothing is known of one that is not at hand."""
+    if sweep.get("reference"):  # the user's own, which may be called like a paper
+        return {}
     try:
-        return {m.name: m.range for m in index.entry(slug).metrics}
+        return {m.name: m.range for m in index.entry(sweep["paper"]).metrics}
     except catalog.UnknownPaper:
         return {}
 

@@ -58,6 +58,7 @@ BEFORE: dict[str, tuple[str, list[str], list[str]]] = {
         ["trian.py:train", "no such file", "did you mean", "train.py:train"],
     ),
     "no folder": (GOOD, ["trainable=src/train.py:train"], ["src/train.py:train", "no such file"]),
+    "a stem alone": (GOOD, ["trainable=train"], ["no such trainable", "train.py is meant by train.py:NAME"]),
     "a file alone": (GOOD, ["trainable=train.py"], ["trainable=train.py:NAME", "it has train"]),
     "no name": (GOOD, ["trainable=train.py:"], ["trainable=train.py:", "path/file.py:name"]),
     "no function": (GOOD, ["trainable=train.py:trian"], ["has no trian", "did you mean train"]),

@@ -285,3 +285,16 @@ def test_a_folder_with_a_difficult_name(folder: Path) -> None:
     write(place, "return 0.5")
     for word in (f"trainable={place}/train.py:train", *words({"trainable": f"{place}/train.py:train"})):
         assert config.load([word]).trainable == f"{place}/train.py:train"
+
+
+def test_a_function_that_is_called_like_a_paper_is_not_taken_for_it(folder: Path) -> None:
+    from fairsweep.cluster.jobs.best import best_of
+
+    text = "import fairsweep\n\n@fairsweep.trainable(space={'x': (0.0, 1.0)}, metric='val_accuracy', mode='max')\n"
+    (folder / "train.py").write_text(text + "def dagnn(config, trial): return 5.0 + trial.seed\n")
+    run = engine(folder / "store", "trainable=train.py:dagnn", "budget.trials=1", "seeds=3")
+    run.run()
+    best = best_of(run.store, "s")
+    assert (
+        best is not None and best["value"] == 6.0 and best["ci95"][1] > 6.0
+    )  # no fraction, as that of the paper is
