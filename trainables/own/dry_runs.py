@@ -133,8 +133,15 @@ class _Process:
         path = [p for p in sys.path if p]
         env["PYTHONPATH"] = os.pathsep.join(path)
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=env
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env=env,
+            start_new_session=True,  # so that what the objective starts ends with it
         )
+        self._ended = False
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         # What holds while files are imported here holds there too.
@@ -212,6 +219,13 @@ class _Process:
         return f" ({how}{': ' + lines[-1] if lines else ''})"
 
     def end(self) -> None:
+        """Ends the process, and those that the objective has started."""
+        if self._ended:
+            return
+        self._ended = True
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(OSError):
+                os.killpg(self._child.pid, signal.SIGKILL)
         self._child.kill()
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout):
@@ -228,16 +242,16 @@ class _Enough(BaseException):
 
 
 def _serve() -> None:
-    """Reads what to run from standard input; whatever the objective prints goes nowhere."""
-    out = os.fdopen(os.dup(1), "w")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
+    """Reads what to run from standard input; the objective has nothing there, and what it prints goes nowhere."""
+    orders, out = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    for stream, flag in ((0, os.O_RDONLY), (1, os.O_WRONLY)):
+        os.dup2(os.open(os.devnull, flag), stream)
 
     def say(message: Mapping[str, Any]) -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 
-    order = json.loads(sys.stdin.readline())
+    order = json.loads(orders.readline())
     for place, _, name in (word.partition(":") for word in order["around"]):
         around = getattr(importlib.import_module(place), name)
         AROUND.extend([] if around in AROUND else [around])
@@ -247,7 +261,7 @@ def _serve() -> None:
         say({"error": _line(error)})
         return
     say({"imported": True})
-    for line in sys.stdin:
+    for line in orders:
         say(dry_run(objective, order["modes"], json.loads(line), say))
 
 

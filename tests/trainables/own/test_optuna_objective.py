@@ -140,6 +140,7 @@ def test_the_value_is_what_is_returned_though_a_report_was_better(folder: Path) 
         assert json.loads(row["attrs"]) == {"user_attrs": {"note": {"k": [1, 2]}}}
 
 
+@pytest.mark.filterwarnings("ignore:trial.report")
 def test_a_returned_value_that_was_reported_last_is_no_further_row_and_steps_may_have_gaps(
     folder: Path,
 ) -> None:
@@ -335,12 +336,19 @@ def test_what_was_found_travels_and_is_not_searched_for_again(
 # -- in a process of their own ----------------------------------------------------------------------------
 
 
-def test_a_crash_of_a_dry_run_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("import os; os._exit(3)", r"the end of its process \(exit code 3\)"),
+        ("print('words'); input()", "EOFError: EOF when reading a line .own.py, line 4."),
+    ],
+)
+def test_what_happens_in_a_dry_run_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    write("import os; os._exit(3)")
-    with pytest.raises(
-        UserError, match=r"each of 3 dry runs failed, the first with the end of its process \(exit code 3\)"
-    ):
+    write(body)
+    with pytest.raises(UserError, match=f"each of 3 dry runs failed, the first with {words}"):
         run()
 
 
