@@ -34,11 +34,20 @@ def _list(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
+def _know_tune(reference: str) -> None:
+    """Makes Ray Tune's trainables known, where it may be one of them."""
+    if ":" in reference:
+        from fairsweep.cluster.tune.adapter import register
+
+        register()
+
+
 def _info(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
     from fairsweep.analysis.report import number
     from fairsweep.trainables import catalog, index
 
+    _know_tune(args.slug)
     paper = index.entry(args.slug)
     space = catalog.space_of(args.slug)
     fidelity = paper.fidelity
@@ -112,6 +121,7 @@ def _space(args: argparse.Namespace, rest: list[str]) -> int:
 
     from fairsweep.trainables import catalog, index
 
+    _know_tune(args.slug)
     paper = index.entry(args.slug)
     space = catalog.space_of(args.slug)
     if args.to == "yaml":

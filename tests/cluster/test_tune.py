@@ -12,12 +12,13 @@ import pytest
 from ray import tune
 
 from fairsweep.analysis.store import Store
+from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.engine.worker import LegRunner, Post
-from fairsweep.cluster.tune import finding, spaces
+from fairsweep.cluster.tune import adapter, finding, spaces
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables import catalog
-from fairsweep.trainables.own import known
+from fairsweep.trainables.own import adapt, known
 from tests.cluster.test_conductor import Engine, engine, trials
 
 HEAD = "import json, os, tempfile\nfrom ray import tune\n\n"
@@ -368,3 +369,17 @@ def test_population_based_trainings_ranges_are_the_space() -> None:
         and found["space"]["k"] == 3
     )
     assert "scheduler" in found["notes"][0]
+
+
+def test_info_and_space_show_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapt, "ADAPTERS", [a for a in adapt.ADAPTERS if a is not adapter.adapter])
+    write("""
+        def train(config): pass
+
+        tuner = tune.Tuner(train, param_space={"net": {"lr": tune.uniform(0, 1)}},
+                           tune_config=tune.TuneConfig(metric="loss", mode="min"))
+    """)
+    assert run_cli(["info", "train.py:tuner"]) == 0
+    assert "net.lr" in capsys.readouterr().out
