@@ -187,7 +187,7 @@ class Found:
     text: what names it; of the notation of its space, if it is the member of one. module: an ordinary network of its
     own, in evaluation mode. input_shape: of one example. full: the network that it was cut out of, if there is one.
     recipe: how it is made of such a network, as JSON (`search_spaces.pruning.apply_recipe`). supernet: the one that it
-    is a path of. interface: what it takes and gives, a `search_spaces.deployment.Interface`; None: nobody has said.
+    is a path of. interface: what it takes and gives, a `search_spaces.interface.Interface`; None: nobody has said.
     cost: what the method that found it says that it costs, in the unit of the method's table.
     """
 

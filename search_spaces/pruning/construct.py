@@ -16,9 +16,10 @@ from torch import Tensor, fx, nn
 
 from fairsweep.search_spaces.pruning.copies import copied
 from fairsweep.search_spaces.pruning.groups import Component, Partition
-from fairsweep.search_spaces.pruning.proof import BATCH_NORMS, Proof, sites
+from fairsweep.search_spaces.pruning.proof import Proof
 from fairsweep.search_spaces.pruning.rebuild import Gone, Slices, rebuild
 from fairsweep.search_spaces.pruning.trace import kind, scope
+from fairsweep.search_spaces.pruning.watching import BATCH_NORMS, sites
 
 Kept = Mapping[
     str, Sequence[int]

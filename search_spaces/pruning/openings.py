@@ -11,8 +11,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from fairsweep.search_spaces.pruning.dependencies import Analysis
+from fairsweep.search_spaces.pruning.disturbing import Dims, lengths, longer, sides, varied
 from fairsweep.search_spaces.pruning.groups import Partition
-from fairsweep.search_spaces.pruning.proof import Dims, lengths, longer, sides, varied
 from fairsweep.search_spaces.pruning.trace import Graph, TraceError, kind, scope, shapes, trace
 
 STATED = {  # -1 among their arguments becomes a number

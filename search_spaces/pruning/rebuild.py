@@ -20,9 +20,9 @@ from torch.utils import _pytree as pytree
 from fairsweep.search_spaces.pruning.arguments import take_arguments
 from fairsweep.search_spaces.pruning.channels import Axis
 from fairsweep.search_spaces.pruning.dependencies import Analysis, argument
+from fairsweep.search_spaces.pruning.disturbing import Dims
 from fairsweep.search_spaces.pruning.groups import Partition
 from fairsweep.search_spaces.pruning.openings import OpeningError, Openings, free_dims
-from fairsweep.search_spaces.pruning.proof import Dims
 from fairsweep.search_spaces.pruning.trace import kind
 
 Gone = Mapping[str, np.ndarray]  # component -> its groups that are cut

@@ -18,17 +18,14 @@ from fairsweep.search_spaces.deployment import (
     PROGRAM,
     RECIPE,
     WEIGHTS,
-    Deployed,
-    ExportError,
-    Interface,
     batch_of,
     load_program,
-    preprocessing_of,
     read_recipe,
     run_onnx,
     shapes,
     write_network,
 )
+from fairsweep.search_spaces.interface import Deployed, ExportError, Interface, preprocessing_of
 from fairsweep.search_spaces.normalisation import keep_running_statistics, normalisation
 from fairsweep.search_spaces.supernets.base import Supernet
 from fairsweep.search_spaces.supernets.catalog import build_supernet

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fairsweep.search_spaces import deployment
-from fairsweep.search_spaces.deployment import ExportError, Interface, load_program, run_onnx, write_network
+from fairsweep.search_spaces.deployment import load_program, run_onnx, write_network
+from fairsweep.search_spaces.interface import ExportError, Interface
 
 torch.set_num_threads(1)
 

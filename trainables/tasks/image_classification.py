@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairsweep.search_spaces.deployment import Interface
+from fairsweep.search_spaces.interface import Interface
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import images
 

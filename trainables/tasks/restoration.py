@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fairsweep.search_spaces.deployment import Interface
+from fairsweep.search_spaces.interface import Interface
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import deblurring
 from fairsweep.trainables.datasets.kinds import Pairs, Pictures

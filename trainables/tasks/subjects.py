@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fairsweep.search_spaces.deployment import Interface, fitted
+from fairsweep.search_spaces.interface import Interface, fitted
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting
 from fairsweep.trainables.tasks.compression import base_optimiser

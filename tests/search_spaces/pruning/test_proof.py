@@ -16,8 +16,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fairsweep.search_spaces.pruning import SliceError, check_sliceable, partition, slice_module
+from fairsweep.search_spaces.pruning.comparing import leaves, strict, unequal
 from fairsweep.search_spaces.pruning.construct import proof_of
-from fairsweep.search_spaces.pruning.proof import Proof, leaves, strict, unequal
+from fairsweep.search_spaces.pruning.proof import Proof
 from tests.search_spaces.pruning.helpers import zeroed
 
 

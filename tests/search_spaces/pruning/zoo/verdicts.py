@@ -33,8 +33,8 @@ from fairsweep.search_spaces.pruning import (
     slice_module,
 )
 from fairsweep.search_spaces.pruning.copies import copied
+from fairsweep.search_spaces.pruning.disturbing import lengths, longer, sides
 from fairsweep.search_spaces.pruning.erasing import ErasingError, ErasingGraph
-from fairsweep.search_spaces.pruning.proof import lengths, longer, sides
 from tests.search_spaces.pruning.zoo import attention, blocks, convolutions, sequences, vision  # noqa: F401  the list
 from tests.search_spaces.pruning.zoo.cases import ZOO
 
