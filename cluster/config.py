@@ -30,8 +30,7 @@ from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.algorithms import SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
 from fairsweep.trainables import catalog
-from fairsweep.trainables.base import DataError, Paper
-from fairsweep.trainables.own.running import ENDLESS
+from fairsweep.trainables.base import ENDLESS, DataError, Paper
 from fairsweep.trainables.own.source import is_reference
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")

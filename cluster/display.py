@@ -17,7 +17,7 @@ from fairsweep.analysis import report
 from fairsweep.analysis.report import configuration
 from fairsweep.cluster.config import Settings
 from fairsweep.cluster.engine.conductor import Conductor, Trial
-from fairsweep.trainables.own.running import ENDLESS
+from fairsweep.trainables.base import ENDLESS
 
 QUIET_LINE_S = 15.0
 

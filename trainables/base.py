@@ -33,6 +33,7 @@ OWN_TASKS = frozenset(
         "node classification",
     }
 )
+ENDLESS = 2**31 - 1  # `Fidelity.maximum` of what ends when it does
 ORIGINS = ("paper", "direction", "indifference")  # of a claim's margin
 
 
@@ -83,6 +84,11 @@ class Fidelity:
     unit: str
     minimum: int
     maximum: int
+
+    @property
+    def endless(self) -> bool:
+        """Whether nobody knows how long it takes: it ends by itself."""
+        return self.maximum >= ENDLESS
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.maximum:

@@ -7,18 +7,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairsweep.cluster.errors import UserError
+
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     add("list", _list, "the papers that can be tuned")
-    add("info", _info, "a paper: data sets, metrics, space, claims").add_argument("slug")
+    p = add("info", _info, "a paper or a trainable of your own: data sets, metrics, space, claims")
+    _what(p)
     p = add("new-paper", _new_paper, "write the skeleton of a paper into this checkout")
     p.add_argument("slug")
     p.add_argument("--room", default="vision", help="folder of trainables/ (vision)")
     p.add_argument("--title", help="of the paper")
-    p = add("space", _space, "a paper's search space for other tools", json=False)
-    p.add_argument("slug")
+    p = add("space", _space, "a search space for other tools", json=False)
+    _what(p)
     p.add_argument("--to", choices=["yaml", "optuna", "wandb"], default="yaml")
+
+
+def _what(p: argparse.ArgumentParser) -> None:
+    p.add_argument("slug", help="of a paper, or file.py:name, package.module:name")
+    p.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="metric= and mode= of a trainable of your own"
+    )
+
+
+def _asked(args: argparse.Namespace) -> tuple[Any, Any]:
+    """What is known of the trainable that is asked for, and its space."""
+    from fairsweep.trainables import catalog, index
+
+    _know_tune(args.slug)
+    if not args.settings:
+        return index.entry(args.slug), catalog.space_of(args.slug)
+    from fairsweep.cluster import objectives
+
+    raw: dict[str, Any] = {"metric": None, "mode": None}
+    for word in args.settings:
+        key, _, value = word.partition("=")
+        if key not in raw or not value or ":" not in args.slug:
+            raise UserError(f"{word}: {args.command} takes metric= and mode= of a trainable of your own only")
+        raw[key] = value[1:-1].split(",") if value[0] == "[" and value[-1] == "]" else value
+    made = catalog.get(args.slug, objectives.said(raw))
+    return index.of(made), made.space()
 
 
 def _list(args: argparse.Namespace, rest: list[str]) -> int:
@@ -45,11 +74,8 @@ def _know_tune(reference: str) -> None:
 def _info(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
     from fairsweep.analysis.report import number
-    from fairsweep.trainables import catalog, index
 
-    _know_tune(args.slug)
-    paper = index.entry(args.slug)
-    space = catalog.space_of(args.slug)
+    paper, space = _asked(args)
     fidelity = paper.fidelity
     about = {
         "slug": paper.slug,
@@ -63,7 +89,7 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
         "fidelity": {
             "unit": fidelity.unit,
             "minimum": fidelity.minimum,
-            "maximum": fidelity.maximum,
+            "maximum": None if fidelity.endless else fidelity.maximum,
             "paper": dict(paper.paper_steps),
         },
         "claims": list(paper.claims),
@@ -78,7 +104,8 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
         print(f"baselines  {paper.baselines}")
     print(f"objective  {paper.objective} ({paper.metric(paper.objective).mode})")
     print(f"metrics    {', '.join(f'{m.name} ({m.split})' for m in paper.metrics)}")
-    print(f"fidelity   {fidelity.minimum} to {fidelity.maximum} x {fidelity.unit}")
+    most = f"{fidelity.minimum} to {fidelity.maximum} x {fidelity.unit}"
+    print(f"fidelity   {'as many reports as it makes, or budget.steps' if fidelity.endless else most}")
 
     def by_data(values: Mapping[str, Any]) -> str:
         return ", ".join(number(v) if k == "default" else f"{k}: {number(v)}" for k, v in values.items())
@@ -119,11 +146,7 @@ def _info(args: argparse.Namespace, rest: list[str]) -> int:
 def _space(args: argparse.Namespace, rest: list[str]) -> int:
     import yaml
 
-    from fairsweep.trainables import catalog, index
-
-    _know_tune(args.slug)
-    paper = index.entry(args.slug)
-    space = catalog.space_of(args.slug)
+    paper, space = _asked(args)
     if args.to == "yaml":
         print(space.to_yaml(), end="")
         return 0

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fairsweep.analysis.store import Store
+from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.trainables import catalog
 from tests.cluster.test_conductor import Crash, Engine, engine, trials
@@ -170,3 +171,18 @@ def test_what_was_reported_is_sent_though_the_next_report_takes_its_time(folder:
     (folder / "go").touch()
     second = runner.step()
     assert [r["step"] for r in second["rows"]] == [2]
+
+
+def test_info_asks_for_a_mode_and_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "study.py"
+    file.write_text(
+        "import optuna\n\n\ndef objective(trial):\n    return trial.suggest_float('x', 0, 1)\n\n\n"
+        "if __name__ == '__main__':\n    optuna.create_study(direction='maximize').optimize(objective)\n"
+    )
+    assert run_cli(["info", f"{file}:objective"]) == 2
+    assert "say mode=max" in capsys.readouterr().err
+    assert run_cli(["info", f"{file}:objective", "mode=max"]) == 0
+    said = capsys.readouterr().out
+    assert "objective  value (max)" in said and "2147483647" not in said
+    assert run_cli(["info", "dagnn", "mode=max"]) == 2
+    assert "of a trainable of your own only" in capsys.readouterr().err

@@ -15,11 +15,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
 from fairsweep.search_spaces.space import Space
-from fairsweep.trainables.base import BadReport, Fidelity, Metric, Paper, Setting
+from fairsweep.trainables.base import ENDLESS, BadReport, Fidelity, Metric, Paper, Setting
 from fairsweep.trainables.own.reports import numbers
 from fairsweep.trainables.own.source import Source
 
-ENDLESS = 2**31 - 1  # steps of a trial that ends when its function does
 MOST_METRICS = 500
 MOST_CAUGHT = 3  # times that a function may catch the end of its trial, as `finally` blocks that report do
 GRACE_S = 5.0  # that a function has to end once it was told to
