@@ -235,7 +235,7 @@ class DiffusionGAHB(NetworkPaper):
         Metric("sample_nearest_training", "min", "test", "cosine"),
     )
     objective = "val_psnr"
-    tiny = Tiny("digits", 4)
+    tiny = Tiny("digits", 3)
     claims = (
         Claim(
             name="few_images_are_memorised",

@@ -59,7 +59,7 @@ class NASNetChild(NetworkPaper):
     datasets = ("digits", "mnist5k", "fashion_mnist", "cifar10")
     metrics = METRICS
     objective = "val_accuracy"
-    tiny = Tiny("digits", 4, {"batch_size": 128, "lr": 0.1})
+    tiny = Tiny("digits", 3, {"batch_size": 128, "lr": 0.1})
     paper_steps = {"cifar10": 600}
     default_steps = 20  # the epochs that the paper trains a network of the search
 

@@ -110,7 +110,7 @@ class SinglePathNAS(NetworkPaper):
         Metric("test_cost", "min", "test", "of the table"),
     )
     objective = "val_accuracy"
-    tiny = Tiny("digits", 4)
+    tiny = Tiny("digits300", 3)
     claims = (
         Claim(
             name="lambda_1_costs_less",

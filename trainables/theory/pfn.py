@@ -255,7 +255,7 @@ class PriorFitting(NetworkPaper):
     datasets = DATASETS
     metrics = METRICS
     objective = "val_nll"
-    tiny = Tiny("synthetic_gp", 4, {"seq_len": 10})
+    tiny = Tiny("synthetic_gp", 3, {"seq_len": 10})
     claims = (
         *(
             Claim(

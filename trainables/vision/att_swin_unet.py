@@ -304,7 +304,7 @@ class AttSwinUNetPaper(NetworkPaper):
     datasets = tuple(LOADERS)
     metrics = METRICS
     objective = "val_dice"
-    tiny = Tiny("synthetic_lesions_small", 4)
+    tiny = Tiny("synthetic_lesions_small", 3)
     claims = (
         Claim(
             name="beats_concat",
