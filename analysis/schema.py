@@ -210,7 +210,7 @@ class Schemas:
 
         TypeError for a type that has no name of its own (nested types), ValueError for a name given twice.
         """
-        metrics = [pa.field(METRIC + name.removeprefix(METRIC), pa.float64()) for name in metric_names]
+        metrics = [pa.field(METRIC + name, pa.float64()) for name in metric_names]
         config = [f if f.name.startswith(CONFIG) else f.with_name(CONFIG + f.name) for f in config_fields]
         for field in config:
             if not _named(field.type):

@@ -234,10 +234,13 @@ def _explain(error: Exception, words: Sequence[str], root: str, pruned: str | No
     return text
 
 
+_CHOOSE = ("trainable", "experiment", "algorithm", "metric", "mode")  # words by which a space is known
+
+
 def _parameters(words: Sequence[str], root: str, pruned: str | None) -> tuple[str, list[str]]:
     """Under which key the chosen paper's parameters are set, and their names, as far as one is chosen."""
     key = "space" if root == "config" else "train.config"
-    chosen = [word for word in words if word.partition("=")[0] in ("trainable", "experiment", "algorithm")]
+    chosen = [word for word in words if word.partition("=")[0] in _CHOOSE]
     try:
         tree: Any = compose_tree(chosen, root, [*GROUPS, "algorithm"])
         if root == "config":
@@ -248,7 +251,12 @@ def _parameters(words: Sequence[str], root: str, pruned: str | None) -> tuple[st
             slug = tree.algorithm.get("trainer", TRAINER)
             key = "algorithm.config" if "trainer" in tree.algorithm else key
         return key, list(catalog.space_of(slug).parameters)
-    except (UserError, SpaceError, OmegaConfBaseException):  # what else is wrong is not the question here
+    except (
+        UserError,
+        catalog.UnknownPaper,
+        SpaceError,
+        OmegaConfBaseException,
+    ):  # what else is wrong is not the question here
         return key, []
 
 

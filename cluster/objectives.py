@@ -50,8 +50,9 @@ def said(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def led(raw: Mapping[str, Any]) -> dict[str, str | None]:
     """The settings `metric` and `mode` of one objective that tune the same class as those of several do."""
-    if len(_named(raw)) < 2:
-        return {"metric": raw.get("metric"), "mode": raw.get("mode")}
+    named = _named(raw)
+    if len(named) < 2:  # one may stand in a list, too
+        return dict(zip(("metric", "mode"), named[0] if named else (None, None), strict=True))
     paper = tuned(raw)
     return {"metric": paper.objective, "mode": paper.metric(paper.objective).mode}
 

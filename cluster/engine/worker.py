@@ -72,8 +72,6 @@ class LegRunner:
             os.environ["FAIRSWEEP_PLUGINS"] = post.plugins
             if post.folder not in sys.path:
                 sys.path.append(post.folder)
-        if post.source and os.path.isdir(post.folder) and os.getcwd() != post.folder:
-            os.chdir(post.folder)  # files that the user's code names lie where the command was given
         self.checkpoints = Checkpoints(post.checkpoints)
         self.leg: Leg | None = None
         self.paper: Paper | None = None
@@ -333,6 +331,8 @@ def paper_of(post: Post) -> type[Paper]:
     """The class that a sweep tunes, in a worker: a trainable of the user's is loaded from what has travelled."""
     if not post.source:
         return catalog.get(post.paper)
+    if os.path.isdir(post.folder):
+        os.chdir(post.folder)  # files that the user's code names lie where the command was given
     paper = own.of(Source.from_json(post.source), {"metric": post.metric, "mode": post.mode})
     own.enter(paper)
     return objective.chosen(paper, post.metric, post.mode) if isinstance(post.metric, str) else paper

@@ -140,7 +140,7 @@ class ASHA(NoScheduler):
     def milestones(self, minimum: int, maximum: int, unit: str = "") -> tuple[int, ...]:
         found = self._milestones.get((minimum, maximum))
         if found is None:
-            found = tuple(level for level in self._levels(maximum - 1) if level >= minimum)
+            found = tuple(level for level in self._levels(maximum - 1) if minimum <= level < maximum)
             if not found and minimum < maximum:
                 found = (minimum,)
             self._milestones[minimum, maximum] = found

@@ -130,6 +130,18 @@ BEFORE: dict[str, tuple[str, list[str], list[str]]] = {
         ["objective='acc'", "validation metric"],
     ),
     "class that lacks methods": (MINE.replace("def test(", "def tset("), CLASS, ["does not define test"]),
+    "async": (GOOD.replace("def train", "async def train"), [], ["train is async", "asyncio.run"]),
+    "a method": (
+        "import fairsweep\nclass A:\n    @fairsweep.trainable(space={'x': (0.0, 1.0)}, metric='v')\n"
+        "    def train(self, config): return 1.0\n",
+        ["trainable=train.py:A.train"],
+        ["train.py:A.train", "a method without its object"],
+    ),
+    "unknown setting of one that is told its metric": (
+        marked(metric="None"),
+        ["metric=a", "mode=min", "constraints.a.max=3"],
+        ["constraints.a.max: no such setting"],
+    ),
     "metric of a class": (
         MINE,
         ["trainable=train.py:Mine", "metric=los"],
@@ -174,6 +186,14 @@ WHILE: dict[str, tuple[str, list[str]]] = {
     "array": (
         "import numpy; trial.report(val_loss=numpy.ones(3))",
         ["val_loss=array([1., 1., 1.]) (shape (3,))", "val_loss.mean()"],
+    ),
+    "beyond double precision": (
+        "trial.report(val_loss=0.5); trial.report(val_loss=10**400)",
+        ["report 2: val_loss: is beyond the numbers of double precision", "train.py, line 6"],
+    ),
+    "truth value of NumPy": (
+        "import numpy; trial.report(val_loss=numpy.bool_(True))",
+        ["val_loss=True (bool): must be a number ("],
     ),
     "dict in a dict": ("trial.report(val_loss=0.1, more={'a': 1})", ["more={'a': 1} (dict)"]),
     "complex": ("trial.report(val_loss=1j)", ["val_loss=1j (complex)"]),
@@ -222,9 +242,21 @@ def test_while_it_runs(case: str, tmp_path: Path) -> None:
     assert len(reason.splitlines()) == 1
     for word in expected:
         assert word in reason, reason
+    assert "worker.py" not in reason  # lines are those of the user's
     steps = [row["step"] for row in report["rows"]]
     assert steps == list(range(1, len(steps) + 1))  # what was reported before is there
 
 
 def test_there_are_enough_kinds() -> None:
     assert len(BEFORE) + len(WHILE) >= 40
+
+
+def test_a_space_in_a_file_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").write_text(marked(space="'space.yaml'"))
+    (tmp_path / "space.yaml").write_bytes(b"\xff\xfe")
+    assert run_cli(["run", "trainable=train.py:train", f"storage={tmp_path / 'store'}"]) == 2
+    err = capsys.readouterr().err
+    assert "space.yaml: is not UTF-8 text" in err and err.count("\n") == 1

@@ -298,3 +298,56 @@ def test_a_function_that_is_called_like_a_paper_is_not_taken_for_it(folder: Path
     assert (
         best is not None and best["value"] == 6.0 and best["ci95"][1] > 6.0
     )  # no fraction, as that of the paper is
+
+
+def test_what_a_trial_sets_for_its_process_ends_with_it(folder: Path) -> None:
+    """Workers are warm: the next trial of the same process begins where the first one did."""
+    body = """
+    import os, torch
+    trial.report(val_loss=0.5, double=float(torch.get_default_dtype() == torch.float64))
+    os.makedirs("out", exist_ok=True)
+    os.chdir("out")
+    torch.set_default_dtype(torch.float64)
+    while True: trial.report(val_loss=1.0 if os.path.dirname(os.getcwd()) == START else 2.0)
+    """
+    write(folder, body.replace("START", repr(str(folder))))
+    run = own(folder)
+    runner = LegRunner(run.post)
+    for number in range(3):
+        runner.take(Leg(f"0000{number}-0", {"lr": 0.1, "width": 8, "depth": 1}, 0, 0, 3, ()))
+        report = {"status": "running"}
+        found: list[dict[str, float]] = []
+        while report["status"] == "running":
+            report = runner.step()
+            found += rows(report)
+        assert found[0]["double"] == 0 and [row["val_loss"] for row in found[1:]] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["metric.val_loss", "config.lr", "seq", "trial", "a[0].b = 'c'"])
+def test_metrics_may_be_called_like_columns(folder: Path, name: str) -> None:
+    write(
+        folder,
+        f"trial.report({{'val_loss': 0.5, {name!r}: 7}})\ntrial.report({{'val_loss': 1, {name!r}: 8}})",
+    )
+    run = own(folder)
+    run.run()
+    assert [row[f"metric.{name}"] for row in results(run.store)] == [7, 8]
+    assert [row["metric.val_loss"] for row in results(run.store)] == [0.5, 1]
+    assert engine(folder.parent / "store").run().finished  # and a driver that takes it up reads the same
+
+
+def test_a_list_of_one_metric_is_that_metric(folder: Path) -> None:
+    write(folder, "trial.report(val_loss=0.5, acc=2.0)")
+    run = own(folder, "metric=[acc]", "mode=[max]")
+    run.run()
+    assert [(t["state"], t["value"]) for t in trials(run.store)] == [("complete", 2.0)]
+
+
+def test_a_second_parameter_with_a_value_of_its_own_is_no_place_for_the_trial(folder: Path) -> None:
+    (folder / "train.py").write_text(
+        "import fairsweep\n@fairsweep.trainable(space={'x': (0.0, 1.0)}, metric='v')\n"
+        "def train(config, epochs=3): return float(epochs)\n"
+    )
+    run = own(folder)
+    run.run()
+    assert [t["value"] for t in trials(run.store)] == [3.0]

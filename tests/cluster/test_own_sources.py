@@ -282,3 +282,26 @@ def test_a_script_that_sweeps_its_own_function(folder: Path) -> None:
         [sys.executable, "script.py"], cwd=folder, env=env, capture_output=True, text=True, timeout=200
     )
     assert done.stdout.split() == ["finished", "1.0", f"{folder}/script.py:train"], done.stderr
+
+
+def test_a_file_with_a_mark_of_utf_8_in_front(folder: Path) -> None:
+    write(folder, "return 0.25")
+    (folder / "train.py").write_bytes(b"\xef\xbb\xbf" + (folder / "train.py").read_bytes())
+    run = engine(folder / "store", "trainable=train.py:train", "budget.trials=1")
+    run.run()
+    assert values(run) == [0.25]
+
+
+def test_a_file_that_goes_elsewhere_when_it_is_imported(folder: Path) -> None:
+    """Relative words of the command stay those of its folder; the code runs where it has gone to."""
+    (folder / "inside").mkdir()
+    (folder / "inside" / "value.txt").write_text("0.25")
+    write(folder, "return float(open('value.txt').read())")
+    text = (folder / "train.py").read_text()
+    (folder / "train.py").write_text(
+        "import os\nos.chdir(os.path.join(os.path.dirname(__file__), 'inside'))\n" + text
+    )
+    run = engine(folder / "store", "trainable=train.py:train", "budget.trials=2")
+    assert os.getcwd() == str(folder) == run.post.folder
+    run.run()
+    assert values(run) == [0.25, 0.25]

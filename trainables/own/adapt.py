@@ -14,7 +14,7 @@ from fairsweep.trainables.base import Paper
 from fairsweep.trainables.own import optuna_objective
 from fairsweep.trainables.own.declare import MARK, Declaration, call, read_space
 from fairsweep.trainables.own.running import Handle, OwnPaper, metrics_of
-from fairsweep.trainables.own.source import Source, TrainableError, slug_of
+from fairsweep.trainables.own.source import Source, TrainableError, slug_of, text_of
 
 # (object, its source, settings) -> a class, or None if the object is of another kind. Settings: metric and mode of the
 # sweep, None where it does not say. TrainableError, in one line, for an object of the kind that cannot be carried over.
@@ -59,7 +59,7 @@ def space_beside(given: Any, source: Source) -> tuple[Space, Source]:
         file = (beside / name).as_posix()
         text = source.files.get(file)
         if text is None and source.folder and (Path(source.folder) / file).is_file():
-            text = (Path(source.folder) / file).read_text(encoding="utf-8")
+            text = text_of(Path(source.folder) / file, source.reference)
         if text is not None:
             space = Space.from_yaml(text, source=f"{where}: {name}", papers=False)
             return space, replace(source, files={**source.files, file: text})
@@ -118,6 +118,11 @@ def _function(found: Any, source: Source, settings: Mapping[str, Any]) -> type[P
     """A function that was marked."""
     declared: Declaration = getattr(found, MARK)
     function = found.__wrapped__
+    if "." in source.name and next(iter(inspect.signature(found).parameters), "") == "self":
+        raise TrainableError(
+            f"trainable={source.reference}: is a method without its object; mark a function that makes the object and"
+            " calls it"
+        )
     objective = declared.metric or settings.get("metric")
     if not isinstance(objective, str):
         raise TrainableError(

@@ -74,6 +74,11 @@ def trainable(
                 " fairsweep.Paper needs no mark"
             )
         arity(function)  # refuses what could not be called
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(
+                f"fairsweep.trainable: {getattr(function, '__name__', function)} is async; mark a plain function that"
+                " runs it, such as by asyncio.run(...)"
+            )
 
         @functools.wraps(function)
         def alone(config: Mapping[str, Any], trial: Any = None) -> Any:
@@ -91,7 +96,10 @@ def arity(function: Callable[..., Any]) -> int:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of C
         return 1
-    for number in (2, 1):
+    second = [*signature.parameters.values()][1:2]
+    # train(config, epochs=3) has a setting of its own there, and no place for a trial.
+    other = bool(second) and second[0].default not in (inspect.Parameter.empty, None)
+    for number in (1,) if other and second[0].name != "trial" else (2, 1):
         try:
             signature.bind(*range(number))
             return number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -78,6 +79,8 @@ def enter(paper: type[Paper]) -> None:
     place = _places.get(paper)
     if place is not None:
         loading.enter(place)
+        if place.folder and os.path.isdir(place.folder):
+            os.chdir(place.folder)
 
 
 def at_home(paper: type[Paper]) -> contextlib.AbstractContextManager[None]:

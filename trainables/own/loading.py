@@ -45,6 +45,7 @@ class _Place:
     def __init__(self, root: str) -> None:
         self.root = root
         self.modules: dict[str, ModuleType] = {}
+        self.folder = ""  # that its code is run in, if it has gone there while it was imported
 
 
 _current: _Place | None = None
@@ -124,7 +125,7 @@ def load(source: Source) -> Loaded:
         with _named(source.reference, ""), contextlib.redirect_stdout(sys.stderr):
             module = importlib.import_module(source.place)
         return Loaded(_attribute(module, source), source, None)
-    place = _Place(_root(source))
+    place, before = _Place(_root(source)), os.getcwd()
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     loading.append(source.reference)
     said = f"fairsweep: {source.place} has been running for {LONG_S} s while it is imported; Ctrl-C ends it"
@@ -142,6 +143,9 @@ def load(source: Source) -> Loaded:
             found = _attribute(module, source)
             files = {**source.files, **_more(place.root, source)}
     finally:
+        if os.getcwd() != before:  # the words of the command are of the folder that it was given in
+            place.folder = os.getcwd()
+            os.chdir(before)
         watch.cancel()
         loading.pop()
         sys.dont_write_bytecode = writes
@@ -216,7 +220,8 @@ def _run(source: Source, root: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     with contextlib.suppress(Stop):
-        exec(compile(source.files[path.relative_to(root).as_posix()], str(path), "exec"), module.__dict__)
+        text = source.files[path.relative_to(root).as_posix()]
+        exec(compile(text.encode(), str(path), "exec"), module.__dict__)
     return module
 
 

@@ -147,7 +147,7 @@ def _directions(source: Source) -> list[list[str]]:
     for name, text in source.files.items():
         if main is not None and name.rpartition("/")[2] != main:
             continue
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(ast.parse(text.encode())):
             if isinstance(node, ast.Call) and _called(node) == "create_study":
                 given = {k.arg: k.value for k in node.keywords}
                 words = [_word(given["direction"])] if "direction" in given else []

@@ -12,6 +12,7 @@ from fairsweep.search_spaces._parameter import show
 from fairsweep.trainables.base import BadReport
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
+_ENGINE = os.path.join(os.path.dirname(os.path.dirname(_HERE)), "cluster", "engine")
 
 
 def numbers(metrics: Any, named: Mapping[str, Any], step: int, alone: str) -> dict[str, float]:
@@ -23,7 +24,7 @@ def numbers(metrics: Any, named: Mapping[str, Any], step: int, alone: str) -> di
         found = dict(named)
     elif isinstance(metrics, Mapping):
         found = {**metrics, **named}
-    elif _number(metrics) is not None:
+    elif isinstance(metrics, Real) or getattr(metrics, "shape", None) == ():
         found = {alone: metrics, **named}
     else:
         raise BadReport(
@@ -38,8 +39,14 @@ def numbers(metrics: Any, named: Mapping[str, Any], step: int, alone: str) -> di
             raise BadReport(
                 f"report {step}: {show(name)}: a metric's name must be text of 1 to 100 letters{_line()}"
             )
-        number = _number(value)
+        try:
+            number = _number(value)
+        except OverflowError:  # a whole number of any length
+            raise BadReport(
+                f"report {step}: {name}: is beyond the numbers of double precision, 1.8e308{_line()}"
+            ) from None
         if number is None:
+            value = value.item() if getattr(value, "shape", None) == () else value
             kind = "an array or tensor of one number" if hasattr(value, "shape") else type(value).__name__
             hint = f"; reduce it, such as {name}.mean()" if hasattr(value, "shape") else ""
             raise BadReport(
@@ -66,6 +73,8 @@ def _kind(value: Any, fallback: str) -> str:
 def _line() -> str:
     """The line of the user's code that reports, where it can be seen."""
     for frame in reversed(traceback.extract_stack()):
+        if frame.filename.startswith(_ENGINE):
+            break  # it has returned this: no line of its own is being run
         if not frame.filename.startswith((_HERE, "<")) and "threading" not in frame.filename:
             return f" ({frame.filename}, line {frame.lineno})"
     return ""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import pickle
 import random
 import sys
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
@@ -179,6 +181,21 @@ def seeded(seed: int) -> None:
         sys.modules["torch"].manual_seed(seed)
 
 
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """What a function sets for its whole process ends with it: the folder it is in, PyTorch's type of new tensors."""
+    place, torch = os.getcwd(), sys.modules.get("torch")
+    kind = torch.get_default_dtype() if torch is not None else None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.chdir(place)
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_default_dtype(kind or torch.float32)
+
+
 class OwnPaper(Paper):
     """A trainable of the user's that reports by itself. What extends it says what runs (`body`) and declares itself.
 
@@ -237,7 +254,8 @@ class OwnPaper(Paper):
 
         def body() -> Any:
             seeded(self.setting.seed)
-            return self.body(config, handle)
+            with settled():
+                return self.body(config, handle)
 
         self.handover = Handover(body)
 

@@ -200,7 +200,7 @@ def text_of(path: Path, reference: str) -> str:
 
 def _tree(text: str, path: Path, reference: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        return ast.parse(text.encode())  # as bytes: an editor may have put a mark of UTF-8 in front
     except (SyntaxError, ValueError) as error:
         raise TrainableError(f"trainable={reference}: {raised(error, str(path))}") from None
 

@@ -75,6 +75,7 @@ def test_every_trial_is_judged_whatever_its_fidelity(base: int, minimum: int, ma
 def test_a_trial_between_two_rungs_is_judged_in_the_lower() -> None:
     asha = ASHA("min", 4, eta=3)
     assert asha.milestones(5, 10) == (5,)
+    assert asha.milestones(1, 1) == ()  # what has had all its steps is not paused
     for unit, value in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
         asha.report(unit, 4, value)
     assert asha.report("d", 5, 0.1) == "continue"

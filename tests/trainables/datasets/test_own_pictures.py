@@ -63,6 +63,18 @@ def test_folders_of_parts_and_what_is_no_image(tmp_path: Path) -> None:
     assert len(pictures.classified(tmp_path).split()[1]) == 2
 
 
+def test_what_other_programs_leave_is_no_example_and_links_to_nothing_are_said(tmp_path: Path) -> None:
+    classes(tmp_path, count=5)
+    before = describe(pictures.classified(tmp_path))
+    for place in (".ipynb_checkpoints", "__MACOSX", ".thumbnails"):
+        save(tmp_path / "a" / place / "0-checkpoint.png")
+    (tmp_path / "a" / "._0.png").write_bytes(b"x")
+    assert describe(pictures.classified(tmp_path)) == before
+    (tmp_path / "a" / "9.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(DataError, match="9.png is a link to .*gone.png, which is not there"):
+        pictures.classified(tmp_path)
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     for name in ("train", "car"):
         for i in range(3):

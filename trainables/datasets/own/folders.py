@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,17 @@ SHARES = (0.15, 0.15)  # of the files, of each class where there are any, to val
 def files_in(folder: Path, suffixes: Sequence[str], deep: bool = False) -> list[Path]:
     """The files of a folder that end so, by name; deep: and those of the folders in it."""
     found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(
-        p for p in found if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith(".")
+    named = [p for p in found if p.suffix.lower() in suffixes and not hidden(p, folder)]
+    for path in named:
+        if path.is_symlink() and not path.exists():
+            raise DataError(f"data={NAME}: {path} is a link to {os.readlink(path)}, which is not there")
+    return sorted(p for p in named if p.is_file())
+
+
+def hidden(path: Path, folder: Path) -> bool:
+    """Whether a file below `folder` is none of the user's: .DS_Store, what lies in .ipynb_checkpoints or __MACOSX."""
+    return any(part.startswith((".", "__")) for part in path.relative_to(folder).parts[:-1]) or (
+        path.name.startswith(".")
     )
 
 
@@ -156,7 +166,7 @@ def class_files(folder: Path, suffixes: Sequence[str], layout: str, what: str) -
                 raise DataError(
                     f"data={NAME}: {short(inside, folder)} holds no {what} ({', '.join(suffixes)})"
                 )
-            others += sum(p.is_file() for p in inside.rglob("*")) - len(found)
+            others += sum(p.is_file() and not hidden(p, inside) for p in inside.rglob("*")) - len(found)
             paths += found
             labels += [names.index(inside.name)] * len(found)
             of += [part] * len(found)
