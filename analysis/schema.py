@@ -29,7 +29,7 @@ CONFIG, METRIC = "config.", "metric."
 TRIAL_STATES = ("pending", "running", "paused", "complete", "pruned", "failed", "interrupted")
 SWEEP_STATES = ("running", "finished", "interrupted", "failed")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]*")  # of a sweep or run, which is a file name too
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")  # of a sweep or run, which is a file name too
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 

@@ -182,7 +182,7 @@ class Store:
         """
         if not schema.is_name(run):
             raise StoreError(
-                f"name={run!r}: must be letters, digits and . _ = + - only, a letter or digit first"
+                f"name={run!r}: must be up to 200 letters, digits and . _ = + - only, a letter or digit first"
             )
         columns = schema.DERIVED[table]
         unknown = {name for row in rows for name in row} - set(columns.names)
@@ -218,7 +218,7 @@ class Store:
         """
         if not schema.is_name(sweep):
             raise StoreError(
-                f"sweep={sweep!r}: must be letters, digits and . _ = + - only, a letter or digit first"
+                f"sweep={sweep!r}: must be up to 200 letters, digits and . _ = + - only, a letter or digit first"
             )
         try:
             schemas = Schemas.of(config_fields, metric_names)

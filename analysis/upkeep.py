@@ -23,6 +23,8 @@ from fairsweep.analysis.store import Store
 
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}")
 # The sweep's row first: from then on the sweep is gone for all that list sweeps, whatever else is still there.
+_TABLES = ("log", "trials", "results", "tags", "sweeps")  # copied by a renaming, the sweep's row last
+_FILES = ("checkpoints", "architectures", "wandb")  # moved by it
 _ROOMS = ("sweeps", "log", "trials", "results", "tags", "architectures", "checkpoints", "wandb")
 
 
@@ -61,22 +63,26 @@ def delete(store: Store, sweep: str, force: bool = False) -> Deleted:
     Verdicts of claims that rest on it stay. UnknownSweep; SweepLocked while it is written, or if nobody can tell.
     """
     found = holdings(store, sweep)
+    _settle(store, sweep)
     with _alone(store, sweep, force):
-        for where in found.folders:
-            store.folder.fs.delete_dir(store.folder.path(where))
+        for where in dict.fromkeys([*found.folders, f"log/{sweep}"]):
+            _drop(store.folder, where)
     return found
 
 
 def rename(store: Store, sweep: str, name: str) -> None:
     """Gives a closed sweep another name, in every table. StoreError if the name is taken or cannot be one.
 
-    The copy is whole before the old files go, so whatever ends this leaves the sweep under one name or both.
+    The copy is whole before the old files go, so whatever ends this leaves the sweep under its old name or under both.
+    What was cut off is undone by the next renaming to that name, or by its deletion.
     """
     folder, old, new = store.folder, Paths(sweep), Paths(name)
     if not schema.is_name(name):
         raise StoreError(
-            f"name={name!r}: must be letters, digits and . _ = + - only, a letter or digit first"
+            f"name={name!r}: must be up to 200 letters, digits and . _ = + - only, a letter or digit first"
         )
+    _settle(store, name)
+    _settle(store, sweep)
     if not store.has(sweep):
         raise store.unknown(sweep)
     if any(folder.names(f"{room}/{name}") for room in _ROOMS):
@@ -89,6 +95,9 @@ def rename(store: Store, sweep: str, name: str) -> None:
             raise StoreError(
                 f"sweep {sweep}: was not closed; `fairsweep resume {sweep}` ends it, and then it can be renamed"
             )
+        folder.make(f"sweeps/{name}")
+        with folder.replacing(_mark(name)) as out:
+            out.write(sweep.encode())
         for where in new.folders:
             folder.make(where)
         for table in ("results", "events"):
@@ -98,13 +107,42 @@ def rename(store: Store, sweep: str, name: str) -> None:
         if folder.exists(old.tags):
             folder.make(f"tags/{name}")
             _copy(folder, old.tags, new.tags, name)
-        for room in ("checkpoints", "architectures"):
+        for room in _FILES:
             _move(folder, f"{room}/{sweep}", f"{room}/{name}")
-        _rename_derived(store, sweep, name)
         _copy(folder, old.row, new.row, name)  # last: with it the sweep is there
-        for room in ("sweeps", "log", "trials", "results", "tags"):
-            with contextlib.suppress(FileNotFoundError):
-                folder.fs.delete_dir(folder.path(f"{room}/{sweep}"))
+        _rename_derived(store, sweep, name)
+        folder.delete(_mark(name))
+        for room in reversed(_TABLES):
+            _drop(folder, f"{room}/{sweep}")
+
+
+def _mark(name: str) -> str:
+    """The file that says which sweep is being given this name."""
+    return f"sweeps/{name}/renamed-from"
+
+
+def _settle(store: Store, name: str) -> None:
+    """Undoes a renaming to `name` that was cut off: the sweep has its old name, and all its files."""
+    folder = store.folder
+    if not schema.is_name(name) or not folder.exists(_mark(name)):
+        return
+    with folder.fs.open_input_file(folder.path(_mark(name))) as text:
+        old = text.read().decode()
+    if folder.exists(Paths(name).row):  # it was done but for the old name, which has the same rows
+        _rename_derived(store, old, name)
+        folder.delete(_mark(name))
+        return
+    for room in _FILES:
+        if not folder.names(f"{room}/{old}"):
+            _drop(folder, f"{room}/{old}")
+            _move(folder, f"{room}/{name}", f"{room}/{old}")
+    for room in _TABLES:
+        _drop(folder, f"{room}/{name}")
+
+
+def _drop(folder: Folder, where: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        folder.fs.delete_dir(folder.path(where))
 
 
 def tag(store: Store, sweep: str, add: Iterable[str] = (), drop: Iterable[str] = ()) -> list[str]:

@@ -129,13 +129,14 @@ def enter(writer: SweepWriter, paper: type[Paper]) -> tuple[str, ...]:
     """Puts a source that has changed into the store, and the one before among the events; what is to be said of it."""
     news = _change(writer.record, paper)
     found = known.source_of(paper)
-    if found is None or writer.record.sweep.get("source_digest") == found.digest:
+    same = (found.reference, found.digest) if found is not None else None
+    if same is None or same == tuple(writer.record.sweep.get(k) for k in ("reference", "source_digest")):
         return (news,) if news else ()
     before = {k: writer.record.sweep.get(k) for k in ("reference", "source_digest", "source")}
     with writer.batch():
         writer.event("source", **before)
         writer.sweep(**columns(paper))
-    return (news,)
+    return (news,) if news else ()
 
 
 # -- objects ------------------------------------------------------------------------------------------------

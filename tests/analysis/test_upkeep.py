@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -75,6 +77,7 @@ def test_a_renamed_sweep_is_the_same_under_another_name(store: Store, tmp_path: 
     store.write_derived("claims", "r", [verdict, {**verdict, "sweep": "b"}])
     store.write_derived("architectures", "a", [{"number": 0, "folder": f"{store.uri}/architectures/a/t0"}])
     before = {t: store.table(t, "a").drop_columns(["sweep"]) for t in ("sweeps", "trials", "results")}
+    (tmp_path / "wandb" / "a" / "run").mkdir(parents=True)
     upkeep.rename(store, "a", "new")
     after = {t: store.table(t, "new") for t in ("sweeps", "trials", "results")}
     for table, rows in before.items():
@@ -83,6 +86,7 @@ def test_a_renamed_sweep_is_the_same_under_another_name(store: Store, tmp_path: 
     assert store.notes("new") == ["said"] and store.tags("new") == ["x"]
     assert sorted(store.sweeps()) == ["b", "new"] and not list(tmp_path.glob("*/a"))
     assert (tmp_path / "checkpoints" / "new" / "t0" / "1.ckpt").read_bytes() == b"weights"
+    assert (tmp_path / "wandb" / "new" / "run").is_dir()  # else nobody could give the old name again
     assert store.derived("claims").column("sweep").to_pylist() == ["new", "b"]
     (row,) = store.derived("architectures").to_pylist()
     assert row["run"] == "new" and row["folder"] == f"{store.uri}/architectures/new/t0"
@@ -92,10 +96,49 @@ def test_a_renamed_sweep_is_the_same_under_another_name(store: Store, tmp_path: 
     assert store.table("results", "new").column("sweep").to_pylist() == ["new", "new"]
 
 
+@pytest.mark.parametrize("after", range(10))
+@pytest.mark.parametrize("then", ["rename", "delete"])
+def test_a_renaming_that_is_cut_off_loses_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, then: str
+) -> None:
+    """Killed before any of its writes: what has moved is moved back by who takes the name up again."""
+    upkeep.tag(store, "a", ["x"])
+    before = store.table("results", "a").drop_columns(["sweep"])
+    store.write_derived("claims", "r", [{"paper": "p", "claim": "c", "sweep": "a", "effect": 1.0}])
+    left = after
+
+    def cut(real: Any) -> Any:
+        def do(*given: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            return real(*given)
+
+        return do
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        for name in ("_copy", "_move", "_drop"):
+            patched.setattr(upkeep, name, cut(getattr(upkeep, name)))
+        upkeep.rename(store, "a", "new")
+    done = store.has("new") and (tmp_path / "sweeps" / "new" / "sweep.parquet").is_file()
+    assert done or store.has("a")
+    if not done and then == "rename":
+        upkeep.rename(store, "a", "new")
+    elif not done:
+        upkeep.delete(store, "new")
+        assert store.sweeps() == ["a", "b"]
+    name = "a" if not done and then == "delete" else "new"
+    assert store.table("results", name).drop_columns(["sweep"]) == before and store.tags(name) == ["x"]
+    assert (tmp_path / "checkpoints" / name / "t0" / "1.ckpt").read_bytes() == b"weights"
+    upkeep.rename(store, name, "later")  # whoever had it before
+    assert store.derived("claims").column("sweep").to_pylist() == ["later"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [("a", "b", "has a sweep of this name"), ("a", "a", "has a sweep of this name"), ("c", "d", "no such sweep"),
-     ("a", "../d", "must be letters"), ("a", "", "must be letters")],
+     ("a", "../d", "must be up to 200 letters"), ("a", "", "must be up"), ("a", "x" * 201, "must be up to 200")],
 )  # fmt: skip
 def test_names_that_are_refused(store: Store, old: str, new: str, said: str) -> None:
     with pytest.raises(StoreError, match=said):

@@ -172,6 +172,17 @@ def test_the_stored_text_is_run_where_it_is_asked_for_or_the_file_is_gone(folder
     assert values(run) == [1.0, 1.0, 1.0, 4.0]
 
 
+def test_a_file_that_has_moved_as_it_was_is_known_by_its_new_place(folder: Path) -> None:
+    write(folder, "return 1.0")
+    own(folder).run()
+    (folder / "sub").mkdir()
+    (folder / "train.py").rename(folder / "sub" / "train.py")
+    go_on(folder, "budget.trials=2", "trainable=sub/train.py:train")
+    run = go_on(folder, "budget.trials=3")
+    assert run.store.notes("s") == [] and values(run) == [1.0, 1.0, 1.0]
+    assert run.store.table("sweeps", "s").to_pylist()[0]["reference"] == f"{folder}/sub/train.py:train"
+
+
 def test_a_resume_that_cannot_be_is_one_line(folder: Path) -> None:
     write(folder, "return 1.0")
     own(folder).run()

@@ -71,7 +71,7 @@ def test_what_other_programs_leave_is_no_example_and_links_to_nothing_are_said(t
     (tmp_path / "a" / "._0.png").write_bytes(b"x")
     assert describe(pictures.classified(tmp_path)) == before
     (tmp_path / "a" / "9.png").symlink_to(tmp_path / "gone.png")
-    with pytest.raises(DataError, match="9.png is a link to .*gone.png, which is not there"):
+    with pytest.raises(DataError, match=r"9\.png is a link to .*gone\.png, which is not there"):
         pictures.classified(tmp_path)
 
 
