@@ -132,7 +132,8 @@ class LineDisplay(Display):
 
     def tick(self, conductor: Conductor) -> None:
         if time.monotonic() - self._last > QUIET_LINE_S:
-            self._print(f"{_counts(conductor)}; time left about {_time_left(conductor)}")
+            left = _time_left(conductor)
+            self._print(_counts(conductor) + (f"; time left about {left}" if left != "?" else ""))
 
     def ended(self, trial: Trial) -> None:
         value = "" if trial.value is None else f" {self.conductor.rules.objective}={trial.value:.5g}"

@@ -203,7 +203,12 @@ def print_best(best: dict[str, Any]) -> None:
     def spread(ci: Any) -> str:
         return f" (95 % CI {number(ci[0])} .. {number(ci[1])})" if ci else ""
 
-    flag = "" if best["complete"] else "  (no configuration is complete; this one was stopped early)"
+    flag = ""
+    if best["completed"] and not best["complete"]:
+        of = f"{best['completed']} of its {len(best['trials'])} seeds"
+        flag = f"  (no configuration is complete with all of its seeds; of this one {of})"
+    elif not best["complete"]:
+        flag = "  (no configuration is complete; this one was stopped early)"
     print(
         f"best     {best['objective']} {number(best['value'])}{spread(best['ci95'])}, {best['seeds']} seed(s){flag}"
     )

@@ -17,6 +17,7 @@ from pyarrow import fs as pafs
 
 from fairsweep.analysis.store import filesystem
 from fairsweep.cluster.engine.trial import Trial
+from fairsweep.trainables.own.source import TrainableError
 
 KEEP = 2
 SUFFIX, TEMPORARY = ".ckpt", ".tmp"
@@ -132,6 +133,34 @@ def _torch(state: Mapping[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     return buffer.getvalue()
+
+
+def prove(state: Any, name: str) -> None:
+    """TrainableError if `state`, of a class called `name`, could be written and not be read again."""
+    try:
+        _read(_torch({"state": state}))
+    except Exception as error:  # of PyTorch, of pickle, of the objects in the state
+        where, what = _foreign(state) or ("", type(state).__name__)
+        raise TrainableError(
+            f"state_dict() of {name}: {where or 'it'} is of type {what}, which a checkpoint cannot be read with; give"
+            " tensors, numbers, texts, bytes and containers of these (pickle.dumps makes bytes of an object)"
+        ) from error
+
+
+def _foreign(state: Any, where: str = "") -> tuple[str, str] | None:
+    """Where in `state` something lies that is no plain value, and its type; None where all are plain."""
+    inside: Iterable[tuple[Any, Any]] = ()
+    if isinstance(state, Mapping):
+        inside = state.items()
+    elif isinstance(state, (list, tuple, set)):
+        inside = enumerate(state)
+    elif not (
+        state is None
+        or isinstance(state, (bool, int, float, str, bytes))
+        or hasattr(state, "is_floating_point")
+    ):
+        return where, type(state).__name__
+    return next((found for key, value in inside if (found := _foreign(value, f"{where}[{key!r}]"))), None)
 
 
 def _plain(state: Mapping[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ from typing import Any
 
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.engine.books import ERROR, REASON
-from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault
+from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault, prove
 from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.tracking import Tracker, make_tracker
@@ -78,6 +78,7 @@ class LegRunner:
         self._tracker: Tracker | None = None
         self._notes: list[dict[str, Any]] = []
         self._faulted = False  # the storage has failed this leg, and it was said
+        self._proved = False  # a state of the user's class has been written and read
 
     def take(self, leg: Leg) -> None:
         """Makes `leg` the current one; nothing is built before the first `step`."""
@@ -288,11 +289,15 @@ class LegRunner:
         assert self.leg is not None and self.paper is not None
         saved = self.paper.saved_at
         step = self._done if saved is None else saved
+        state = self.paper.state_dict()
+        if self.post.source and not self._open and not self._proved:  # a class of the user's
+            prove(state, type(self.paper).__name__)
+            self._proved = True
         self.checkpoints.save(
             self.leg.trial,
             step,
             {
-                "paper": self.paper.state_dict(),
+                "paper": state,
                 "step": step,
                 "spent_s": self._cost,
                 "history": [row for row in self._history if row["step"] <= step],
@@ -332,7 +337,9 @@ def paper_of(post: Post) -> type[Paper]:
     if not post.source:
         return catalog.get(post.paper)
     if os.path.isdir(post.folder):
-        os.chdir(post.folder)  # files that the user's code names lie where the command was given
+        # Files that the user's code names lie where the command was given. For each leg anew: Tune moves a process that
+        # it uses again into a folder of its own (2.60, `Trainable.reset`), and the user's code may go elsewhere.
+        os.chdir(post.folder)
     paper = own.of(Source.from_json(post.source), {"metric": post.metric, "mode": post.mode})
     own.enter(paper)
     return objective.chosen(paper, post.metric, post.mode) if isinstance(post.metric, str) else paper

@@ -38,6 +38,7 @@ def best_of(store: Store, sweep: str) -> dict[str, Any] | None:
         "config_id": found.config_id,
         "trials": [r["trial"] for r in rows],
         "complete": found.complete,
+        "completed": found.completed,
         "objective": row["objective"],
         "mode": row["mode"],
         "value": found.value.mean,

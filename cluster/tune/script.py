@@ -24,7 +24,8 @@ def find(given: Source) -> dict[str, Any]:
     where = f"trainable={given.reference}"
     remedy = "say param_space = {'lr': tune.loguniform(1e-4, 1e-1), ...} at the module's level"
     if not given.place.endswith(".py") or "__main__" not in _main(given):
-        raise TrainableError(f"{where}: has no param_space; {remedy}")
+        marked = "or mark the function with @fairsweep.trainable(space={...}, metric=...)"
+        raise TrainableError(f"{where}: has no param_space; {remedy}, {marked}")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-m", "fairsweep.cluster.tune.script"]
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fairsweep.analysis import report
+from fairsweep.cluster.commands.tables import print_best
 from fairsweep.cluster.display import Display, Guarded, LineDisplay, LiveDisplay, clock, make_display
 from tests.cluster.test_conductor import engine
 
@@ -49,6 +50,31 @@ def test_time_left_counts_how_far_running_trials_have_come(tmp_path: Path) -> No
     run.conductor.trials[leg.trial].steps = 3
     run.conductor.clock.began = time.monotonic() - 30
     assert _time_left(run.conductor) == "1:00 min"
+
+
+def test_nothing_is_said_of_the_time_left_before_anything_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1")
+    display = LineDisplay()
+    display.begin("s", "store", run.settings, run.conductor, None)
+    run.conductor.next_leg()
+    display._last = -1000.0
+    display.tick(run.conductor)
+    assert capsys.readouterr().err.endswith("fairsweep: 1 running\n")
+
+
+def test_a_best_configuration_of_which_a_seed_failed_is_not_said_to_be_stopped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    best = {
+        "objective": "loss", "value": 0.5, "ci95": None, "seeds": 1, "metrics": {}, "config": {"x": 1},
+        "trials": ["00000-0", "00000-1", "00000-2"], "complete": False,
+    }  # fmt: skip
+    print_best({**best, "completed": 1})
+    assert "of this one 1 of its 3 seeds" in capsys.readouterr().out
+    print_best({**best, "completed": 0})
+    assert "this one was stopped early" in capsys.readouterr().out
 
 
 def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ BEFORE: dict[str, tuple[str, list[str], list[str]]] = {
     "not marked": (
         "def train(config):\n    return 1.0\n",
         [],
-        ["a function that cannot be tuned", "@fairsweep.trainable"],
+        ["train.py:train: train is a function that cannot be tuned", "@fairsweep.trainable"],
     ),
     "no function at all": ("train = {'lr': 1}\n", [], ["a dict that cannot be tuned"]),
     "another class": ("class train:\n    pass\n", [], ["a class that cannot be tuned", "fairsweep.Paper"]),

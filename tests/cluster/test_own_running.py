@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +16,10 @@ from fairsweep.cluster import config
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.engine.worker import LegRunner, Post
-from fairsweep.trainables.own import loading
+from fairsweep.trainables.own import known, loading
 from tests.cluster.test_conductor import engine, trials
 from tests.cluster.test_own import folder, own, results, write
-from tests.cluster.test_own_bad_input import MINE, run_once
+from tests.cluster.test_own_bad_input import HEAD, MINE, run_once
 
 __all__ = ["folder"]
 
@@ -86,6 +87,23 @@ def test_finally_blocks_and_generators_come_to_their_end(
         assert report["status"] == "complete" and len(report["rows"]) == 2
     assert (tmp_path / "end").read_text() == "fg"
     assert set(threading.enumerate()) <= before
+
+
+def test_every_leg_runs_in_the_folder_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune moves a process that it uses again into a folder of its own; so may the user's code."""
+    for place in ("elsewhere", "here"):
+        (tmp_path / place).mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "here" / "data.csv").write_text("0.5")
+    body = "trial.report(val_loss=float(open('data.csv').read()))\nimport os\nos.chdir('/')"
+    (tmp_path / "here" / "train.py").write_text(HEAD % "" + textwrap.indent(body, "    "))
+    source = known.get(str(tmp_path / "here" / "train.py") + ":train").source  # type: ignore[attr-defined]
+    runner = LegRunner(
+        Post("s", "x", str(tmp_path / "ckpt"), source=source.to_json(), folder=str(tmp_path / "here"))
+    )
+    for number in range(3):
+        runner.take(Leg(f"0000{number}-0", {"x": 0.5}, 0, 0, 1, ()))
+        assert rows(runner.step()) == [{"val_loss": 0.5}]
 
 
 def test_who_swallows_the_end_is_left_behind_and_named(folder: Path) -> None:
@@ -351,3 +369,26 @@ def test_a_second_parameter_with_a_value_of_its_own_is_no_place_for_the_trial(fo
     run = own(folder)
     run.run()
     assert [t["value"] for t in trials(run.store)] == [3.0]
+
+
+def test_a_state_that_could_not_be_read_again_fails_at_its_first_checkpoint(tmp_path: Path) -> None:
+    """PyTorch writes any object, and refuses to read it where only weights are read."""
+    for state, words in (
+        ('{"model": {"tree": Mine.Tree()}}', "state_dict() of Mine: ['model']['tree'] is of type Tree"),
+        ('{"rows": __import__("numpy").ones(2)}', "['rows'] is of type ndarray"),
+        ('{"done": self.done, "x": __import__("torch").ones(2), "raw": b"1"}', ""),
+    ):
+        text = MINE.replace('{"done": self.done}', state) + "    class Tree: pass\n"
+        (tmp_path / "train.py").write_text(text)
+        source = known.get(str(tmp_path / "train.py") + ":Mine").source  # type: ignore[attr-defined]
+        runner = LegRunner(
+            Post("s", "x", str(tmp_path / "ckpt"), source=source.to_json(), folder=str(tmp_path))
+        )
+        runner.take(Leg("00000-0", {"x": 0.5}, 0, 0, 3, (1,)))
+        report = runner.step()
+        assert [row["step"] for row in report["rows"]] == [1]
+        if words:
+            assert report["status"] == "failed" and words in report["failure"]["reason"], report
+            assert "pickle.dumps" in report["failure"]["reason"]
+        else:
+            assert report["status"] == "running"

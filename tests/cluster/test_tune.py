@@ -318,7 +318,7 @@ def test_a_scripts_main_part_tells_space_metric_and_steps_and_runs_nothing(folde
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("def train(config): pass", "has no param_space; say param_space = {"),
+        ("def train(config): pass", "has no param_space; say param_space = {.*@fairsweep.trainable"),
         ("def train(config): pass\nspace = {'x': tune.randn()}", "tune.randn has no ends"),
         (
             "def train(config): pass\nspace = {'x': tune.uniform(0, 1)}",

@@ -34,8 +34,9 @@ def adapt(found: Any, source: Source, settings: Mapping[str, Any] | None = None)
         if made is not None:
             return made
     what = f"a {type(found).__name__}" if not inspect.isclass(found) else "a class"
+    named = getattr(found, "__name__", None) or show(found)
     raise TrainableError(
-        f"trainable={source.reference}: {show(found)} is {what} that cannot be tuned; mark a function with"
+        f"trainable={source.reference}: {named} is {what} that cannot be tuned; mark a function with"
         " @fairsweep.trainable(space={...}, metric=...), or extend fairsweep.Paper"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def test_a_template_can_be_checked(task: str, template: Folder) -> None:
     about = found.description
     assert found.data == OWN and about.sizes and (about.parts or about.drawn)
     assert json.dumps(found.to_dict())
+
+
+def test_a_template_that_a_library_is_missing_for_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for name in ("new", "there"):
+        assert run_cli(["data", "template", "image classification", str(tmp_path / name)]) == 2
+        assert "pip install 'fairsweep[images]'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
 def test_the_verb_writes_a_template_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

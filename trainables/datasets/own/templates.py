@@ -6,6 +6,7 @@ They are drawn at random from fixed seeds and large enough that every paper of t
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -330,9 +331,19 @@ def write(task: str, folder: Path) -> list[str]:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"folder={folder}: is there already and not empty; name a new one")
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        TEMPLATES[task].write(folder)
+        try:
+            TEMPLATES[task].write(folder)
+        except (
+            DataError
+        ):  # a library is missing: nothing half-written is left, which would be in the way afterwards
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            if new:
+                folder.rmdir()
+            raise
         (folder / README).write_text(f"# Data of your own\n\n{section(task)}", encoding="utf8")
     except OSError as error:
         raise DataError(f"folder={folder}: cannot be written ({error.strerror}); name another one") from None
