@@ -6,6 +6,8 @@ Blanks around names and cells do not count, quoted cells may hold line breaks.
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import io
 import re
@@ -148,6 +150,9 @@ def _table(name: str, source: Source, encoding: str) -> pa.Table:
             return pyarrow.csv.read_csv(file, read_options=read, parse_options=parse, convert_options=strings)
     except (pa.ArrowException, UnicodeError, OSError) as error:
         reason = " ".join(str(error).split())
+        with contextlib.suppress(OSError), source.open() as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                reason = "is text in UTF-16; save it as UTF-8"
         raise DataError(f"data={name}: {source.file} is not a CSV file ({reason})") from None
 
 

@@ -205,4 +205,8 @@ def zero_or_one(name: str, file: Delimited, label: str) -> np.ndarray:
         row = cells.first(bad)
         text = shown(cells.texts[int(cells.codes[row])].as_py())
         raise DataError(f"data={name}: {file.where(row)}: column {label!r} has {text}, must be 0 or 1")
+    if len(np.unique(found)) < 2:
+        raise DataError(
+            f"data={name}: {file.sources[0].file}: column {label!r} has {int(found[0])} in every row; needs 0 and 1"
+        )
     return found.astype(np.float32)[cells.codes]

@@ -91,6 +91,30 @@ def test_a_label_that_is_not_a_number_in_parquet_is_none(tmp_path: Path) -> None
     assert graph.labels.tolist() == [0, 1, -1] and graph.names == ("0", "1")
 
 
+def test_truth_values_of_parquet_are_numbers(tmp_path: Path) -> None:
+    table = pa.table({"id": ["a", "b", "c"], "label": ["x", "y", "x"], "active": [True, False, True]})
+    pq.write_table(table, tmp_path / "nodes.parquet")
+    graph = nodes.classified(files(tmp_path, edges="source,target\na,b\nb,c\n"))
+    assert graph.features.tolist() == [[1], [0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"id;label\na;x\n", "cells end with commas, not with ';'"),
+        (b"id\tlabel\na\tx\n", r"not with '\\t'"),
+        (
+            "id,label\na,x\nb,y\n".encode("utf-16"),
+            r"nodes.csv is not a CSV file \(is text in UTF-16; save it as",
+        ),
+    ],
+)
+def test_what_spreadsheets_write_is_told_what_would_be_right(tmp_path: Path, text: bytes, words: str) -> None:
+    (tmp_path / "nodes.csv").write_bytes(text)
+    with pytest.raises(DataError, match=words):
+        nodes.classified(files(tmp_path, edges="source,target\na,b\n"))
+
+
 def test_without_features_each_node_is_its_own_and_zero_one_columns_stay(tmp_path: Path) -> None:
     graph = nodes.classified(files(tmp_path, nodes="id,label\n1,0\n2,1\n3,0\n", edges="source,target\n1,2\n"))
     assert sp.issparse(graph.features) and (graph.features.toarray() == np.eye(3)).all()

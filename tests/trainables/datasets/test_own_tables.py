@@ -301,3 +301,9 @@ def test_what_is_wrong_is_one_line_that_says_where(
         LOADERS[loader](files(tmp_path, **texts))
     said = str(caught.value)
     assert said.startswith("data=own: ") and message in said and "\n" not in said
+
+
+def test_a_label_of_one_value_is_nothing_to_learn(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("label,user,item\n" + "0,a,x\n0,b,y\n" * 20)
+    with pytest.raises(DataError, match=r"data\.csv: column .label. has 0 in every row; needs 0 and 1"):
+        ctr.own(tmp_path)

@@ -90,8 +90,11 @@ def read_all(paths: Sequence[Path], needed: Sequence[str] = ()) -> Delimited:
             raise DataError(f"data={NAME}: {source.file} has no rows below its header")
     for column in needed:
         if column not in table.columns:
+            other = next((mark for mark in ";\t|" if mark in next(iter(table.columns))), None)
+            hint = f" in one column: cells end with commas, not with {other!r}" if other is not None else ""
             raise DataError(
-                f"data={NAME}: {paths[0].name} has no column {column!r}; it has {', '.join([*table.columns][:10])}"
+                f"data={NAME}: {paths[0].name} has no column {column!r}; it has"
+                f" {', '.join([*table.columns][:10])}{hint}"
             )
     return table
 
@@ -276,7 +279,7 @@ class ParquetTable(Delimited):
 
     def numbers(self, column: str, missing: Collection[str] = (), advice: str = "") -> np.ndarray:
         kind = self._types[column]
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
             return super().numbers(column, missing, advice)
         found = self.arrow[column].cast(pa.float64(), safe=False)  # type: ignore[attr-defined]
         null = found.is_null().to_numpy()
