@@ -67,7 +67,7 @@ def tabular(data_dir: Path | None = None) -> Examples:
     label = "label" if "label" in file.columns else None
     if label is None:
         raise DataError(
-            f"data=own: {paths[0].name} has no column 'label'; it has {', '.join([*file.columns][:10])}"
+            f"data=own: {paths[0].name} has no column 'label'; it has {tables.listed(file.columns)}"
         )
     return _examples(file, folder, (label,))
 

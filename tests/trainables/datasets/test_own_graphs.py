@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from fairsweep.trainables.base import DataError
 from fairsweep.trainables.datasets.describe import describe
-from fairsweep.trainables.datasets.own import graphs, nodes, splits
+from fairsweep.trainables.datasets.own import graphs, nodes, splits, tables
 from fairsweep.trainables.datasets.own.webkb import EDGES, NODES
 from fairsweep.trainables.tasks.graph_classification import split as graph_split
 from fairsweep.trainables.tasks.link_prediction import LinkTask
@@ -456,3 +456,8 @@ def test_what_is_wrong_is_one_line_that_says_where(
         load(tmp_path)
     assert str(caught.value).startswith("data=own: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_columns_that_are_not_named_are_counted() -> None:
+    assert tables.listed(["id", "class"]) == "id, class"
+    assert tables.listed(f"f{i}" for i in range(13)).endswith(", f9 and 3 more")

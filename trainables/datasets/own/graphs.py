@@ -215,7 +215,7 @@ def _a_graph_a_row(path: Path) -> GraphSet:
     label = next((c for c in ("label", "y") if c in table.column_names), None)
     if label is None:
         raise DataError(
-            f"data={NAME}: {path.name} has no column 'label'; it has {', '.join(table.column_names[:10])}"
+            f"data={NAME}: {path.name} has no column 'label'; it has {tables.listed(table.column_names)}"
         )
     plain = _plain(path, table, label)
     labels, names = tables.classes(plain, label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,13 @@ from fairsweep.trainables.datasets.delimited import Cells, Delimited, Source, sh
 
 NAME = "own"
 ENDINGS = (".csv", ".parquet")
+
+
+def listed(columns: Iterable[str]) -> str:
+    """The names of columns, ten at most, and how many more there are."""
+    names = [*columns]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more
 
 
 def folder_of(data_dir: Path | None, layout: str) -> Path:
@@ -93,8 +100,7 @@ def read_all(paths: Sequence[Path], needed: Sequence[str] = ()) -> Delimited:
             other = next((mark for mark in ";\t|" if mark in next(iter(table.columns))), None)
             hint = f" in one column: cells end with commas, not with {other!r}" if other is not None else ""
             raise DataError(
-                f"data={NAME}: {paths[0].name} has no column {column!r}; it has"
-                f" {', '.join([*table.columns][:10])}{hint}"
+                f"data={NAME}: {paths[0].name} has no column {column!r}; it has {listed(table.columns)}{hint}"
             )
     return table
 
