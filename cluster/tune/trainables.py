@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import json
-import math
 import pickle
+import sys
 import tempfile
 from collections.abc import Mapping
 from numbers import Real
@@ -19,6 +18,7 @@ from fairsweep.cluster.tune import finding, session, spaces
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import Fidelity, Metric, Setting
 from fairsweep.trainables.own.adapt import drained
+from fairsweep.trainables.own.reports import as_json
 from fairsweep.trainables.own.running import Handle, OwnPaper, seeded
 from fairsweep.trainables.own.source import Source
 
@@ -66,7 +66,7 @@ class TuneTrainable(OwnPaper):
         user_space = finding.space_of(found, self.trainable, self.tuner)
         self._nested, beside = spaces.nested(found, config, setting.seed, user_space)
         if beside:
-            self.attrs["params"] = json.loads(json.dumps(beside, default=repr))
+            self.attrs["params"] = {name: as_json(value) for name, value in beside.items()}
 
     def _as_numbers(self, metrics: Any) -> tuple[dict[str, float], bool]:
         """The numbers of a report, nested names joined by a slash as Tune joins them, and whether it ends the trial.
@@ -82,11 +82,11 @@ class TuneTrainable(OwnPaper):
                 continue
             number = value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
             plain = isinstance(number, Real) and not isinstance(number, bool)
-            if name == self.objective or (plain and math.isfinite(float(number))):
+            if name == self.objective or (plain and abs(number) <= sys.float_info.max):
                 numbers[name] = number
             else:
                 kept = self.attrs.setdefault("reported", {})
-                kept[name] = json.loads(json.dumps(value, default=repr, allow_nan=True))
+                kept[name] = as_json(value)
                 if name not in self._odd:
                     self._odd.add(name)
                     self.remarks.append(f"reported {name} is no finite number: its last value is in attrs")

@@ -150,7 +150,8 @@ def train(config):
         with tempfile.TemporaryDirectory() as place:
             with open(os.path.join(place, "at.json"), "w") as f:
                 json.dump({"at": at}, f)
-            tune.report({"loss": config["net"]["lr"] + 1 / (1 + at), "start": start, "name": "text", "more": {"x": at}},
+            tune.report({"loss": config["net"]["lr"] + 1 / (1 + at), "start": start, "name": "text", "more": {"x": at},
+                         "gap": float("nan"), "large": 10**400},
                         checkpoint=tune.Checkpoint.from_directory(place))
     assert tune.get_context().get_trial_name() and os.path.isdir(tune.get_context().get_trial_dir())
 
@@ -166,7 +167,10 @@ def test_a_function_is_paused_and_goes_on_from_its_checkpoint(folder: Path) -> N
     results = Store("store").table("results", "s").to_pylist()
     assert {row["metric.start"] for row in results if row["step"] > 1} - {0.0}, "nobody went on"
     assert all(row["metric.more/x"] == row["step"] - 1 for row in results)
-    assert json.loads(rows[0]["attrs"])["reported"] == {"name": "text"}
+    kept = json.loads(rows[0]["attrs"], parse_constant=lambda word: pytest.fail(f"no JSON: {word}"))[
+        "reported"
+    ]
+    assert kept == {"name": "text", "gap": "NaN", "large": 10**400}
     assert all(row["config.net.lr"] < row["value"] for row in rows)
 
 

@@ -25,6 +25,7 @@ from fairsweep.trainables.base import Metric, Pruned
 from fairsweep.trainables.own.labels import plain_name
 from fairsweep.trainables.own.loading import AROUND, Stop
 from fairsweep.trainables.own.optuna_space import PLACE, Asked
+from fairsweep.trainables.own.reports import as_json
 from fairsweep.trainables.own.running import Handle, OwnPaper
 from fairsweep.trainables.own.source import Source, TrainableError, remember, slug_of
 
@@ -219,7 +220,7 @@ class OptunaObjective(OwnPaper):
     def _keep(self, carried: Any) -> None:
         """What the trial's row says beside numbers, as JSON."""
         found = {"user_attrs": carried.user_attrs, "params": carried.beside}
-        self.attrs = {k: json.loads(json.dumps(v, default=repr)) for k, v in found.items() if v}
+        self.attrs = {k: {name: as_json(v) for name, v in held.items()} for k, held in found.items() if held}
 
     @property
     def kept_step(self) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from collections.abc import Mapping
@@ -54,6 +55,14 @@ def numbers(metrics: Any, named: Mapping[str, Any], step: int, alone: str) -> di
             )
         found[name] = number
     return found
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON holds it everywhere: what is none, NaN and infinite numbers too, as text."""
+    try:
+        return json.loads(json.dumps(value, default=repr), parse_constant=str)
+    except (TypeError, ValueError, RecursionError):  # keys that are no text; what holds itself
+        return repr(value)
 
 
 def _number(value: Any) -> float | None:

@@ -203,6 +203,27 @@ def test_conditions_reach_the_rows_and_drawn_values_stand_in_attrs(folder: Path)
     assert {json.loads(row["config_json"])["kind"] for row in rows} == {"svm", "tree"}
 
 
+def test_attributes_of_any_kind_are_json_that_everybody_reads(folder: Path) -> None:
+    write("""
+        x = trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("nan", float("nan"))
+        trial.set_user_attr("confusion", {(0, 1): 3})
+        loop = []
+        loop.append(loop)
+        trial.set_user_attr("loop", loop)
+        return x
+    """)
+    made = run("budget.trials=1")
+    (row,) = trials(made.store)
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    assert row["state"] == "complete"
+    found = json.loads(row["attrs"], parse_constant=refuse)["user_attrs"]
+    assert found == {"nan": "NaN", "confusion": "{(0, 1): 3}", "loop": "[[...]]"}
+
+
 def test_several_values_and_constraints_are_a_sweep_of_several_objectives(folder: Path) -> None:
     write("""
         x = trial.suggest_float("x", 0, 5)
