@@ -15,10 +15,24 @@ if TYPE_CHECKING:
     from fairsweep.cluster.api import Sweep, claims, open, resume, run
     from fairsweep.cluster.errors import UserError
     from fairsweep.search_spaces.space import Space
-    from fairsweep.trainables.base import Paper
+    from fairsweep.trainables.base import Fidelity, Metric, Paper, Setting
     from fairsweep.trainables.own.declare import trainable
 
-__all__ = ["Paper", "Space", "Store", "Sweep", "UserError", "claims", "open", "resume", "run", "trainable"]
+__all__ = [
+    "Fidelity",
+    "Metric",
+    "Paper",
+    "Setting",
+    "Space",
+    "Store",
+    "Sweep",
+    "UserError",
+    "claims",
+    "open",
+    "resume",
+    "run",
+    "trainable",
+]
 
 _here = Path(__file__).resolve().parent
 if not (_here / "cluster").is_dir():
@@ -29,7 +43,10 @@ if not (_here / "cluster").is_dir():
 
 # What stands behind the door is imported when it is asked for: `import fairsweep` costs nothing.
 _BEHIND = {
+    "Fidelity": "trainables.base",
+    "Metric": "trainables.base",
     "Paper": "trainables.base",
+    "Setting": "trainables.base",
     "Space": "search_spaces.space",
     "Store": "analysis.store",
     "Sweep": "cluster.api",

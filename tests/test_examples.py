@@ -93,3 +93,20 @@ def test_a_notebook(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+def test_a_class_whose_trials_are_paused_has_the_values_of_one_that_is_not(tmp_path: Path) -> None:
+    same = (
+        f"trainable={EXAMPLES}/own_class.py:Boosting",
+        "budget.trials=1",
+        "budget.steps=9",
+        "search=random",
+    )
+    found = []
+    for folder, words in (("a", same), ("b", (*same, "scheduler=asha"))):
+        run = engine(tmp_path / folder, *words)
+        run.run()
+        (row,) = trials(run.store)
+        assert row["state"] == "complete" and row["metric.test_r2"] > 0.1
+        found.append((row["value"], row["metric.test_r2"], row["steps"]))
+    assert found[0] == found[1] and found[0][2] == 9

@@ -151,6 +151,12 @@ def _finished(result: Any, as_json: bool) -> int:
         best = best_of(store, result.sweep)
         if best is not None:
             print_best(best)
+        failed = (
+            store.table("trials", result.sweep, columns=["state"]).column("state").to_pylist().count("failed")
+        )
+        if failed:
+            again = f"fairsweep resume {result.sweep} --storage {result.storage} retry=failed"
+            print(f"failed   {failed} of the trials; once more: {again}")
         print(f"store    {result.storage}  (tables results, trials and sweeps; sweep {result.sweep})")
     return _ended(result, as_json)
 

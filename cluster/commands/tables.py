@@ -214,6 +214,10 @@ def print_best(best: dict[str, Any]) -> None:
     )
     for name, s in best["metrics"].items():
         print(f"         {name} {number(s['mean'])}{spread(s['ci95'])}")
+    stopped = best.get("stopped")
+    if stopped:
+        where = f"{stopped['trial']} had {number(stopped['value'])} when it was stopped at step {stopped['steps']}"
+        print(f"         ({where}; only complete configurations are compared)")
     before: dict[str, Any] = {}
     for part in best.get("lineage") or [{"config": best["config"]}]:
         where = f"{part['trial']}, steps {part['first']} to {part['last']}: " if "trial" in part else ""

@@ -50,8 +50,19 @@ def best_of(store: Store, sweep: str) -> dict[str, Any] | None:
             if s.n
         },
         "config": json.loads(rows[0]["config_json"]),
+        "stopped": _better_stopped(trials, found.value.mean, row["mode"]) if found.complete else None,
         **({"lineage": [asdict(s) for s in lineage(trials, rows[0]["trial"])]} if rows[0]["parent"] else {}),
     }
+
+
+def _better_stopped(trials: Any, value: float | None, mode: str) -> dict[str, Any] | None:
+    """The best trial that early stopping ended, where it had a better value than the best complete configuration."""
+    sign = 1.0 if mode == "min" else -1.0
+    rows = [t for t in trials.to_pylist() if t["state"] == "pruned" and t["value"] is not None]
+    best = min(rows, key=lambda t: sign * t["value"], default=None)
+    if best is None or value is None or not sign * best["value"] < sign * value:
+        return None
+    return {"trial": best["trial"], "value": best["value"], "steps": best["steps"]}
 
 
 def front_of(store: Store, sweep: str, reference: Mapping[str, float] | None = None) -> Front:

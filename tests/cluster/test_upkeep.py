@@ -132,3 +132,20 @@ def test_a_shell_that_asks_is_answered(store: Store) -> None:
     env = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": out, "_ARGCOMPLETE_IFS": "\n"}
     subprocess.run([sys.executable, "-m", "cluster"], env=env, check=False, timeout=60)
     assert Path(out).read_text().split() == ["second"]
+
+
+def test_a_stopped_trial_that_was_better_than_the_best_is_named(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"paper": "p", "data": "d", "objective": "val_loss", "mode": "min", "state": "running"}
+    fields = [pa.field("config.lr", pa.float64())]
+    with store.create("s", row, config_fields=fields, metric_names=["val_loss"]) as writer:
+        for number, (state, value) in enumerate([("complete", 0.5), ("pruned", 0.4), ("pruned", 0.9)]):
+            writer.trial(
+                f"0000{number}-0", number=number, config_id=number, seed=0, state=state, value=value, steps=3,
+                objective="val_loss", mode="min", config_json='{"lr": 0.1}', **{"config.lr": 0.1},
+            )  # fmt: skip
+        writer.close(state="finished")
+    assert api.open("s", store.uri).best()["stopped"] == {"trial": "00001-0", "value": 0.4, "steps": 3}
+    said = answer(["best", "s", "--storage", store.uri], capsys)
+    assert "val_loss 0.5" in said and "00001-0 had 0.4 when it was stopped at step 3" in said
