@@ -150,7 +150,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
         raise ValueError("paired: no values")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("paired: a value is not finite; leave out failed seeds on both sides")
-    difference = _without_noise(x - y, np.maximum(np.abs(x), np.abs(y)))
+    difference = without_noise(x - y, np.maximum(np.abs(x), np.abs(y)))
     found = summary(difference)
     mean = float(difference.mean())
     if found.ci95 is None:
@@ -161,7 +161,7 @@ def paired(a: Sequence[float], b: Sequence[float]) -> Paired:
     return Paired(x.size, mean, found.ci95, p_t, float(stats.wilcoxon(difference).pvalue))
 
 
-def _without_noise(difference: np.ndarray, size: np.ndarray) -> np.ndarray:
+def without_noise(difference: np.ndarray, size: np.ndarray) -> np.ndarray:
     """`difference` of numbers of `size` without its binary rounding error: to 12 significant digits of the numbers."""
     with np.errstate(divide="ignore", over="ignore"):
         place = 10.0 ** (np.floor(np.log10(np.where(size > 0, size, 1.0))) - 11)
