@@ -73,8 +73,8 @@ def signed_rank(
     strength = np.concatenate([[prior], np.ones(n)])
     for start in range(0, draws, 5000):
         weight = rng.dirichlet(strength, min(5000, draws - start))
-        better, worse = ((weight @ side * weight).sum(1) for side in (above, below))
-        shares = np.column_stack([better, 1 - better - worse if rope > 0 else np.zeros_like(better), worse])
+        right, left = ((weight @ side * weight).sum(1) for side in (above, below))
+        shares = np.column_stack([right, 1 - right - left if rope > 0 else np.zeros_like(right), left])
         largest = shares >= shares.max(1, keepdims=True) - 1e-12
         wins += (largest / largest.sum(1, keepdims=True)).sum(0)
     probable = wins / draws
@@ -83,4 +83,5 @@ def signed_rank(
         notes.append(
             f"n={n}: the prior weighs {prior / (prior + n):.2g} of all; with so few it decides along"
         )
-    return SignedRank(*(float(p) for p in probable), rope, n, draws, found.left_out, tuple(notes))
+    better, same, worse = (float(p) for p in probable)
+    return SignedRank(better, same, worse, rope, n, draws, found.left_out, tuple(notes))
