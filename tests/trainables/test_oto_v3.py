@@ -197,7 +197,7 @@ class Changed(torch.nn.Module):
         return self.change(x)
 
 
-@pytest.mark.parametrize("cut", [2, 5])
+@pytest.mark.parametrize("cut", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_chains_before_channels_resumed_equals_uninterrupted(cut: int) -> None:
     whole = trial(steps=6, **BOTH)
     rows = [whole.step() for _ in range(6)]

@@ -85,7 +85,9 @@ def test_scores_come_one_by_one_and_leave_the_mode_of_gradients_to_who_takes_the
     assert tracked == [False] and net(x, paths[0]).requires_grad
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [k if k != "nasnet" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS]
+)
 def test_recalibrated_paths_score_as_their_recalibrated_networks(kind: str) -> None:
     net, arrays = provided(kind)
     draws = torch.Generator().manual_seed(0)

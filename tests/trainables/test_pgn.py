@@ -590,7 +590,9 @@ def test_sines_are_learnt() -> None:
     assert made.test()["test_mse"] < 0.7 * made.data.evaluate(last_week, "test")[0]
 
 
-@pytest.mark.parametrize("kind", ["pgn", "gru", "lstm", "dlinear", "linear"])
+@pytest.mark.parametrize(
+    "kind", ["pgn", pytest.param("gru", marks=pytest.mark.slow), "lstm", "dlinear", "linear"]
+)
 def test_baselines_train(kind: str) -> None:
     made = catalog.get("pgn")()
     made.setup(config(model=kind, horizon=24, lr=5e-3), Setting(data="sines", steps=3))

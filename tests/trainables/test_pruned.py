@@ -128,10 +128,10 @@ def test_one_shot_is_scored_after_it_was_pruned() -> None:
 @pytest.mark.parametrize(
     ("slug", "by", "oto"),
     [
-        ("biper", "oto_v2", {}),
+        pytest.param("biper", "oto_v2", {}, marks=pytest.mark.slow),
         ("biper", "oto_v3", {"mode": "erase+prune", "target_channel_sparsity": 0.4, "prune_frac": 0.5}),
         ("dual_head_kd", "oto_v2", {}),
-        ("multi_output_deblur", "oto_v2", {"optimizer": "random"}),
+        pytest.param("multi_output_deblur", "oto_v2", {"optimizer": "random"}, marks=pytest.mark.slow),
     ],
 )
 def test_resumed_equals_uninterrupted(slug: str, by: str, oto: dict[str, Any]) -> None:
