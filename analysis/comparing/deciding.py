@@ -81,7 +81,7 @@ def decide(
     place = {label: int(d) for label, d in zip(labels, where, strict=True)}
     group = np.array([place[label] for label in found.blocks])
     # The spread of all values of a data set is the same whichever way signs are turned: the test stays exact.
-    scale = {d: float(found.values[group == d].std()) or 1.0 for d in np.unique(group)}
+    scale = {int(d): _spread(found.values[group == d]) for d in np.unique(group)}
     unit = np.array([scale[d] for d in group])
     share = np.array([1.0 / (group == d).sum() for d in group]) / len(scale)  # each data set weighs the same
     index = [(i, j) for i in range(x.shape[0]) for j in range(i + 1, x.shape[0])]
@@ -116,6 +116,12 @@ def decide(
         notes.append("a data set has one repeat: how far the difference is off cannot be said")
     sentence = _sentence(winner, over, n, len(scale))
     return Decision(winner, sentence, tuple(gaps), n, found.left_out, tuple(notes))
+
+
+def _spread(values: np.ndarray) -> float:
+    """Standard deviation, without overflow of the squares of a diverged loss; 1 where nothing differs."""
+    size = float(np.abs(values).max()) or 1.0
+    return size * float((values / size).std()) or 1.0
 
 
 def _seen_from(name: str, gap: Gap) -> Gap:

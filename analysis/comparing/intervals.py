@@ -148,7 +148,12 @@ def _interval(
     n = min(len(x) for x in samples)
     if n == 0:
         raise ValueError(f"no finite values ({'; '.join(left_out) or 'none were given'})")
-    value = float(statistic(*samples, axis=-1))
+    with np.errstate(all="ignore"):
+        value = float(statistic(*samples, axis=-1))
+    if not np.isfinite(value):
+        return Interval(
+            value, None, None, n, method, left_out, ("the statistic is not defined for these values",)
+        )
     if n == 1:
         return Interval(value, None, None, n, method, left_out, ("n=1: an interval needs two values",))
     notes = (f"n={n}: a bootstrap interval of so few values is too short",) if n < FEW else ()

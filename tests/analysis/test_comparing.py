@@ -79,6 +79,11 @@ def test_best_of_k_of_many_trials_and_of_failed_ones() -> None:
 # Intervals.
 
 
+def correlation(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    u, v = (z - z.mean(axis, keepdims=True) for z in (x, y))
+    return (u * v).sum(axis) / np.sqrt((u**2).sum(axis) * (v**2).sum(axis))
+
+
 def by_hand(x: np.ndarray, statistic: object, method: str, drawn: np.ndarray) -> tuple[float, float]:
     """Percentile and BCa ends from resampled statistics, from the formulas of Efron and Tibshirani."""
     q = np.array([0.025, 0.975])
@@ -127,6 +132,12 @@ def test_intervals_of_degenerate_samples_are_defined() -> None:
     assert failed.left_out == ("value 1: failed",) and failed.n == 2
     pairs = intervals.difference([0.5, NAN, 0.7, 0.8], [0.4, 0.5, 0.6, 0.7])
     assert pairs.low == pairs.high == pytest.approx(0.1) and pairs.left_out == ("value 1: failed",)
+    flat = intervals.of_pairs([1.0, 1.0, 1.0], [1.0, 2.0, 3.0], correlation)
+    assert flat.low is None and flat.notes == ("the statistic is not defined for these values",)
+    tilted = intervals.of_pairs(
+        [1.0, 2.0, 3.0, 4.0, NAN], [1.0, 2.0, 4.0, 3.0, 5.0], correlation, "percentile", draws=99
+    )
+    assert tilted.value == pytest.approx(0.8) and tilted.n == 4 and tilted.left_out == ("value 4: failed",)
     median = intervals.interval([1.0, 2, 2, 2, 2, 2], lambda x, axis=-1: np.median(x, axis=axis))
     assert median.method == "percentile" and "BCa is not defined" in median.notes[-1] and median.high == 2.0
     for call, words in (
@@ -562,6 +573,9 @@ def test_decisions_on_odd_inputs_are_defined() -> None:
         "no two-sided Wilcoxon can be below .0625" in note for note in few.notes
     )
     assert few.gaps[0].ci95 is None and "a leads" in few.sentence
+    diverged = planted(0, -6.0, k=2, sets=1, repeats=8)
+    diverged[0, 0, 2] = 1e200  # one repeat of thousands of times the others' spread decides for neither
+    assert deciding.decide(diverged, "min").winner is None
     gone = planted(0, 0.0, k=2, sets=2, repeats=6)
     gone[0, 1] = NAN
     half = deciding.decide(gone, data_sets=["cora", "arxiv"])
