@@ -38,6 +38,15 @@ def test_demsar_2006_table_6_friedman_and_nemenyi() -> None:
     assert loose.cliques == (("C4.5+m+cf", "C4.5+m", "C4.5+cf"), ("C4.5+cf", "C4.5"))
 
 
+def test_demsar_2006_table_6_by_wilcoxon_and_holm() -> None:
+    """C4.5 differs from C4.5+m alone, which ranks between it and the best: a group with a gap, which is said."""
+    found = ranks.wilcoxon_holm(AUC, methods=NAMES)
+    assert found.cliques == (("C4.5+m+cf", "C4.5+m", "C4.5+cf"), ("C4.5+m+cf", "C4.5+cf", "C4.5"))
+    assert found.notes[-1] == "a group leaves out a method that ranks between its members; draw it with a gap"
+    (best,) = (pair for pair in found.pairs if (pair.a, pair.b) == ("C4.5", "C4.5+m"))
+    assert best.p_holm == pytest.approx(6 * best.p) and best.p_holm < 0.05
+
+
 def test_demsar_2006_table_2_wilcoxon() -> None:
     """R+ = 93 and R- = 12 with zeros split; .768 - .763 and .936 - .931 tie only once they are rounded."""
     found = wilcoxon(AUC[:, 1], AUC[:, 0], "split")
