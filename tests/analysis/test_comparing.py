@@ -302,7 +302,7 @@ def test_ranks_of_odd_inputs_are_defined() -> None:
     constant = ranks.friedman(np.full((4, 3), 0.5))
     assert (constant.chi2, constant.p, constant.p_iman_davenport) == (0.0, 1.0, 1.0)
     assert "all methods are equal in all blocks" in constant.notes
-    noise = ranks.friedman([[0.1 + 0.2, 0.3], [0.7, 0.1 * 7]])
+    noise = ranks.friedman([[0.1 + 0.2, 0.3], [0.1 * 7, 0.7]])
     assert noise.ranks == (1.5, 1.5) and noise.p == 1.0, "equal up to rounding is equal"
     alike = ranks.friedman([[3.0, 2, 1]] * 4)
     assert alike.iman_davenport == math.inf and alike.p_iman_davenport == 0.0 and alike.chi2 == 8.0
