@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -269,12 +270,17 @@ def _carried(paper: OptunaObjective, config: Mapping[str, Any], handle: Handle) 
             if plain_name(ask.name) not in config:
                 self.beside[ask.name] = value
             if remark:
-                paper.remarks.append(remark)
+                paper.remarks = [*paper.remarks, remark]
             return value
 
         def reported(self, value: float, step: int) -> None:
             paper._last = value
             k = handle.step  # Optuna's steps may leave some out: then they are kept beside the value
+            if not math.isfinite(value):  # Optuna goes on; nobody is judged by it
+                remark = f"reported {value:g} at step {step}: that row has no {paper.objective}"
+                paper.remarks = [*paper.remarks, remark]
+                handle.report({"reported_step": step})
+                return
             handle.report({paper.objective: value, **({} if step in (k, k + 1) else {"reported_step": step})})
 
     return Carried()

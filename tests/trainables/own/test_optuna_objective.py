@@ -140,6 +140,24 @@ def test_the_value_is_what_is_returned_though_a_report_was_better(folder: Path) 
         assert json.loads(row["attrs"]) == {"user_attrs": {"note": {"k": [1, 2]}}}
 
 
+def test_a_reported_value_that_is_no_number_ends_nothing(folder: Path) -> None:
+    """Optuna goes on after an intermediate NaN; only what is returned has to be a number."""
+    write("""
+        x = trial.suggest_float("x", 0, 1)
+        for k in range(6):
+            trial.report(float("nan") if k in (0, 3) else float("inf") if k == 4 else x + k, k)
+        return x
+    """)
+    made = run("scheduler=asha", "budget.trials=4")
+    rows = trials(made.store)
+    assert {t["state"] for t in rows} == {"complete", "pruned"}
+    assert all(t["value"] == t["config.x"] for t in rows if t["state"] == "complete")
+    whole = next(t["trial"] for t in rows if t["state"] == "complete")
+    values = [r["metric.value"] for r in engine_rows() if r["trial"] == whole]
+    assert [v is None for v in values] == [True, False, False, True, True, False, False]
+    assert any("reported nan at step 3: that row has no value" in note for note in made.store.notes("s"))
+
+
 @pytest.mark.filterwarnings("ignore:trial.report")
 def test_a_returned_value_that_was_reported_last_is_no_further_row_and_steps_may_have_gaps(
     folder: Path,
