@@ -409,5 +409,5 @@ def _columns_of(folder: Folder, paths: Paths) -> dict[str, str]:
     except (FileNotFoundError, Unreadable):
         return {}
     config = [f for f in table.schema if f.name.startswith(schema.CONFIG)]
-    metrics = [f.name for f in table.schema if f.name.startswith(schema.METRIC)]
+    metrics = [f.name.removeprefix(schema.METRIC) for f in table.schema if f.name.startswith(schema.METRIC)]
     return Schemas.of(config, metrics).to_row()

@@ -13,6 +13,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the co
 os.environ.setdefault("WANDB_MODE", "offline")
 
 
+@pytest.fixture(autouse=True)
+def _comes_back() -> Iterator[None]:
+    """What a worker does here goes to the folder of its command, which is deleted after the test."""
+    before = os.getcwd()
+    yield
+    os.chdir(before)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of public data sets; tests that need it are skipped where there is none."""

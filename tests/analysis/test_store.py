@@ -298,7 +298,7 @@ def test_names_are_taken_once_and_are_file_names(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"sweep=s: .* has a sweep of this name"):
         create(tmp_path)
     for name in ("", ".", "../x", "a/b", "a b", "-x"):
-        with pytest.raises(StoreError, match="must be letters"):
+        with pytest.raises(StoreError, match="must be up to 200 letters"):
             create(tmp_path, name)
 
 
