@@ -47,6 +47,19 @@ def prepare_environment() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
+def _read_environment() -> None:
+    """Makes Ray read its environment again: a user's file, or a notebook, may have imported it before we set it.
+
+    Ray (2.60) decides at its import whether it sends a token; its own start would then refuse it, after 30 s.
+    """
+    from ray import _raylet
+
+    raylet: Any = _raylet  # compiled: no types
+    with contextlib.suppress(AttributeError):  # of a Ray that has these no more
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
 def _check_token_is_private() -> None:
     """Warns once of a token that others can read: whoever has it can run code on the cluster. Ray writes it 0644."""
     global _token_said
@@ -193,6 +206,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     if ray.is_initialized():
         yield "the Ray of this process"
         return
+    _read_environment()
     try:
         if address:
             if "://" not in address:

@@ -193,3 +193,18 @@ def test_a_function_of_ones_own_in_a_job(head: dict[str, str], tmp_path: Path) -
     assert [t["state"] for t in store.table("trials", "own").to_pylist()] == ["complete"] * 3
     # The copy of the working directory that Ray made may be gone by now: the text in the store is what is left.
     assert '"model.py"' in store.table("sweeps", "own").to_pylist()[0]["source"]
+
+
+@pytest.mark.slow
+def test_a_ray_that_was_imported_before_is_told_of_the_token() -> None:
+    """As in a notebook, or by a file with a Tune trainable: Ray decides at its import whether it sends one."""
+    script = (
+        "from ray import tune\nimport ray\nfrom fairsweep.cluster.engine.local import connected, prepare_environment\n"
+        "prepare_environment()\nwith connected({'cpus': 1}):\n    print(ray.get(ray.remote(lambda: 7).remote()))\n"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "RAY_AUTH_MODE"}
+    env |= {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.stdout.split() == ["7"], run.stderr[-1500:]
