@@ -7,7 +7,6 @@ first, so that a paused trial can be taken up by any worker.
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
@@ -21,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep.analysis.text import bounded
-from fairsweep.cluster.engine.books import ERROR, REASON
+from fairsweep.cluster.engine.books import ERROR
 from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault, prove
 from fairsweep.cluster.engine.conductor import Leg
+from fairsweep.cluster.engine.failures import NotFinite, describe, is_storage_fault
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.tracking import Tracker, make_tracker
 from fairsweep.cluster.tune.adapter import register as register_tune
 from fairsweep.trainables import catalog, objective
-from fairsweep.trainables.base import BadReport, Paper, Pruned, Setting
+from fairsweep.trainables.base import Paper, Pruned, Setting
 from fairsweep.trainables.own import known as own
-from fairsweep.trainables.own.source import Source, TrainableError
+from fairsweep.trainables.own.source import Source
 
 logger = logging.getLogger(__name__)
 register_tune()
-STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS}
 
 
 @dataclass(frozen=True)
@@ -343,35 +342,6 @@ def paper_of(post: Post) -> type[Paper]:
     paper = own.of(Source.from_json(post.source), {"metric": post.metric, "mode": post.mode})
     own.enter(paper)
     return objective.chosen(paper, post.metric, post.mode) if isinstance(post.metric, str) else paper
-
-
-class NotFinite(ArithmeticError):
-    """A declared metric is NaN or infinite."""
-
-
-def is_storage_fault(error: BaseException) -> bool:
-    """Whether the disk or file system failed, so that the same trial may well succeed when it is tried again."""
-    return isinstance(error, StorageFault) or (isinstance(error, OSError) and error.errno in STORAGE_ERRORS)
-
-
-def describe(error: BaseException) -> str:
-    """One line on why a trial failed, in words that the tables can be grouped by."""
-    try:
-        text = bounded(str(error), ERROR)
-    except Exception:  # an error may fail to say what it is
-        text = ""
-    first = bounded(text.strip().splitlines()[0], REASON) if text.strip() else ""
-    out_of_memory = isinstance(error, MemoryError) or (
-        type(error).__name__ in ("OutOfMemoryError", "RuntimeError")
-        and (
-            "out of memory" in text.lower() or "can't allocate memory" in text or "not enough memory" in text
-        )
-    )
-    if out_of_memory:
-        return f"out of memory: {first}" if first else "out of memory"
-    if isinstance(error, (NotFinite, StorageFault, BadReport, TrainableError, CannotInherit)):
-        return first
-    return f"raised {type(error).__name__}: {first}" if first else f"raised {type(error).__name__}"
 
 
 def prepare_torch(threads: int) -> str:

@@ -21,8 +21,9 @@ from typing import Any
 from fairsweep.analysis.store import Store, StoreError, SweepWriter
 from fairsweep.cluster.display import Display, clock
 from fairsweep.cluster.engine.conductor import Conductor, Trial
+from fairsweep.cluster.engine.failures import describe
 from fairsweep.cluster.engine.local import ray_gone
-from fairsweep.cluster.engine.worker import Post, describe
+from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
 
 MAX_ENGINE_RESTARTS = 5
