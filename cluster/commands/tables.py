@@ -42,7 +42,7 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
 
     store = existing(args.storage)
-    names = [name for name in store.sweeps() if set(args.tag) <= set(store.tags(name))]
+    names = [n for n in store.sweeps() if not args.tag or set(args.tag) <= set(store.tags(n))]
     rows = [_listed(store, name) for name in names]
     columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
     if any(row.get("tags") for row in rows):

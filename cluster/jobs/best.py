@@ -58,7 +58,8 @@ def best_of(store: Store, sweep: str) -> dict[str, Any] | None:
 def _better_stopped(trials: Any, value: float | None, mode: str) -> dict[str, Any] | None:
     """The best trial that early stopping ended, where it had a better value than the best complete configuration."""
     sign = 1.0 if mode == "min" else -1.0
-    rows = [t for t in trials.to_pylist() if t["state"] == "pruned" and t["value"] is not None]
+    table = trials.select(["trial", "state", "value", "steps"])
+    rows = [t for t in table.to_pylist() if t["state"] == "pruned" and t["value"] is not None]
     best = min(rows, key=lambda t: sign * t["value"], default=None)
     if best is None or value is None or not sign * best["value"] < sign * value:
         return None

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from fairsweep.trainables.base import Paper
-from fairsweep.trainables.own import adapt, loading, source
+from fairsweep.trainables.own import loading, source
 from fairsweep.trainables.own.loading import Loaded
 from fairsweep.trainables.own.source import Source, TrainableError
 
@@ -36,6 +36,8 @@ def of(given: Source, settings: Mapping[str, Any] | None = None) -> type[Paper]:
     key = (given.reference, given.digest, hash(given.pickled), choice)
     made = _classes.get(key)
     if made is None:
+        from fairsweep.trainables.own import adapt  # what others' trainables need is no part of every start
+
         loaded = _load(given)
         loaded = replace(loaded, source=source.remembered(loaded.source))
         with loading.within(loaded.place):
