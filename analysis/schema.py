@@ -2,7 +2,8 @@
 
 `results` has one row a report, `trials` one row a trial, `sweeps` one row a sweep, `events` one row for
 each decision that a resumed driver replays, `claims` one row for each verdict of `fairsweep claims`,
-`architectures` one row for each architecture that a run of `fairsweep nas` has scored or trained.
+`architectures` one row for each architecture that a run of `fairsweep nas` has scored or trained, `comparisons` one row
+for each search of `fairsweep compare`.
 Readers ignore columns that they do not know and give null for columns that a file of an older version
 lacks.
 """
@@ -20,10 +21,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from fairsweep.analysis._derived import CLAIMS as CLAIMS
+from fairsweep.analysis._derived import TIME
 from fairsweep.analysis.text import escaped
 
 SCHEMA_VERSION = 1
-TIME = pa.timestamp("us", tz="UTC")
 TABLES = ("sweeps", "trials", "results", "events")
 CONFIG, METRIC = "config.", "metric."
 TRIAL_STATES = ("pending", "running", "paused", "complete", "pruned", "failed", "interrupted")
@@ -113,6 +115,7 @@ SWEEPS = pa.schema(
         ("reference", pa.string()),
         ("source_digest", pa.string()),
         ("source", pa.string()),
+        ("comparison", pa.string()),
         ("rows_results", pa.int64()),
         ("rows_trials", pa.int64()),
         ("closed", pa.bool_()),
@@ -120,71 +123,6 @@ SWEEPS = pa.schema(
         ("metrics", pa.string()),
     ]
 )
-CLAIMS = pa.schema(
-    [
-        ("run", pa.string()),
-        ("paper", pa.string()),
-        ("claim", pa.string()),
-        ("statement", pa.string()),
-        ("data", pa.string()),
-        ("metric", pa.string()),
-        ("kind", pa.string()),
-        ("direction", pa.string()),
-        ("margin", pa.float64()),
-        ("null", pa.float64()),
-        ("origin", pa.string()),
-        ("why_margin", pa.string()),
-        ("treatment", pa.string()),
-        ("baseline", pa.string()),
-        ("first_seed", pa.int64()),
-        ("seeds", pa.int64()),
-        ("steps", pa.int64()),
-        ("pairs", pa.int64()),
-        ("effect", pa.float64()),
-        ("ci_low", pa.float64()),
-        ("ci_high", pa.float64()),
-        ("direction_verdict", pa.string()),
-        ("direction_replication", pa.float64()),
-        ("size_verdict", pa.string()),
-        ("size_replication", pa.float64()),
-        ("reason", pa.string()),
-        ("tuning", pa.string()),
-        ("cost_s", pa.float64()),
-        ("sweep", pa.string()),
-        ("judged", TIME),
-    ]
-)
-ARCHITECTURES = pa.schema(
-    [
-        ("run", pa.string()),
-        ("number", pa.int64()),
-        ("architecture", pa.string()),
-        ("space", pa.string()),
-        ("options", pa.string()),
-        ("algorithm", pa.string()),
-        ("supernet", pa.string()),
-        ("phase", pa.string()),
-        ("parent", pa.string()),
-        ("score", pa.float64()),
-        ("scored_by", pa.string()),
-        ("alone", pa.float64()),
-        ("alone_ci_low", pa.float64()),
-        ("alone_ci_high", pa.float64()),
-        ("alone_seeds", pa.int64()),
-        ("test", pa.float64()),
-        ("params", pa.int64()),
-        ("flops", pa.int64()),
-        ("latency_ms", pa.float64()),
-        ("latency_measured_ms", pa.float64()),
-        ("full_params", pa.int64()),
-        ("full_flops", pa.int64()),
-        ("full_latency_ms", pa.float64()),
-        ("on_front", pa.bool_()),
-        ("folder", pa.string()),
-        ("trial", pa.string()),
-    ]
-)
-DERIVED = {"claims": CLAIMS, "architectures": ARCHITECTURES}  # tables that follow from the others, by run
 _EVENTS = pa.schema(
     [("seq", pa.int64()), ("sweep", pa.string()), ("kind", pa.string()), ("row", pa.string())]
 )

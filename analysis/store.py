@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fairsweep.analysis import schema
+from fairsweep.analysis._derived import DERIVED
 from fairsweep.analysis._files import (
     Folder,
     StoreDamaged,
@@ -117,10 +118,10 @@ class Store:
         out with a `DamagedSweepWarning`. Results and events are in the order of `seq`, trials in that of `number`.
         StoreError for an unknown table or column, UnknownSweep, StoreDamaged if rows of `sweep` are lost.
         """
-        tables = (*TABLES, *schema.DERIVED)
+        tables = (*TABLES, *DERIVED)
         if name not in tables:
             raise StoreError(f"table={name}: must be one of {', '.join(tables)}")
-        if name in schema.DERIVED:
+        if name in DERIVED:
             table = known = self.derived(name)
             if sweep is not None:
                 column = "sweep" if name == "claims" else "run"
@@ -173,7 +174,7 @@ class Store:
                 if run is not None:
                     raise StoreDamaged(problem) from None
                 warnings.warn(f"{table} of {name} are left out: {problem}", DamagedSweepWarning, stacklevel=2)
-        return schema.unify([schema.DERIVED[table].empty_table(), *found])
+        return schema.unify([DERIVED[table].empty_table(), *found])
 
     def write_derived(self, table: str, run: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes the rows of a run into `claims` or `architectures`, in the place of earlier ones of the same run.
@@ -184,7 +185,7 @@ class Store:
             raise StoreError(
                 f"name={run!r}: must be up to 200 letters, digits and . _ = + - only, a letter or digit first"
             )
-        columns = schema.DERIVED[table]
+        columns = DERIVED[table]
         unknown = {name for row in rows for name in row} - set(columns.names)
         if unknown:
             raise KeyError(f"table {table} has no column {min(unknown)!r}")

@@ -33,7 +33,9 @@ def register(add: Any) -> None:
     p = add("export", _export, "write a table of a sweep to a file", sweep=True)
     p.add_argument("--format", choices=["parquet", "csv", "arrow"], default="parquet")
     p.add_argument(
-        "--table", choices=["trials", "results", "sweeps", "claims", "architectures"], default="results"
+        "--table",
+        choices=["trials", "results", "sweeps", "claims", "architectures", "comparisons"],
+        default="results",
     )
     p.add_argument("--output", "-o", type=path, help="file to write; default <sweep>-<table>.<format>")
 

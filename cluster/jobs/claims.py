@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fairsweep.analysis import claims as verdicts
-from fairsweep.analysis.schema import CLAIMS
+from fairsweep.analysis._derived import CLAIMS
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import config
 from fairsweep.cluster.config import Settings
