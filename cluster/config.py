@@ -137,7 +137,7 @@ def load(words: Sequence[str]) -> Settings:
 
 def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration. UnknownPaper where its plug-in is not at hand."""
-    raw = as_mapping(tree)
+    raw = {"split_seed": None, "test": True, **as_mapping(tree)}  # sweeps of older versions do not say
     slug = raw["trainable"]
     paper = objectives.tuned(raw)
     try:
@@ -161,6 +161,9 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         raise UserError(
             f"seed={raw['seed']}: with seeds={raw['seeds']} the last one is above {MOST} (2^63 - 1)"
         )
+    number(raw, "split_seed", int, low=0, optional=True)
+    if not isinstance(raw["test"], bool):
+        raise UserError(f"test={raw['test']}: must be true or false")
     check_budget(raw)
     if raw["search"]["name"] == "listed":
         configs = _listed(raw, space, paper)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -315,6 +316,37 @@ class Descent(_Quadratic):
         self.net.load_state_dict(state["net"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+
+
+@register
+class Splits(_Quadratic):
+    """Draws 5 of its 20 rows to test by `Setting.parts_seed`, and where it begins by its own seed.
+
+    test_rows: the sum of 2^row over its test rows. `tests` in its data folder has a line for each call of `test`.
+    """
+
+    slug = "test_splits"
+    length = 3
+    metrics = (*_Quadratic.metrics, Metric("test_rows", "min", "test"))
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        super().setup(config, setting)
+        order = random.Random(setting.parts_seed).sample(range(20), 20)
+        self.rows = {
+            "test": sorted(order[:5]),
+            "validation": sorted(order[5:10]),
+            "train": sorted(order[10:]),
+        }
+        self.start = random.Random(setting.seed).random()
+
+    def loss(self) -> float:
+        return super().loss() + self.start
+
+    def test(self) -> dict[str, float]:
+        if self.setting.data_dir is not None:
+            with open(self.setting.data_dir / "tests", "a") as f:
+                f.write("tested\n")
+        return {**super().test(), "test_rows": float(sum(2**row for row in self.rows["test"]))}
 
 
 @register

@@ -176,6 +176,9 @@ class Setting:
     data_dir: folder with data in its public layout, for data sets that no package ships.
     steps: the budget of one trial in calls of `step`; `None` means the paper's own default.
     number: of the configuration within its sweep.
+    split_seed: what the parts of the data are drawn by, where they are drawn; `None` means `seed`. With one, trials of
+    different seeds have the same parts, and other weights, batches and all else that is random.
+    test: whether what is measured on test data is wanted; else `Paper.test` is not called.
     """
 
     seed: int = 0
@@ -184,6 +187,13 @@ class Setting:
     data_dir: Path | None = None
     steps: int | None = None
     number: int = 0
+    split_seed: int | None = None
+    test: bool = True
+
+    @property
+    def parts_seed(self) -> int:
+        """The seed that the parts of the data are drawn by."""
+        return self.seed if self.split_seed is None else self.split_seed
 
 
 @dataclass(frozen=True)
@@ -319,6 +329,10 @@ class Paper(ABC):
     def last_report(self) -> dict[str, float]:
         """What was reported after the last step of the budget, by `test`."""
         return {}
+
+    def conclude(self) -> None:
+        """Comes to its end where `test` is not called."""
+        return None
 
     def close(self) -> str | None:
         """Ends what lives on without the object; what is to be said of it, if anything."""

@@ -131,6 +131,9 @@ class Group:
     def last_report(self) -> dict[str, float]:
         return {}
 
+    def conclude(self) -> None:
+        pass
+
     def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -58,6 +58,8 @@ class Post:
     tracking: Mapping[str, Any] = field(default_factory=dict)
     vital: bool = False  # the last checkpoint is what the trial is for: without it, it is not complete
     breeds: bool = False  # trials may go on from the checkpoints of others
+    split_seed: int | None = None  # what parts of the data are drawn by; None: by each trial's seed
+    test: bool = True  # whether anything is measured on test data
     board: str = ""  # the actor that says where shared weights lie, if there are any
 
 
@@ -176,6 +178,8 @@ class LegRunner:
             data_dir=Path(post.data_dir) if post.data_dir else None,
             steps=post.steps,
             number=int(leg.trial.partition("-")[0]),
+            split_seed=post.split_seed,
+            test=post.test,
         )
         self._since = self._last_save = time.monotonic()
         self._startup = self._since - began
@@ -236,7 +240,7 @@ class LegRunner:
         # What had no more to report is over, also where its last report was at a rung.
         at_rung = bool(rows) and rows[-1]["step"] in leg.milestones
         if paper.finished or (self._done >= leg.maximum and not at_rung):
-            tests = {name: float(value) for name, value in paper.test().items()}
+            tests = self._tested(paper)
             late = paper.last_report()
             if late:
                 self._done += 1
@@ -251,8 +255,17 @@ class LegRunner:
             elif self.post.keep != "none":
                 self._save_last()
 
+    def _tested(self, paper: Paper) -> dict[str, float]:
+        """What the trial measures on test data; nothing, and nothing is asked for it, in a sweep with test=false."""
+        if self.post.test:
+            return {name: float(value) for name, value in paper.test().items()}
+        paper.conclude()
+        return {}
+
     def _enter(self, metrics: Mapping[str, float], rows: list[dict[str, Any]]) -> None:
         """Keeps one report, of step `_done`, and adds it to `rows` unless the driver has it. NotFinite."""
+        if not self.post.test:  # code of the user's may report them at any step
+            metrics = {name: value for name, value in metrics.items() if name not in self._tests}
         if not self._open and set(metrics) - self._declared:
             raise ValueError(f"step() returned undeclared metrics: {sorted(set(metrics) - self._declared)}")
         row = {"step": self._done, "wall_s": self._cost, "time": time.time(), "metrics": dict(metrics)}

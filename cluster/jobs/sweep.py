@@ -224,6 +224,8 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         keep=settings.keep_checkpoints,
         breeds=(settings.tree.get("scheduler") or {}).get("name") == "pbt",  # a search for networks has none
         tracking=tracking,
+        split_seed=settings.tree.get("split_seed"),  # nor these
+        test=settings.tree.get("test", True),
     )
 
 
@@ -255,7 +257,13 @@ def _first_trial(settings: Settings, paper: type[Paper]) -> tuple[dict[str, Any]
     """A trial that the sweep may run: its configuration and where it runs."""
     config = _first_config(settings, settings.data or paper.datasets[0])
     return config, Setting(
-        settings.seed, "cpu", settings.data, settings.data_folder, settings.budget["steps"]
+        settings.seed,
+        "cpu",
+        settings.data,
+        settings.data_folder,
+        settings.budget["steps"],
+        split_seed=settings.split_seed,
+        test=settings.test,
     )
 
 

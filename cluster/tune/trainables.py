@@ -171,6 +171,9 @@ class TuneClass(TuneTrainable):
         self._finished = done
         return numbers
 
+    def conclude(self) -> None:
+        pass
+
     def test(self) -> dict[str, float]:
         return {}
 

@@ -267,7 +267,7 @@ class DiffusionGAHB(NetworkPaper):
     def prepare(self) -> None:
         config, folder, shuffled = self.config, self.setting.data_dir, self.config["pixels"] == "shuffled"
         self.data = denoising.DenoisingTask(
-            self.data_name, folder, self.device, config["n_train"], self.rng.numpy, shuffled, config["alpha"]
+            self.data_name, folder, self.device, config["n_train"], self.split_rng, shuffled, config["alpha"]
         )
         self.net = nn.ModuleList(build(images, config) for images in self.data.train).to(self.device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config["lr"])

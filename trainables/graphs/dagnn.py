@@ -230,7 +230,7 @@ class DAGNNPaper(NetworkPaper):
 
     def prepare(self) -> None:
         config = self.config
-        self.data = NodeTask(self.data_name, self.setting.data_dir, self.device, self.rng.numpy)
+        self.data = NodeTask(self.data_name, self.setting.data_dir, self.device, self.split_rng)
         self.net = build(self.data.inputs, self.data.classes, config).to(self.device)
         self.optimiser = torch.optim.Adam(
             self.net.parameters(), lr=config["lr"], weight_decay=config.get("weight_decay", 0.0), fused=True

@@ -328,7 +328,7 @@ class DualHypergraph(NetworkPaper):
 
     def prepare(self) -> None:
         config, where = self.config, (self.setting.data_dir, self.device)
-        self.data = GraphTask(self.data_name, *where, self.rng.numpy, config["model"] in AUTOENCODERS)
+        self.data = GraphTask(self.data_name, *where, self.split_rng, config["model"] in AUTOENCODERS)
         self.net = build(self.data, config).to(self.device)
         decay = config.get("weight_decay", 0.0)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config["lr"], weight_decay=decay)

@@ -285,7 +285,7 @@ class NCNPaper(NetworkPaper):
     def prepare(self) -> None:
         config = self.config
         # Before the model: the same seed gives every predictor the same split and negatives.
-        self.data = LinkTask(self.data_name, self.setting.data_dir, self.device, self.rng.numpy)
+        self.data = LinkTask(self.data_name, self.setting.data_dir, self.device, self.split_rng)
         self.net = net = build(self.data.inputs, config).to(self.device)
         groups: list[dict[str, Any]]
         if isinstance(net, LinkPredictor):

@@ -119,6 +119,7 @@ class Printed:
 
     def __init__(self) -> None:
         self.seed, self.device, self.number = 0, "cpu", 0
+        self.split_seed, self.testing = 0, True
         self.steps: int | None = None
         self.data_dir: Any = None
         self.reports: list[dict[str, Any]] = []

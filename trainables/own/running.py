@@ -103,11 +103,13 @@ class Handle:
 
     seed: of this trial; `random`, NumPy and PyTorch are seeded with it before the function begins. device: "cpu" or
     "cuda". steps: how many reports are wanted, None if nobody has said. data_dir: the sweep's `data_dir`. number: of
-    the configuration. step: reports so far, those before a restored checkpoint included.
+    the configuration. step: reports so far, those before a restored checkpoint included. split_seed: what to draw parts
+    of the data by: the sweep's `split_seed`, else `seed`. testing: False where the sweep wants no test metrics.
     """
 
     def __init__(self, setting: Setting, steps: int | None, restored: Any, at: int, paper: OwnPaper) -> None:
         self.seed, self.device, self.number = setting.seed, setting.device, setting.number
+        self.split_seed, self.testing = setting.parts_seed, setting.test
         self.data_dir: Path | None = setting.data_dir
         self.steps, self.step = steps, 0
         self._one = threading.RLock()
@@ -354,8 +356,8 @@ class OwnPaper(Paper):
     def saved_at(self) -> int | None:
         return int(self._kept["at"])
 
-    def test(self) -> dict[str, float]:
-        """Lets code that has had its steps come to its end, and gives what it measured on test data."""
+    def conclude(self) -> None:
+        """Lets code that has had its steps come to its end."""
         if not self._finished and self.handle is not None:
             kind, value = self._next()
             if kind == "end":
@@ -363,6 +365,10 @@ class OwnPaper(Paper):
             self._finished = True
             if kind == "report":
                 self._left = self.close()
+
+    def test(self) -> dict[str, float]:
+        """Comes to its end, and gives what the code measured on test data."""
+        self.conclude()
         return {**self._tests, **self._at_best}
 
     def last_report(self) -> dict[str, float]:

@@ -320,7 +320,7 @@ class FinalMLP(NetworkPaper):
 
     def prepare(self) -> None:
         config = self.config
-        self.data = CTRTask(self.data_name, self.setting.data_dir, self.device, self.rng.numpy)
+        self.data = CTRTask(self.data_name, self.setting.data_dir, self.device, self.split_rng)
         self.net = build(config, self.data.sizes, self.data.contexts).to(self.device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config["lr"], fused=True)
         self.tables = [m.table.weight for m in self.net.modules() if isinstance(m, Embedding)]

@@ -2,7 +2,7 @@
 
 A paper gives what is its own: `prepare` (data, network, optimiser), `epoch` (one unit of training, and what it
 measured) and `measure_test`. Everything random draws from PyTorch's global generators or from `self.rng.numpy`;
-both are the trial's own while `prepare` and `epoch` run.
+both are the trial's own while `prepare` and `epoch` run. What parts of the data are drawn by is `self.split_rng`.
 """
 
 from __future__ import annotations
@@ -93,6 +93,9 @@ class NetworkPaper(Paper):
         self.done, self.stopped = 0, False
         self.best: dict[str, Any] | None = None
         self.rng = TrialRNG(setting.seed, setting.device)
+        # For `prepare` alone. With a split_seed the parts are those that a trial of that seed would draw.
+        other = setting.split_seed is not None
+        self.split_rng = TrialRNG(setting.parts_seed).numpy if other else self.rng.numpy
         with self.rng.scope():
             self.prepare()
 

@@ -243,7 +243,7 @@ class InformationPlane(NetworkPaper):
             self.device,
             config["train_fraction"],
             config["gamma_label"],
-            self.rng.numpy,
+            self.split_rng,
         )
         hidden = [int(width) for width in config["hidden"].split("-")]
         widths = [self.data.inputs.shape[1], *hidden, self.data.classes]
