@@ -93,6 +93,17 @@ class Sweep:
             ) from None
         return self.trials().to_pandas()
 
+    def to_optuna(self, storage: Any = None) -> Any:
+        """The sweep as it stands as an `optuna.Study`, for Optuna's plots and importance: one trial a trial of ours,
+        with seed, config_id, reason, other metrics as user attributes.
+
+        storage: None: in memory; a file (SQLite; a journal if it ends in .log); a URL or storage as Optuna takes it.
+        UserError in one line if it has a study of this name, or the sweep is none over hyperparameters.
+        """
+        from fairsweep.cluster.jobs.studies import study_of
+
+        return study_of(self.store, self.name, str(storage) if isinstance(storage, Path) else storage)
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The reports as dicts, in their order; of a running sweep also those to come, until it ends."""
         seen = -1

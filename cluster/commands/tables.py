@@ -31,13 +31,24 @@ def register(add: Any) -> None:
         "--step", type=int, help="compare values here (the highest step that 20 configurations reached)"
     )
     p = add("export", _export, "write a table of a sweep to a file", sweep=True)
-    p.add_argument("--format", choices=["parquet", "csv", "arrow"], default="parquet")
+    p.add_argument(
+        "--format",
+        choices=["parquet", "csv", "arrow", "optuna"],
+        default="parquet",
+        help="of the file; optuna: a study, for optuna-dashboard and Optuna's own plots",
+    )
     p.add_argument(
         "--table",
         choices=["trials", "results", "sweeps", "claims", "architectures", "comparisons"],
-        default="results",
+        help="which table; default results (a study is of trials and results)",
     )
-    p.add_argument("--output", "-o", type=path, help="file to write; default <sweep>-<table>.<format>")
+    p.add_argument(
+        "--output",
+        "-o",
+        type=path,
+        help="file to write; default <sweep>-<table>.<format>. A study: SQLite, default <sweep>.db; a journal if it"
+        " ends in .log; or the URL of a database; beside other studies",
+    )
 
 
 def _ls(args: argparse.Namespace, rest: list[str]) -> int:
@@ -236,10 +247,13 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis.store import write_parquet
 
     store = existing(args.storage)
-    table = store.table(args.table, args.sweep)
+    if args.format == "optuna":
+        return _export_study(args, store)
+    which = args.table or "results"
+    table = store.table(which, args.sweep)
     for note in store.notes(args.sweep):
         print(f"note: {note}", file=sys.stderr)
-    name = f"{args.sweep}-{args.table}.{args.format}"
+    name = f"{args.sweep}-{which}.{args.format}"
     file = Path(args.output or name)
     if file.is_dir():
         raise UserError(f"--output={file}: is a folder; name the file too, such as {file / name}")
@@ -259,6 +273,25 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
         report.print_json({"path": str(file), "rows": table.num_rows, "columns": table.column_names})
     else:
         print(f"{file}: {table.num_rows} rows, {table.num_columns} columns")
+    return 0
+
+
+def _export_study(args: argparse.Namespace, store: Any) -> int:
+    if args.table:
+        raise UserError(f"--table={args.table}: a study has trials with their reports; leave it out")
+    from fairsweep.analysis import report
+    from fairsweep.cluster.jobs import studies
+
+    where = args.output or f"{args.sweep}.db"
+    states = studies.export(store, args.sweep, where)
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    trials = sum(states.values())
+    if args.json:
+        report.print_json({"path": where, "study": args.sweep, "trials": trials, "states": states})
+        return 0
+    said = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+    print(f"{where}: study {args.sweep}, {trials} trials ({said or 'none yet'})")
     return 0
 
 
