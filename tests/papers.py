@@ -339,6 +339,9 @@ class Splits(_Quadratic):
         }
         self.start = random.Random(setting.seed).random()
 
+    def parts(self) -> dict[str, str]:
+        return {part: ",".join(map(str, rows)) for part, rows in self.rows.items()}
+
     def loss(self) -> float:
         return super().loss() + self.start
 

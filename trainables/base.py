@@ -298,6 +298,11 @@ class Paper(ABC):
     def test(self) -> dict[str, float]:
         """The declared test metrics of the model with the best validation value. Called once, at the end."""
 
+    def parts(self) -> Mapping[str, str] | None:
+        """A digest of what is in each part of the data ("train", "validation", "test"), after `setup`: equal to another
+        exactly where the same examples are in the part (`trainables.parts`). None: it does not know."""
+        return None
+
     @property
     def kept_step(self) -> int | None:
         """The step that the model of `test` is of, and the trial's value with it; None: the step of the best objective

@@ -134,6 +134,9 @@ class Group:
     def conclude(self) -> None:
         pass
 
+    def parts(self) -> None:
+        pass
+
     def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -31,6 +31,7 @@ from fairsweep.trainables import catalog, objective
 from fairsweep.trainables.base import Paper, Pruned, Setting
 from fairsweep.trainables.own import known as own
 from fairsweep.trainables.own.source import Source
+from fairsweep.trainables.parts import told_by
 
 logger = logging.getLogger(__name__)
 register_tune()
@@ -106,7 +107,7 @@ class LegRunner:
         self._reported = max([self._reported, *(row["step"] for row in rows)])
         report.update(self._measurements())
         if self.paper is not None:
-            report["attrs"] = dict(self.paper.attrs)
+            report["attrs"] = {**self.paper.attrs, **told_by(self.paper, own=bool(self.post.source))}
             for remark in dict.fromkeys(self.paper.remarks):
                 self._note(remark, once=True)
         if report["status"] != "running":

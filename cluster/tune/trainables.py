@@ -18,8 +18,9 @@ from fairsweep.cluster.tune import finding, session, spaces
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import Fidelity, Metric, Setting
 from fairsweep.trainables.own.adapt import drained
+from fairsweep.trainables.own.process import seeded
 from fairsweep.trainables.own.reports import as_json
-from fairsweep.trainables.own.running import Handle, OwnPaper, seeded
+from fairsweep.trainables.own.running import Handle, OwnPaper
 from fairsweep.trainables.own.source import Source
 
 FOLDER, DICT = "folder", "dict"

@@ -1,14 +1,17 @@
-"""split_seed and test=false in a sweep: who draws the parts, and that nothing is measured on test data."""
+"""split_seed and test=false in a sweep: who draws the parts, what the rows say of them, and that nothing is tested."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.cluster.test_conductor import Crash, engine, trials
-from tests.cluster.test_own import folder, own, results, write
+from tests.cluster.test_own import QUIET, folder, own, results, write
+from tests.cluster.test_own_bad_input import PAPER
 
 __all__ = ["folder"]
 SPLITS = ("trainable=test_splits", "search=random", "budget.trials=2", "seeds=3")
@@ -83,3 +86,60 @@ def test_a_function_without_a_split_seed_sees_its_own(folder: Path) -> None:
     run = own(folder, "seeds=2", "seed=5")
     run.run()
     assert [(r["metric.parts"], r["metric.testing"]) for r in results(run.store)] == [(5.0, 1.0), (6.0, 1.0)]
+
+
+def parts(rows: list[dict[str, Any]]) -> list[dict[str, str] | None]:
+    """What the rows of trials say of their parts."""
+    return [json.loads(t["attrs"] or "{}").get("parts") for t in rows]
+
+
+def test_the_row_of_each_trial_says_which_parts_it_had(tmp_path: Path) -> None:
+    for name, words, different in (("with", ["split_seed=4"], 1), ("without", [], 3)):
+        run = engine(tmp_path, *SPLITS, "scheduler=asha", *words, name=name)
+        run.run()
+        found = parts(trials(run.store, name))
+        assert len({json.dumps(of) for of in found}) == different
+        assert all(of is not None and set(of) == {"train", "validation", "test"} for of in found)
+
+
+def test_a_function_says_its_parts(folder: Path) -> None:
+    body = """
+    rows = [f"patient {i}" for i in range(9)]
+    cut = 3 + trial.split_seed % 2
+    for epoch in range(3):
+        trial.parts(train=rows[cut:], test=rows[:3])
+        trial.report(val_loss=1.0)
+    """
+    write(folder, body)
+    run = own(folder, "seeds=2")
+    run.run()
+    one, two = parts(trials(run.store))
+    assert one is not None and two is not None and set(one) == {"train", "test"}
+    assert one["test"] == two["test"] and one["train"] != two["train"]
+
+
+def test_a_function_whose_test_examples_are_trained_on_fails(folder: Path) -> None:
+    write(folder, "try: trial.parts(train=range(10), test=[9, 10])\nexcept: pass\ntrial.report(val_loss=1.0)")
+    run = own(folder)
+    run.run()
+    (row,) = trials(run.store)
+    assert row["state"] == "failed" and "1 examples of test are in train, too, such as 9" in row["reason"]
+
+
+def test_what_else_a_class_of_the_users_calls_parts_is_no_fault(folder: Path) -> None:
+    for meant in ("parts = ('a', 'b')", "def parts(self): return ['a']", "def parts(self): return 1 / 0"):
+        (folder / "train.py").write_text(PAPER.format(more=f"space = {{'x': (0.1, 1.0)}}\n    {meant}"))
+        run = engine(folder.parent / "store", "trainable=train.py:Mine", *QUIET, name=str(len(meant)))
+        run.run()
+        (row,) = trials(run.store, str(len(meant)))
+        assert row["state"] == "complete" and parts([row]) == [None]
+
+
+@pytest.mark.parametrize("slug", ["dagnn", "biper"])
+def test_papers_of_the_catalogue_say_theirs(tmp_path: Path, slug: str) -> None:
+    run = engine(
+        tmp_path, f"trainable={slug}", "budget.trials=1", "budget.steps=1", "seeds=2", "split_seed=1"
+    )
+    run.run()
+    one, two = parts(trials(run.store))
+    assert one == two and one is not None and len(one) == 3

@@ -1,4 +1,4 @@
-"""By what the parts of the data are drawn: each trial's own seed, or one split_seed for all."""
+"""By what the parts of the data are drawn, each trial's own seed or one split_seed for all, and what is in them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Setting
+from fairsweep.trainables.parts import PARTS, Members, identity, said
 from fairsweep.trainables.tasks.rng import TrialRNG
 from fairsweep.trainables.tasks.training import NetworkPaper
 
@@ -27,11 +28,13 @@ DRAWN = {
 torch.set_num_threads(1)
 
 
-def start(slug: str, seed: int, split_seed: int | None = None, data: str | None = None) -> NetworkPaper:
+def start(
+    slug: str, seed: int, split_seed: int | None = None, data: str | None = None, **changes: Any
+) -> NetworkPaper:
     paper = catalog.get(slug)
     data = data or DRAWN.get(slug) or paper.tiny.data
     made = paper()
-    config = paper.space().complete({**paper.space().paper_config(data), **paper.tiny.config})
+    config = paper.space().complete({**paper.space().paper_config(data), **paper.tiny.config, **changes})
     made.setup(config, Setting(seed, data=data, steps=paper.tiny.steps, split_seed=split_seed))
     assert isinstance(made, NetworkPaper)
     return made
@@ -89,3 +92,87 @@ def test_the_numbers_of_sweeps_without_a_split_seed_are_those_of_ever() -> None:
     task = LinkTask("synthetic_geometric", None, "cpu", stream)
     assert all(torch.equal(task.links[part], made.data.links[part]) for part in task.links)  # type: ignore[attr-defined]
     assert made.rng.numpy.bit_generator.state == stream.bit_generator.state
+
+
+# -- what is in a part ------------------------------------------------------------------------------------
+
+PAPERS = [slug for slug in catalog.slugs() if not slug.startswith("test_")]
+WITHOUT_END = {"pdvn", "pfn"}  # whose examples to train on are drawn anew all along
+
+
+@pytest.mark.parametrize("slug", PAPERS)
+def test_every_paper_of_the_catalogue_says_what_is_in_its_parts(slug: str) -> None:
+    one, two = (start(slug, seed, split_seed=5, data=catalog.get(slug).tiny.data) for seed in (3, 4))
+    found = one.parts()
+    assert found is not None and found == two.parts()
+    assert set(found) == ({"validation", "test"} if slug in WITHOUT_END else set(PARTS))
+    assert len(set(found.values())) == len(found)
+    members = one.members()
+    assert members is not None and members.shared() is None, "a test example is in another part"
+    assert all(len(ids) == len(np.unique(ids)) > 0 for ids in members.examples.values())
+
+
+@pytest.mark.parametrize("slug", DRAWN)
+def test_other_parts_have_other_digests(slug: str) -> None:
+    # Of 800 images each the two training sets of denoisers are all that there are; they are tested on the same ones.
+    denoises = slug == "diffusion_gahb"
+    few = {"n_train": 100} if denoises else {}
+    one, two = (start(slug, seed, **few).parts() for seed in (3, 4))
+    assert one is not None and two is not None
+    drawn = ["train"] if denoises else PARTS
+    assert [part for part in PARTS if one[part] != two[part]] == list(drawn)
+
+
+def test_what_a_configuration_does_to_the_examples_leaves_them_the_same() -> None:
+    def parts(slug: str, data: str, **changes: Any) -> dict[str, str]:
+        found = start(slug, 0, data=data, **changes).parts()
+        assert found is not None
+        return found
+
+    whole, small = parts("standalone", "digits"), parts("standalone", "digits", side=4, train_images=200)
+    assert small["test"] == whole["test"] and small["train"] != whole["train"]
+    assert parts("biper", "digits")["test"] == whole["test"], "papers of one task tell the same of one set"
+    near, far = (parts("pgn", "sines", seq_len=n) for n in (48, 96))
+    assert near["test"] == far["test"] and near["train"] != far["train"]
+    assert parts("pgn", "sines", seq_len=48, horizon=12)["test"] != near["test"]
+
+
+def test_the_order_of_examples_does_not_matter_and_what_they_are_of_does() -> None:
+    def of(data: str, ids: Any) -> str:
+        return Members(data, {"test": np.array(ids)}).digests()["test"]
+
+    assert of("a", [3, 1, 2]) == of("a", [1, 2, 3]) != of("a", [1, 2, 4])
+    assert of("a", [1, 2]) != of("b", [1, 2])
+    assert of("a", ["x", "y"]) == of("a", ["y", "x"]) != of("a", ["xy"])
+    assert identity(np.zeros(2), None) != identity(np.zeros((2, 1)), None) != identity(np.zeros((2, 1)), "")
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (
+            {"train": range(9), "test": np.array([8, 20, 4])},
+            "2 examples of test are in train, too, such as 4",
+        ),
+        ({"validation": ["a"], "test": {"a", "b"}}, "1 examples of test are in validation, too, such as a"),
+        ({"test": [1.5]}, "test holds 1.5; must hold whole numbers or texts"),
+        ({"test": "rows"}, "test='rows': must hold whole numbers or texts"),
+        ({"train": 7}, "train=7: must hold whole numbers or texts"),
+        ({"train": [True]}, "train holds True"),
+        ({"train": [1], "test": ["a"]}, "train has whole numbers and test texts"),
+        ({}, "says nothing"),
+    ],
+)
+def test_what_is_no_part_is_refused_in_one_line(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=r"^trial\.parts: ") as caught:
+        said(given)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_examples_may_be_named_in_any_container() -> None:
+    import pandas as pd
+
+    ways: list[Any] = [[1, 2], (2, 1), {1, 2}, range(1, 3), np.array([1, 2]), torch.tensor([2, 1])]
+    ways += [pd.Index([1, 2]), pd.Series([2, 1]), np.array([1, 2], np.uint8), {1: "", 2: ""}]
+    assert len({said({"test": way, "train": None}).digests()["test"] for way in ways}) == 1
+    assert said({"test": [2**70]}).digests() != said({"test": [2**71]}).digests()

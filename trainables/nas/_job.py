@@ -112,6 +112,9 @@ class SearchJob(Paper):
     def finished(self) -> bool:
         return self.inner.finished if self.inner is not None else self.done >= len(self.paths)
 
+    def parts(self) -> Mapping[str, str] | None:
+        return None if self.inner is None else self.inner.parts()
+
     def test(self) -> dict[str, float]:
         """Of a network that is trained alone; the supernet's own test says nothing of the search."""
         if self.inner is None or self.config["phase"] == TRAIN:

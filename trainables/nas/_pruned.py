@@ -18,6 +18,7 @@ from fairsweep.search_spaces.pruning.erasing import ErasingGraph
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Fidelity, Found, Metric, Tiny
 from fairsweep.trainables.catalog import register
+from fairsweep.trainables.parts import Members
 from fairsweep.trainables.tasks.compression import ChannelPruning, Compression, OperatorErasing, difference
 from fairsweep.trainables.tasks.subjects import (
     PIXELS,
@@ -114,6 +115,9 @@ class Pruned(NetworkPaper):
             return PaperSubject(name, config["train"], setting, self.epochs, self.rng)
         data = self.setting.data or catalog.get(config["by"]).datasets[0]
         return ModelSubject(name, config["train"], data, config["oto"], self.setting)
+
+    def members(self) -> Members | None:
+        return self.subject.data.members()
 
     # -- training --------------------------------------------------------------------------------------------
 

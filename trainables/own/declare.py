@@ -10,6 +10,7 @@ from typing import Any
 
 from fairsweep.search_spaces._parameter import show
 from fairsweep.search_spaces.space import Space, SpaceError
+from fairsweep.trainables.parts import said
 
 MARK = "__fairsweep__"
 MODES = ("min", "max")
@@ -135,6 +136,10 @@ class Printed:
         }
         self.reports.append(found)
         print(f"report {len(self.reports)}: " + ", ".join(f"{k}={show(v)}" for k, v in found.items()))
+
+    def parts(self, *, train: Any = None, validation: Any = None, test: Any = None) -> None:
+        """ValueError for what a sweep would refuse."""
+        said({"train": train, "validation": validation, "test": test})
 
     def checkpoint(self, state: Any, step: int | None = None) -> None:
         """Keeps nothing: there is no sweep."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import pickle
-import random
-import sys
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import ENDLESS, BadReport, Fidelity, Metric, Paper, Setting
+from fairsweep.trainables.own.process import dumped, loaded, seeded, settled
 from fairsweep.trainables.own.reports import numbers
 from fairsweep.trainables.own.source import Source
+from fairsweep.trainables.parts import said
 
 MOST_METRICS = 500
 MOST_CAUGHT = 3  # times that a function may catch the end of its trial, as `finally` blocks that report do
@@ -130,6 +126,17 @@ class Handle:
             self.step += 1
             self._paper.handover.hand("report", found)
 
+    def parts(self, *, train: Any = None, validation: Any = None, test: Any = None) -> None:
+        """Says which examples are in which part, by whole numbers or texts, so that the trial's row tells (as digests)
+        whether two trials had the same. Fails the trial if a test example is in another part, too."""
+        given = {"train": train, "validation": validation, "test": test}
+        with self._one:
+            try:
+                self._paper.digests = said(given, BadReport).digests()
+            except BadReport as error:
+                self._paper.handover.hand("error", error)
+                raise
+
     def checkpoint(self, state: Any, step: int | None = None) -> None:
         """Keeps `state` (anything that pickles) for `restore`, as it is now.
 
@@ -151,51 +158,6 @@ class Handle:
             return None
         self.step = self._at
         return loaded(self._restored)
-
-
-def dumped(state: Any) -> bytes:
-    """By PyTorch, which knows its tensors, where it is in use; else by pickle."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return pickle.dumps(state)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
-
-
-def loaded(state: bytes) -> Any:
-    """What `dumped` kept. It is the user's own, of a store of the user's own, so it may hold any object."""
-    if not state.startswith(b"PK"):
-        return pickle.loads(state)
-    import torch
-
-    return torch.load(
-        io.BytesIO(state), weights_only=False, map_location=None if torch.cuda.is_available() else "cpu"
-    )
-
-
-def seeded(seed: int) -> None:
-    """Seeds the generators that a function may draw from without saying so."""
-    random.seed(seed)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed(seed % 2**32)
-    if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(seed)
-
-
-@contextlib.contextmanager
-def settled() -> Iterator[None]:
-    """What a function sets for its whole process ends with it: the folder it is in, PyTorch's type of new tensors."""
-    place, torch = os.getcwd(), sys.modules.get("torch")
-    kind = torch.get_default_dtype() if torch is not None else None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.chdir(place)
-        torch = sys.modules.get("torch")
-        if torch is not None:
-            torch.set_default_dtype(kind or torch.float32)
 
 
 class OwnPaper(Paper):
@@ -246,6 +208,11 @@ class OwnPaper(Paper):
         self._at_best: dict[str, float] = {}  # test metrics that were reported with the best objective
         self._tests: dict[str, float] = {}  # the last that were reported
         self._names: set[str] = set()
+        self.digests: dict[str, str] | None = None
+
+    def parts(self) -> dict[str, str] | None:
+        """What the code has said by `trial.parts`."""
+        return self.digests
 
     def _begin(self) -> None:
         maximum = self.fidelity(self.config, self.setting.steps).maximum

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import ctr
+from fairsweep.trainables.parts import Members, identity
 
 METRICS = (
     Metric("val_auc", "max", "validation", "fraction"),
@@ -50,6 +51,12 @@ def matched_width(config: Mapping[str, Any], inputs: int) -> int:
     wanted = count(first, norms[0]) + count(second, norms[1])
     one, two = (count([u, *first[1:]], norms[0]) for u in (1, 2))
     return max(1, round(1 + (wanted - one) / (two - one)))
+
+
+@lru_cache(maxsize=2)
+def _known_by(name: str, data_dir: Path | None) -> str:
+    table = ctr.load(name, data_dir)
+    return identity(table.ids, table.numbers, table.labels)
 
 
 @lru_cache(maxsize=2)
@@ -111,6 +118,7 @@ class CTRTask:
     ) -> None:
         table = ctr.load(name, data_dir)
         folder = None if data_dir is None else Path(data_dir)
+        self.name, self.folder = name, folder
         self._ids, self.labels = _on_device(name, folder, device)
         self.fields, self.generator = table.fields, generator
         self.sizes = tuple(size + 1 for size in table.sizes)
@@ -129,6 +137,11 @@ class CTRTask:
         unseen = torch.cat([torch.full((size,), size, device=device) for size in table.sizes])
         self._local = torch.where(seen, local, unseen)
         self._numbers = torch.tensor(standardise(table, split["train"]), device=device)
+
+    def members(self) -> Members:
+        """Rows of each part."""
+        rows = {part: found.cpu().numpy() for part, found in self.parts.items()}
+        return Members(_known_by(self.name, self.folder), rows)
 
     def features(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Ids (b, F) and weights (b, F) of `rows`: a number weighs its field's one id, a category weighs 1.

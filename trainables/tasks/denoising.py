@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fairsweep.trainables.base import OWN, DataError
 from fairsweep.trainables.datasets import contours, faces, images
 from fairsweep.trainables.datasets.own import pictures
+from fairsweep.trainables.parts import PARTS, Members, consecutive, identity, row_numbers
 
 SYNTHETIC_SIDE = 32
 SYNTHETIC_HELD_OUT = 100  # validation images, and as many test images
@@ -39,10 +40,12 @@ def _scaled(pixels: np.ndarray, levels: int) -> Tensor:
 
 
 @lru_cache(maxsize=2)
-def _image_parts(name: str, data_dir: Path | None) -> tuple[Tensor, Tensor, Tensor]:
+def _image_parts(name: str, data_dir: Path | None) -> tuple[Tensor, Tensor, Tensor, Members]:
+    """Images of the pool to train on, to validate and to test; and their numbers, the pool's under "train"."""
     if name in ALONE:
         found = ALONE[name](data_dir)
         parts, levels = [found.train_images, found.validation_images, found.test_images], 255
+        numbers = list(consecutive({part: len(of) for part, of in zip(PARTS, parts, strict=True)}).values())
     else:
         data = images.load(name, data_dir)
         levels = data.levels
@@ -51,12 +54,14 @@ def _image_parts(name: str, data_dir: Path | None) -> tuple[Tensor, Tensor, Tens
             pixels = np.concatenate([data.train_images, data.test_images])
             labels = np.concatenate([data.train_labels, data.test_labels])
             keep, out = images.stratified_split(labels, 197)
-            parts = [pixels[keep], pixels[out[::2]], pixels[out[1::2]]]
+            numbers = [keep, out[::2], out[1::2]]
         else:
             keep, out = data.split()
-            parts = [data.train_images[keep], data.train_images[out], data.test_images]
+            pixels = np.concatenate([data.train_images, data.test_images])
+            numbers = [keep, out, np.arange(len(data.train_images), len(pixels))]
+        parts = [pixels[chosen] for chosen in numbers]
     pool, validation, test = (_scaled(part, levels) for part in parts)
-    return pool, validation, test
+    return pool, validation, test, Members(identity(*parts), dict(zip(PARTS, numbers, strict=True)))
 
 
 @lru_cache(maxsize=4)
@@ -92,8 +97,10 @@ class DenoisingTask:
             # Seeds 0 and 1 are the held-out parts; a trial's own training images have others.
             pool = _synthetic(name, 2 * n_train, alpha, int(rng.integers(2, 2**31)))
             validation, test = (_synthetic(name, SYNTHETIC_HELD_OUT, alpha, seed) for seed in (0, 1))
+            made = zip(PARTS, (pool, validation, test), strict=True)
+            known = Members(name, {part: row_numbers(images.numpy()) for part, images in made})
         else:
-            pool, validation, test = _image_parts(name, data_dir)
+            pool, validation, test, known = _image_parts(name, data_dir)
         if name == OWN:
             n_train = min(n_train, len(pool) // 2)
         if not 1 <= n_train <= len(pool) // 2:
@@ -103,6 +110,7 @@ class DenoisingTask:
             )
         order = rng.permutation(len(pool))
         self.subsets = order[:n_train], order[n_train : 2 * n_train]
+        self._known = known
         self.side = pool.shape[-1]
         pixels = np.arange(self.side**2)
         if shuffled:
@@ -113,6 +121,11 @@ class DenoisingTask:
 
         self.train = tuple(placed(pool[subset]) for subset in self.subsets)
         self.validation, self.test = placed(validation), placed(test)
+
+    def members(self) -> Members:
+        """Images of each part, both training sets together; however their pixels lie."""
+        train = self._known.examples["train"][np.concatenate(self.subsets)]
+        return Members(self._known.data, {**self._known.examples, "train": train})
 
     def batch(self, which: int, size: int) -> Tensor:
         """`size` images drawn with replacement from training set `which` (0 or 1), by PyTorch's generator."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fairsweep.trainables.base import OWN, DataError, Metric
 from fairsweep.trainables.datasets import series
+from fairsweep.trainables.parts import Members, identity
 
 METRICS = (
     Metric("val_mse", "min", "validation", "standardised"),
@@ -49,6 +50,7 @@ class _Table:
     values: Tensor  # (time, variables), standardised
     marks: Tensor  # (time, time features)
     ends: tuple[int, int, int]
+    known_by: str  # what identifies the values, as they were measured
 
 
 @lru_cache(maxsize=4)
@@ -68,6 +70,7 @@ def _table(name: str, data_dir: Path | None, split: str, features: str, device: 
         torch.tensor(scaled, dtype=torch.float32, device=device),
         torch.tensor(data.time_features(), dtype=torch.float32, device=device),
         ends,
+        identity(values),
     )
 
 
@@ -98,6 +101,7 @@ class ForecastingTask:
         self.values, self.marks = table.values, table.marks
         self.variables, self.time_features = self.values.shape[1], self.marks.shape[1]
         self.seq_len, self.horizon, self.generator = seq_len, horizon, generator
+        self._known_by = table.known_by
         train, validation, test = table.ends
         first = {"train": seq_len, "validation": train, "test": validation}
         last = {"train": train, "validation": validation, "test": test}
@@ -116,6 +120,11 @@ class ForecastingTask:
             self.starts[part] = torch.arange(begin, end, device=device)
         self._known = torch.arange(-seq_len, 0, device=device)
         self._unknown = torch.arange(horizon, device=device)
+
+    def members(self) -> Members:
+        """Windows of each part by the first of the `horizon` steps to forecast, however many are known before."""
+        starts = {part: found.cpu().numpy() for part, found in self.starts.items()}
+        return Members(identity(self._known_by, self.horizon), starts)
 
     def windows(self, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Known values (b, seq_len, variables), their time features (b, seq_len, t), the values to forecast.

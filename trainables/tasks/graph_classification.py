@@ -23,6 +23,7 @@ from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import graph_sets
 from fairsweep.trainables.datasets.graph_sets import GraphSet
 from fairsweep.trainables.datasets.own import splits
+from fairsweep.trainables.parts import Members, identity
 from fairsweep.trainables.tasks import node_classification
 from fairsweep.trainables.tasks.graph_layers import scatter
 
@@ -111,6 +112,12 @@ def _tensors(name: str, data_dir: Path | None, device: str) -> tuple[GraphSet, d
     return data, {k: torch.tensor(a, device=device) for k, a in arrays.items() if a is not None}
 
 
+@lru_cache(maxsize=4)
+def _known_by(name: str, data_dir: Path | None) -> str:
+    data = graph_sets.load(name, data_dir)
+    return identity(data.nodes, data.edges, data.x, data.ends, data.e, data.labels, data.types)
+
+
 def split(data: GraphSet, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Indices of the training, validation and test graphs, each stratified by class and drawn by `rng`; the public
     test part where there is one. A set of a single graph is all three parts at once."""
@@ -153,6 +160,7 @@ class GraphTask:
             raise DataError(f"data={name}: unknown; known: {', '.join([*graph_sets.LOADERS, *NODE_LEVEL])}")
         self.level: Level = "edge" if edges else "node" if name in NODE_LEVEL else "graph"
         folder = None if data_dir is None else Path(data_dir)
+        self.name, self.folder = name, folder
         self.data, self.tensors = _tensors(name, folder, device)
         if edges and self.data.types is None:
             raise DataError(
@@ -176,6 +184,12 @@ class GraphTask:
         graph = node_classification.load(name, folder)
         found = node_classification.split(graph, rng)
         return {part: np.asarray(nodes) for part, nodes in found.items()}
+
+    def members(self) -> Members:
+        """Graphs of each part, or nodes of the one graph."""
+        whole = node_classification.known_by if self.name in NODE_LEVEL else _known_by
+        found = {part: chosen.cpu().numpy() for part, chosen in self.parts.items()}
+        return Members(whole(self.name, self.folder), found)
 
     def batch(self, graphs: Tensor, part: str = "train") -> GraphBatch:
         """The graphs of the given indices in that order; on node level the one graph with the targets of `part`."""

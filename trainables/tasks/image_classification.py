@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from fairsweep.search_spaces.interface import Interface
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import images
+from fairsweep.trainables.parts import Members, identity
 
 METRICS = (
     Metric("val_accuracy", "max", "validation", "fraction"),
@@ -56,6 +58,17 @@ def _tensors(name: str, data_dir: Path | None, device: str) -> dict[str, tuple[T
         part: (torch.tensor(x, device=device), torch.tensor(y, device=device))
         for part, (x, y) in parts.items()
     }
+
+
+@lru_cache(maxsize=4)
+def _members(name: str, data_dir: Path | None) -> Members:
+    data = images.load(name, data_dir)
+    keep, held_out = data.split()
+    test = len(data.train_labels) + np.arange(len(data.test_labels))
+    return Members(
+        identity(data.train_images, data.train_labels, data.test_images, data.test_labels),
+        {"train": keep, "validation": held_out, "test": test},
+    )
 
 
 @lru_cache(maxsize=8)
@@ -108,6 +121,7 @@ class ImageTask:
             raise ValueError(f"augmentation={augmentation}: known are {', '.join(AUGMENTATIONS)}")
         data = images.load(name, data_dir)
         self.name = self.base = name
+        self.folder = data_dir
         self.classes, self.levels = data.classes, data.levels
         self.names = data.names or CLASS_NAMES.get(name)
         self.channels, self.side = data.train_images.shape[1], data.train_images.shape[2]
@@ -121,6 +135,10 @@ class ImageTask:
         """What pixels are before they are standardised, in words."""
         dtype = str(self.parts["train"][0].dtype).removeprefix("torch.")
         return f"as they are stored, {dtype} in 0..{self.levels}"
+
+    def members(self) -> Members:
+        """Images of each part, numbered through the training set and on through the test set."""
+        return _members(self.base, self.folder)
 
     @property
     def shape(self) -> tuple[int, int, int]:

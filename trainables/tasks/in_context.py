@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import binary_tables
 from fairsweep.trainables.datasets.images import stratified_split
+from fairsweep.trainables.parts import Members, identity, row_numbers
 from fairsweep.trainables.tasks.priors import (
     GaussianProcessPrior,
     Kernel,
@@ -64,14 +65,17 @@ def _stream(seed: int) -> Iterator[np.random.Generator]:
 
 
 @lru_cache(maxsize=4)
-def _halves(name: str, data_dir: Path | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def _rows(name: str, data_dir: Path | None) -> Members:
     """Rows of the table to validate on and, disjoint from them, rows to test on; class shares are alike."""
     table = binary_tables.load(name, data_dir)
     first, second = stratified_split(table.labels, len(table.labels) // 2)
-    return {
-        part: (table.features[rows], table.labels[rows])
-        for part, rows in (("validation", second), ("test", first))
-    }
+    return Members(identity(table.features, table.labels), {"validation": second, "test": first})
+
+
+@lru_cache(maxsize=4)
+def _halves(name: str, data_dir: Path | None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    table, halves = binary_tables.load(name, data_dir), _rows(name, data_dir).examples
+    return {part: (table.features[rows], table.labels[rows]) for part, rows in halves.items()}
 
 
 def _shuffled(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -113,6 +117,14 @@ class ContextTask:
     def held_out(self, part: str, n: int) -> Sets:
         """The sets of `part` with n labelled points first; the queries are the same for every n in `labelled`."""
         return _held_out(self.name, self.data_dir, self.device, part, n)
+
+    def members(self) -> Members:
+        """Rows of the two halves of a table, or held-out sets by what they hold; those to train on have no end."""
+        if self.classification:
+            return _rows(self.name, self.data_dir)
+        sets = {part: self.held_out(part, self.labelled[-1]) for part in GP_SETS}
+        values = {part: torch.cat([of.x.flatten(1), of.y], 1).cpu().numpy() for part, of in sets.items()}
+        return Members(self.name, {part: row_numbers(rows) for part, rows in values.items()})
 
     def larger(self, size: int) -> int:
         """How many labelled points to test with beyond sets of `size`: twice as many, or half of the rows."""

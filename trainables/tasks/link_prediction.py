@@ -23,6 +23,7 @@ from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import graphs, planetoid
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
+from fairsweep.trainables.parts import Members, identity
 from fairsweep.trainables.tasks.sparse import SparseMatrix, product
 
 METRICS = (
@@ -272,6 +273,12 @@ def load(name: str, data_dir: Path | None = None) -> Graph:
     return _load(name, None if data_dir is None else Path(data_dir))
 
 
+@lru_cache(maxsize=4)
+def _known_by(name: str, data_dir: Path | None) -> str:
+    graph = load(name, data_dir)
+    return identity(graph.features, graph.adjacency)
+
+
 def mean_one(features: sp.csr_matrix) -> sp.csr_matrix:
     """Rows scaled to a mean of 1 over their entries that are not zero: a normalised row of words present or
     not becomes ones again."""
@@ -298,7 +305,8 @@ class LinkTask:
     def __init__(self, name: str, data_dir: Path | None, device: str, rng: np.random.Generator) -> None:
         graph = load(name, data_dir)
         self.kind = SETS[name]
-        self.features = _features(name, None if data_dir is None else Path(data_dir), device)
+        self.name, self.folder = name, None if data_dir is None else Path(data_dir)
+        self.features = _features(name, self.folder, device)
         self.inputs, self.nodes = int(self.features.shape[1]), graph.nodes
         links = graph.links or split_links(graph, self.kind.shares, rng)
         count = self.kind.negative_pairs(graph, links["test"].shape[1])
@@ -307,6 +315,18 @@ class LinkTask:
         self.links = {part: torch.tensor(pairs, device=device) for part, pairs in links.items()}
         self.negatives = {part: torch.tensor(pairs, device=device) for part, pairs in negatives.items()}
         self.adjacency = Adjacency.of_links(self.links["train"], self.nodes)
+
+    def members(self) -> Members:
+        """Pairs of each part as i n + j with i < j, and those without a link as -1 - (i n + j)."""
+
+        def numbers(pairs: Tensor) -> np.ndarray:
+            ends = np.sort(pairs.cpu().numpy(), axis=0)
+            return ends[0] * self.nodes + ends[1]
+
+        found = {part: numbers(pairs) for part, pairs in self.links.items()}
+        for part, pairs in self.negatives.items():
+            found[part] = np.concatenate([found[part], -1 - numbers(pairs)])
+        return Members(_known_by(self.name, self.folder), found)
 
     def with_validation_links(self) -> Adjacency:
         """The graph of training and validation links, which some benchmarks give a model at test."""

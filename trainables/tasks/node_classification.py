@@ -20,6 +20,7 @@ from fairsweep.trainables.datasets import graphs, planetoid
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.datasets.own import splits
+from fairsweep.trainables.parts import Members, identity
 from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, hops, normalised_adjacency
 
 __all__ = [
@@ -96,6 +97,13 @@ def split(graph: Graph, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
     return random_split(graph.labels, graph.per_class, rng)
 
 
+@lru_cache(maxsize=4)
+def known_by(name: str, data_dir: Path | None) -> str:
+    """What identifies the graph `name` and the numbers of its nodes."""
+    graph = load(name, data_dir)
+    return identity(graph.features, graph.adjacency, graph.labels)
+
+
 @lru_cache(maxsize=2)
 def _on_device(
     name: str, data_dir: Path | None, device: str
@@ -119,10 +127,16 @@ class NodeTask:
     def __init__(self, name: str, data_dir: Path | None, device: str, rng: np.random.Generator) -> None:
         graph = load(name, data_dir)
         folder = None if data_dir is None else Path(data_dir)
+        self.name, self.folder = name, folder
         self.features, self.propagation, self.labels = _on_device(name, folder, device)
         self.classes = graph.classes
         self.inputs = int(self.features.shape[1])
         self.parts = {part: torch.tensor(nodes, device=device) for part, nodes in split(graph, rng).items()}
+
+    def members(self) -> Members:
+        """Nodes of each part."""
+        nodes = {part: found.cpu().numpy() for part, found in self.parts.items()}
+        return Members(known_by(self.name, self.folder), nodes)
 
     def loss(self, logits: Tensor, part: str) -> Tensor:
         """Mean cross-entropy (nats) of `logits` (n, classes) over the nodes of `part`."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairsweep.trainables.datasets import patterns
+from fairsweep.trainables.parts import Members, identity
 
 PARTS = ("train", "validation", "test")
 
@@ -63,6 +64,11 @@ class PatternTask:
             part: torch.tensor(chosen, device=device)
             for part, chosen in random_split(len(labels), train_fraction, rng).items()
         }
+
+    def members(self) -> Members:
+        """Inputs of each part, whatever their labels were drawn from."""
+        rows = {part: found.cpu().numpy() for part, found in self.parts.items()}
+        return Members(identity(self.inputs.cpu().numpy()), rows)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """One epoch of shuffled training batches ((b, features) float32, (b,) int64)."""

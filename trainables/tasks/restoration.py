@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from fairsweep.search_spaces.interface import Interface
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import deblurring
 from fairsweep.trainables.datasets.kinds import Pairs, Pictures
+from fairsweep.trainables.parts import Members, consecutive, identity
 
 METRICS = (
     Metric("val_psnr_best_overall", "max", "validation", "dB"),
@@ -100,6 +102,18 @@ def _parts(name: str, data_dir: Path | None, device: str) -> dict[str, Pairs]:
     }
 
 
+@lru_cache(maxsize=4)
+def _members(name: str, data_dir: Path | None) -> Members:
+    def known(stored: Any) -> Any:
+        # Gigabytes are not read for it: what files are called and how large they are.
+        named = [(path.parent.name, path.name, path.stat().st_size) for path in getattr(stored, "paths", ())]
+        return named or stored
+
+    parts = deblurring.load(name, data_dir)
+    whole = identity(*(known(stored) for pairs in parts.values() for stored in (pairs.blurry, pairs.sharp)))
+    return Members(whole, consecutive({part: len(pairs) for part, pairs in parts.items()}))
+
+
 class RestorationTask:
     """One data set on one device: random training squares, and whole images of validation and test.
 
@@ -110,12 +124,17 @@ class RestorationTask:
     def __init__(self, name: str, data_dir: Path | None, device: str, crop: int, augment: bool) -> None:
         if crop < 1:
             raise ValueError(f"crop={crop}: must be at least 1 pixel")
-        self.parts = _parts(name, None if data_dir is None else Path(data_dir), device)
+        self.folder = None if data_dir is None else Path(data_dir)
+        self.parts = _parts(name, self.folder, device)
         self.name, self.device, self.augment = name, device, augment
         sharp = self.parts["train"].sharp
         self.channels = sharp[0].shape[0]
         sizes = sharp.sizes() if isinstance(sharp, Pictures) else [sharp.shape[2:]]
         self.side = min(crop, *(min(size) for size in sizes))
+
+    def members(self) -> Members:
+        """Pairs of each part, each a set of its own."""
+        return _members(self.name, self.folder)
 
     def interface(self) -> Interface:
         """What a network that was trained on this takes and gives."""

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import synthetic_strings as strings
+from fairsweep.trainables.parts import Members
 
 METRICS = (
     Metric("val_success", "max", "validation", "fraction"),
@@ -43,6 +44,10 @@ class RetrosynthesisTask:
         self.targets = {"validation": self.world.validation, "test": self.world.test}
         self.inputs, self.templates = strings.INPUTS, len(strings.TEMPLATES)
         self._held_out = frozenset(self.world.validation + self.world.test) | self.stock
+
+    def members(self) -> Members:
+        """Targets to validate and to test by; those to train on are drawn anew in each round."""
+        return Members("strings", {part: np.array(found) for part, found in self.targets.items()})
 
     def draw_targets(self, count: int) -> tuple[str, ...]:
         """`count` different training targets; no validation or test target and no stock is among them."""

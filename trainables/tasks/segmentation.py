@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fairsweep.search_spaces.interface import Interface
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import segmentation as data_sets
+from fairsweep.trainables.parts import Members, consecutive, identity
 from fairsweep.trainables.tasks.training import Mean
 
 METRICS = (
@@ -69,6 +70,13 @@ def _tensors(name: str, data_dir: Path | None, device: str) -> dict[str, tuple[T
     }
 
 
+@lru_cache(maxsize=2)
+def _members(name: str, data_dir: Path | None) -> Members:
+    data = data_sets.load(name, data_dir)
+    whole = identity(*(of[part] for of in (data.images, data.masks) for part in sorted(data.images)))
+    return Members(whole, consecutive({part: len(images) for part, images in data.images.items()}))
+
+
 @lru_cache(maxsize=8)
 def _moments(name: str, data_dir: Path | None, device: str) -> tuple[Tensor, Tensor]:
     # Images one by one in double precision: all of ISIC at once would be gigabytes.
@@ -87,10 +95,14 @@ class SegmentationTask:
     """
 
     def __init__(self, name: str, data_dir: Path | None, device: str) -> None:
-        self.name = name
+        self.name, self.folder = name, data_dir
         self.parts = _tensors(name, data_dir, device)
         self.mean, self.deviation = _moments(name, data_dir, device)
         self.channels, self.side = self.parts["train"][0].shape[1:3]
+
+    def members(self) -> Members:
+        """Images of each part, each a set of its own."""
+        return _members(self.name, self.folder)
 
     def standardise(self, pixels: Tensor) -> Tensor:
         """uint8 pixels -> float32 of mean 0 and deviation 1 over the training part."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairsweep.trainables.datasets import images
+from fairsweep.trainables.parts import Members
 from fairsweep.trainables.tasks.image_classification import ImageTask
 
 PARTS = ("train", "validation", "test")
@@ -73,13 +74,24 @@ class SmallImageTask(ImageTask):
         super().__init__(base, data_dir, device, augment if augmentation == "standard" else augmentation)
         self.name, self.base = name, base
         self.reduction = (reduction or Reduction()).over(usual)
+        self.kept: Mapping[
+            str, np.ndarray
+        ] = {}  # of each part that has fewer images: those of the set's part
         if self.reduction.side > self.side:
             raise ValueError(
                 f"side={self.reduction.side}: the images of {base} have {self.side} pixels a side"
             )
         if self.reduction != Reduction():
-            self.parts, self.mean, self.deviation = _reduced(base, data_dir, device, self.reduction)
+            self.parts, self.mean, self.deviation, self.kept = _reduced(
+                base, data_dir, device, self.reduction
+            )
             self.side = self.parts["train"][0].shape[-1]
+
+    def members(self) -> Members:
+        """Those of the set that are kept, however small."""
+        whole = super().members()
+        kept = {part: ids[self.kept.get(part, slice(None))] for part, ids in whole.examples.items()}
+        return Members(whole.data, kept)
 
     @classmethod
     def of(
@@ -121,14 +133,15 @@ class SmallImageTask(ImageTask):
 @lru_cache(maxsize=4)
 def _reduced(
     name: str, data_dir: Path | None, device: str, reduction: Reduction
-) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor, Tensor]:
-    parts = {}
+) -> tuple[dict[str, tuple[Tensor, Tensor]], Tensor, Tensor, dict[str, np.ndarray]]:
+    parts, kept = {}, {}
     for part, (pixels, labels) in ImageTask(name, data_dir, device).parts.items():
         wanted = getattr(reduction, part)
         if wanted > len(labels):
             raise ValueError(f"{part}={wanted}: {name} has {len(labels)} images in that part")
         if 0 < wanted < len(labels):
-            chosen = torch.from_numpy(images.stratified_split(labels.cpu().numpy(), wanted)[1]).to(device)
+            kept[part] = images.stratified_split(labels.cpu().numpy(), wanted)[1]
+            chosen = torch.from_numpy(kept[part]).to(device)
             pixels, labels = pixels[chosen], labels[chosen]
         if reduction.side and reduction.side != pixels.shape[-1]:
             # In chunks: all of CIFAR-10 in single precision would be most of a gigabyte.
@@ -138,4 +151,4 @@ def _reduced(
         parts[part] = (pixels, labels)
     train = parts["train"][0].double()
     mean, deviation = train.mean((0, 2, 3), keepdim=True), train.std((0, 2, 3), unbiased=False, keepdim=True)
-    return parts, mean.float(), deviation.float()
+    return parts, mean.float(), deviation.float(), kept

@@ -37,6 +37,7 @@ class Subject(ABC):
     """A network in training. optimiser: the base optimiser, over all its parameters. shape, dtype: of one example.
 
     objective: name of what `epoch` and `test` measure; the higher, the better. batches: gradient steps of an epoch.
+    data: the task that its examples are of.
     """
 
     net: nn.Module
@@ -45,6 +46,7 @@ class Subject(ABC):
     dtype: torch.dtype = torch.float32
     objective: str
     batches: int
+    data: Any
 
     @abstractmethod
     def epoch(self, optimiser: Optimizer, done: int, epochs: int) -> dict[str, float]:

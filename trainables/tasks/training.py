@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fairsweep.trainables.base import Fidelity, Paper, Setting
+from fairsweep.trainables.parts import Members
 from fairsweep.trainables.tasks.rng import TrialRNG
 
 
@@ -35,6 +36,7 @@ class NetworkPaper(Paper):
     ] = ()  # attributes (numbers, strings, lists of them) that a checkpoint keeps
 
     prunable: ClassVar[Mapping[str, Any] | None] = None  # see "handing the network over"
+    _digests: dict[str, str] | None
     net: nn.Module
     optimiser: torch.optim.Optimizer
 
@@ -70,6 +72,16 @@ class NetworkPaper(Paper):
         """Whether the weights of now may be the best: by default from the fidelity's minimum on."""
         return self.done >= self._judged_from
 
+    def members(self) -> Members | None:
+        """Which examples are in which part: what the task in `self.data` says; None if there is none."""
+        data: Any = getattr(self, "data", None)
+        return data.members() if hasattr(data, "members") else None
+
+    def parts(self) -> dict[str, str] | None:
+        if self._digests is None and (members := self.members()) is not None:
+            self._digests = members.digests()
+        return self._digests
+
     # -- handing the network over ---------------------------------------------------------------------------
     # A paper with `prunable` lets a method of pruning train its network: `prepare` makes the base optimiser, `epoch`
     # takes every step by `self.optimiser`, whatever that is by then, and keeps no state of its own. `prunable` has the
@@ -92,6 +104,7 @@ class NetworkPaper(Paper):
         self.epochs, self._judged_from = fidelity.maximum, fidelity.minimum
         self.done, self.stopped = 0, False
         self.best: dict[str, Any] | None = None
+        self._digests = None
         self.rng = TrialRNG(setting.seed, setting.device)
         # For `prepare` alone. With a split_seed the parts are those that a trial of that seed would draw.
         other = setting.split_seed is not None
