@@ -83,6 +83,29 @@ class Sweep:
         about = {"hypervolume": json.dumps(found.volume), "reference": json.dumps(found.reference)}
         return as_table(found.best).replace_schema_metadata(about)
 
+    def importance(
+        self,
+        method: str = "fanova",
+        *,
+        metric: str | None = None,
+        step: int | str | None = None,
+        quantile: float = 0.1,
+        region: float = 1.0,
+        pairs: bool = False,
+        seed: int = 0,
+    ) -> pa.Table:
+        """How much follows from which hyperparameter, of each objective or of `metric`: one row a parameter, the
+        greatest first: importance, its spread `low`, `high`, in how many resamples it is `first`, conditions, reason.
+
+        method: fanova or ped_anova. step: where values are compared, or "end". quantile, region: of ped_anova: what
+        sets the best `quantile` apart among the best `region`. pairs: rows of two parameters too, with `other`.
+        The table's metadata says `sentences` and `notes`. UserError if too little is known.
+        """
+        from fairsweep.cluster.jobs.importance import as_table, asked, of_sweep
+
+        at, measure = asked(step, method, quantile, region, seed)
+        return as_table(of_sweep(self.store, self.name, at, measure, metric), pairs)
+
     def to_pandas(self) -> Any:
         """`trials` as a pandas.DataFrame. ImportError with what to install, if pandas is not there."""
         try:

@@ -28,8 +28,17 @@ def register(add: Any) -> None:
         "importance", _importance, "how much of what a sweep saw follows from which parameter", sweep=True
     )
     p.add_argument(
-        "--step", type=int, help="compare values here (the highest step that 20 configurations reached)"
+        "--method",
+        default="fanova",
+        help="fanova (of the variance over the space; default) or ped_anova (of being among the best)",
     )
+    p.add_argument("--metric", help="of this objective only (each)")
+    p.add_argument(
+        "--step",
+        help="compare values here, or at the `end` (the highest step that 4 of 5 configurations reached)",
+    )
+    p.add_argument("--quantile", type=float, default=0.1, help="of ped_anova: who is among the best (0.1)")
+    p.add_argument("--region", type=float, default=1.0, help="of ped_anova: among which best (1: all)")
     p = add("export", _export, "write a table of a sweep to a file", sweep=True)
     p.add_argument(
         "--format",
@@ -162,19 +171,35 @@ def _best(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _importance(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report
-    from fairsweep.cluster.jobs.importance import of_sweep
+    from fairsweep.cluster.jobs.importance import asked, of_sweep
 
-    level, found = of_sweep(existing(args.storage), args.sweep, args.step)
-    rows = [
-        {"parameter": i.parameter, "importance": i.share, "configurations": i.configurations} for i in found
-    ]
+    step, measure = asked(args.step, args.method, args.quantile, args.region)
+    said = of_sweep(existing(args.storage), args.sweep, step, measure, args.metric)
     if args.json:
-        report.print_json({"step": level.step, "configurations": len(level.values), "importance": rows})
+        report.print_json(
+            {"sweep": args.sweep, "method": measure.method, "objectives": [s.to_json() for s in said]}
+        )
         return 0
-    where = "the end of training" if level.step is None else f"step {level.step}"
-    report.show_rows(rows, list(rows[0]), title=f"{len(level.values)} configurations compared at {where}")
+    columns = [
+        "parameter",
+        "other",
+        "importance",
+        "low",
+        "high",
+        "first",
+        "configurations",
+        "conditions",
+        "reason",
+    ]
+    for s in said:
+        print(s.sentence)
+        report.show_rows(s.rows, columns)
+        if shown := [pair for pair in s.pairs if pair["importance"] > 0.02][:5]:
+            report.show_rows(shown, columns, title="two together, beyond each alone")
+        for note in s.notes:
+            print(f"note: {note}", file=sys.stderr)
     print(
-        "importance: share of the variance of ranks, among the parameters of the configurations that have it"
+        "low, high: 95 % of the importances of resampled configurations; first: in how many of them it is the first"
     )
     return 0
 

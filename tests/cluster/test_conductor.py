@@ -518,8 +518,9 @@ def test_importance_counts_stopped_trials_at_an_equal_step(
     complete = [t for t in trials(run.store) if t["state"] == "complete"]
     assert 0 < len(complete) < 20
     assert run_cli(["importance", "s", "--storage", str(tmp_path), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert (found["step"], found["configurations"]) == (1, 24)
+    (found,) = json.loads(capsys.readouterr().out)["objectives"]
+    assert (found["step"], found["configurations"], found["left_out"]) == (1, 24, {})
     assert found["importance"][0]["parameter"] == "y", "0.1 y varies most in the bowl"
+    assert found["by_seed"] == {"0": "y", "1": "y"} and "y by 2 of 2 seeds" in " ".join(found["notes"])
     assert run_cli(["importance", "s", "--storage", str(tmp_path), "--step", "9"]) == 2
     assert "configurations that came to step 9; importance needs at least 10" in capsys.readouterr().err

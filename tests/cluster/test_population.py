@@ -273,8 +273,8 @@ def test_a_population_cannot_grow_and_its_copies_are_not_what_importance_is_made
     with pytest.raises(UserError, match=r"budget\.trials=14: a population of 12 members .* cannot grow"):
         engine(tmp_path, changes=["budget.trials=+2"])
     again = engine(tmp_path)
-    level, _ = of_sweep(again.store, "s", 2)
-    assert len(level.values) == 12
+    (said,) = of_sweep(again.store, "s", 2)
+    assert len(said.answer.level.values) == 12 and said.left_out["copies of others"] > 0
     told = again.conductor.algorithm
     assert max(getattr(told, "_jobs", {0: 0}), default=0) < 12, "a search is not told of copies"
 
