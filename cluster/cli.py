@@ -15,6 +15,7 @@ from typing import Any
 from fairsweep.cluster.commands import (
     DEFAULT_STORAGE,
     claims,
+    compare,
     completion,
     data,
     networks,
@@ -44,7 +45,7 @@ def run_cli(argv: Sequence[str]) -> int:
     if not args.command:
         parser.print_help()
         return 0
-    if rest and args.command not in ("run", "nas", "resume", "claims"):
+    if rest and args.command not in ("run", "nas", "resume", "claims", "compare"):
         print(
             f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
         )
@@ -130,6 +131,6 @@ def _parser() -> argparse.ArgumentParser:
             p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
         return p
 
-    for family in (papers, data, runs, tables, upkeep, claims, networks, completion):
+    for family in (papers, data, runs, tables, upkeep, claims, compare, networks, completion):
         family.register(add)
     return parser

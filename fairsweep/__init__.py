@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairsweep.analysis.store import Store
     from fairsweep.cluster.api import Sweep, claims, open, resume, run
+    from fairsweep.cluster.comparison import Comparison, compare, open_comparison
     from fairsweep.cluster.errors import UserError
     from fairsweep.search_spaces.space import Space
     from fairsweep.trainables.base import Fidelity, Metric, Paper, Setting
     from fairsweep.trainables.own.declare import trainable
 
 __all__ = [
+    "Comparison",
     "Fidelity",
     "Metric",
     "Paper",
@@ -28,7 +30,9 @@ __all__ = [
     "Sweep",
     "UserError",
     "claims",
+    "compare",
     "open",
+    "open_comparison",
     "resume",
     "run",
     "trainable",
@@ -43,6 +47,7 @@ if not (_here / "cluster").is_dir():
 
 # What stands behind the door is imported when it is asked for: `import fairsweep` costs nothing.
 _BEHIND = {
+    "Comparison": "cluster.comparison",
     "Fidelity": "trainables.base",
     "Metric": "trainables.base",
     "Paper": "trainables.base",
@@ -52,7 +57,9 @@ _BEHIND = {
     "Sweep": "cluster.api",
     "UserError": "cluster.errors",
     "claims": "cluster.api",
+    "compare": "cluster.comparison",
     "open": "cluster.api",
+    "open_comparison": "cluster.comparison",
     "resume": "cluster.api",
     "run": "cluster.api",
     "trainable": "trainables.own.declare",

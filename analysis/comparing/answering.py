@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -185,3 +185,34 @@ def _parts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{', '.join(sorted(unknown))}: cannot say which examples are tested, so nobody has checked it"
         )
     return said
+
+
+def jsonable(found: Answer) -> dict[str, Any]:
+    """An answer as JSON holds it: scores by method, data set and repeat (null where there is none)."""
+    decision = found.decision
+    return {
+        "run": found.run,
+        "sentence": found.sentence,
+        "winner": None if decision is None else decision.winner,
+        "metric": found.metric,
+        "mode": found.mode,
+        "methods": [asdict(s) for s in found.standings],
+        "pairs": [] if decision is None else [asdict(gap) for gap in decision.gaps],
+        "blocks": 0 if decision is None else decision.n,
+        "left_out": [] if decision is None else list(decision.left_out),
+        "data": list(found.data_sets),
+        "repeats": list(found.repeats),
+        "scores": {
+            m: {
+                d: [_finite(v) for v in row]
+                for d, row in zip(found.data_sets, of_method.tolist(), strict=True)
+            }
+            for m, of_method in zip(found.methods, found.scores, strict=True)
+        },
+        "budget": {"kind": found.budget[0], "amount": found.budget[1], "used": dict(found.used)},
+        "notes": list(found.notes),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

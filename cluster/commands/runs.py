@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from fairsweep.cluster.commands import compare
 from fairsweep.cluster.commands.help import show_help
 from fairsweep.cluster.commands.tables import existing, print_best, print_trials
 from fairsweep.cluster.errors import DriverEnded, UserError
@@ -77,11 +78,18 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     prepare_environment()
     from fairsweep.cluster.display import make_display
     from fairsweep.cluster.jobs import sweep
+    from fairsweep.cluster.jobs.comparing import job
+    from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay, Lines
     from fairsweep.cluster.jobs.nas import search as nas
     from fairsweep.cluster.storage import open_store
 
+    store = open_store(args.storage)
+    if not store.has(args.sweep) and job.stored(store, args.sweep) is not None:
+        quiet = ComparisonDisplay() if args.quiet or args.json else Lines()
+        answer, state = job.resume(args.storage, args.sweep, rest, quiet)
+        return compare.ended(answer, state, args.sweep, args.storage, args.json)
     display = make_display(args.quiet or args.json)
-    if nas.is_search(open_store(args.storage), args.sweep):
+    if nas.is_search(store, args.sweep):
         return _searched(nas.resume(args.storage, args.sweep, rest, display), args.json)
     return _finished(sweep.resume(args.storage, args.sweep, rest, display), args.json)
 

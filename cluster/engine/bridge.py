@@ -22,6 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from fairsweep.cluster.engine.conductor import Conductor, Leg
+from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.weights import read_from_board
 from fairsweep.cluster.engine.worker import LegRunner, Post
@@ -32,18 +33,24 @@ class PaperTrainable(tune.Trainable):
     """Runs legs of trials of one paper. Configuration: `post` (what the sweep is) and `leg`, as JSON."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        post = Post(**json.loads(config["post"]))
-        if post.board:
-            read_from_board(post.board)
-        self._runner = LegRunner(post)
+        self._begin(config["post"])
         self._runner.take(Leg.from_json(config["leg"]))
 
+    def _begin(self, text: str) -> None:
+        post = Post(**json.loads(text))
+        if post.board:
+            read_from_board(post.board)
+        self._post, self._runner = text, LegRunner(post)
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._runner.take(Leg.from_json(new_config["leg"]))
+        self.take(new_config["leg"], new_config["post"])
         return True
 
-    def take(self, leg: str) -> None:
-        """The next leg, called by the driver just before the next `train`."""
+    def take(self, leg: str, post: str = "") -> None:
+        """The next leg, called by the driver just before the next `train`. post: of its sweep, if it is another."""
+        if post and post != self._post:
+            self._runner.close()
+            self._begin(post)
         self._runner.take(Leg.from_json(leg))
 
     def step(self) -> dict[str, Any]:
@@ -66,9 +73,11 @@ class PaperTrainable(tune.Trainable):
 class Places:
     """Which Tune trial holds which of our trials; shared by the three adapters below."""
 
-    def __init__(self, conductor: Conductor, post: str) -> None:
-        self.conductor, self.post = conductor, post
-        self.holds: dict[str, str] = {}  # Tune trial id -> our trial id
+    def __init__(self, conductor: Conductor | Fleet, post_of: Callable[[str], str]) -> None:
+        """post_of: what workers are told of a sweep; "" is the name of the only one."""
+        self.conductor, self.post_of = conductor, post_of
+        self.holds: dict[str, str] = {}  # Tune trial id -> our trial
+        self.sweep: dict[str, str] = {}  # Tune trial id -> the sweep that its worker was told of last
         self.killed: dict[str, str] = {}  # our trial id -> why the driver killed its worker
         self.fatal: BaseException | None = None  # what went wrong in the driver itself; never swallowed
 
@@ -103,8 +112,8 @@ class LegSearcher(Searcher):
         leg = conductor.next_leg()
         if leg is None:
             return Searcher.FINISHED if conductor.finished else None
-        self.places.holds[trial_id] = leg.trial
-        return {"post": self.places.post, "leg": leg.to_json()}
+        self.places.holds[trial_id], self.places.sweep[trial_id] = leg.key, leg.sweep
+        return {"post": self.places.post_of(leg.sweep), "leg": leg.to_json()}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         pass
@@ -134,7 +143,7 @@ class LegScheduler(FIFOScheduler):
         conductor = self.places.conductor
         held = self.places.holds[trial.trial_id]
         payload = json.loads(result["report"])
-        if payload["trial"] != held:
+        if payload["trial"] != held.rpartition("/")[2]:
             raise RuntimeError(f"place {trial.trial_id} holds {held} and reported {payload['trial']}")
         if conductor.report(held, payload):
             return TrialScheduler.CONTINUE
@@ -144,8 +153,9 @@ class LegScheduler(FIFOScheduler):
         leg = conductor.next_leg()
         if leg is None:
             return TrialScheduler.STOP
-        self.places.holds[trial.trial_id] = leg.trial
-        actor.take.remote(leg.to_json())
+        place, known = trial.trial_id, self.places.sweep[trial.trial_id]
+        self.places.holds[place], self.places.sweep[place] = leg.key, leg.sweep
+        actor.take.remote(leg.to_json(), "" if known == leg.sweep else self.places.post_of(leg.sweep))
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:

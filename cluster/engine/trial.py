@@ -117,6 +117,12 @@ class Leg:
     maximum: int
     milestones: tuple[int, ...]
     parent: str = ""  # the trial whose checkpoint it began from
+    sweep: str = ""  # of a fleet: the lane that it is of
+
+    @property
+    def key(self) -> str:
+        """What the driver knows its trial by."""
+        return f"{self.sweep}/{self.trial}" if self.sweep else self.trial
 
     @classmethod
     def of(cls, trial: Trial) -> Leg:

@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from fairsweep.analysis.store import Store, StoreError, SweepWriter
 from fairsweep.cluster.display import Display, clock
 from fairsweep.cluster.engine.conductor import Conductor, Trial
 from fairsweep.cluster.engine.failures import describe
+from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
@@ -67,63 +68,61 @@ def drive(
         conductor = make(on_end)
         conductor.on_note = display.note
         display.begin(name, store.uri, settings, conductor, writer.recovery)
-        books = _Books(conductor, writer, display)
+        books = Books(conductor, writer, display)
         try:
             for text in notes:
                 conductor.note(text)
             with _interruptible(conductor, display), books.guarded():
                 if before is not None:
                     before(conductor)
-                _run_on_tune(settings, conductor, post, display)
+                told = json.dumps(asdict(post))
+                _run_on_tune(settings, conductor, lambda sweep: told, display)
             state = books.close()
         except Exception as error:
-            books.abandon()
-            if isinstance(error, (OSError, StoreError, DriverEnded)) or _of_ray(error):
-                own = isinstance(error, (DriverEnded, StoreError))
-                why = str(error) if own else describe(error).removeprefix("raised ")
-                raise DriverEnded(
-                    f"{why}; the sweep is interrupted, `fairsweep resume {name}` goes on"
-                ) from error
-            raise
+            books.fail(error)
         finally:
             display.end()
     return Result(name, store.uri, state)
+
+
+def drive_fleet(settings: Any, fleet: Fleet, display: Display, resume: str) -> str:
+    """Runs the sweeps of a fleet to their ends on one Tune run; finished or interrupted.
+
+    settings: of `cluster`. resume: the command that goes on. DriverEnded, in one line, if the driver cannot go on.
+    """
+    books = _Guarded(fleet, display, resume)
+    try:
+        with _interruptible(fleet, display), books.guarded():
+            _run_on_tune(settings, fleet, fleet.post_of, display)
+        return fleet.close()
+    except Exception as error:
+        books.fail(error)
+    finally:
+        display.end()
 
 
 def _of_ray(error: BaseException) -> bool:
     return any(kind.__module__.partition(".")[0] == "ray" for kind in type(error).__mro__)
 
 
-class _Books:
-    """Closes the books of a run once, by whoever comes first: the driver, or the watch over Ray."""
+class _Guarded:
+    """Books that the watch over Ray closes where the driver cannot. `conductor` may be a fleet."""
 
-    def __init__(self, conductor: Conductor, writer: SweepWriter, display: Display) -> None:
-        self.conductor, self.writer, self.display = conductor, writer, display
+    def __init__(self, conductor: Conductor | Fleet, display: Display, resume: str) -> None:
+        """resume: the command that goes on."""
+        self.conductor, self.display, self.resume = conductor, display, resume
         self._once = threading.Lock()
         self._over = threading.Event()
-
-    def close(self) -> str:
-        """The regular end."""
-        conductor = self.conductor
-        if conductor.out_of_time and not conductor.interrupted:
-            used = f"budget.minutes={conductor.rules.minutes:g} is used up ({clock(conductor.elapsed_s)})"
-            self.display.note(f"{used}; `fairsweep resume {self.writer.name} budget.minutes=+N` adds to it")
-        state = conductor.close()
-        values = any(t.state in ("complete", "pruned") for t in conductor.trials.values())
-        if state == "finished" and not values:
-            state = "failed"
-        self.writer.close(state=state)
-        self._over.set()
-        return state
 
     def abandon(self) -> None:
         """The end by an error; never raises, for there is an error to report already."""
         with self._once:
             if not self._over.is_set():
                 self._over.set()
-                self.conductor.abandon()
-                with contextlib.suppress(Exception):
-                    self.writer.close(state="interrupted")
+                self._abandon()
+
+    def _abandon(self) -> None:
+        self.conductor.abandon()
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
@@ -142,17 +141,57 @@ class _Books:
         finally:
             done.set()
 
+    def fail(self, error: Exception) -> NoReturn:
+        """Abandons the books and raises `error`, in one line where it is no fault of ours."""
+        self.abandon()
+        if not isinstance(error, (OSError, StoreError, DriverEnded)) and not _of_ray(error):
+            raise error
+        own = isinstance(error, (DriverEnded, StoreError))
+        why = str(error) if own else describe(error).removeprefix("raised ")
+        raise DriverEnded(f"{why}; the sweep is interrupted, `{self.resume}` goes on") from error
+
     def _leave(self, why: str) -> None:
         code = 130 if self.conductor.interrupted else 1
         self.abandon()
         with contextlib.suppress(Exception):
             self.display.end()
-            resume = f"`fairsweep resume {self.writer.name}` goes on"
-            print(f"fairsweep: error: {why}; the sweep is interrupted, {resume}", file=sys.stderr, flush=True)
+            line = f"fairsweep: error: {why}; the sweep is interrupted, `{self.resume}` goes on"
+            print(line, file=sys.stderr, flush=True)
         os._exit(code)  # the main thread hangs in Ray
 
 
-def _run_on_tune(settings: Any, conductor: Conductor, post: Post, display: Display) -> None:
+class Books(_Guarded):
+    """Closes the books of a sweep once, by whoever comes first: the driver, or the watch over Ray."""
+
+    conductor: Conductor
+
+    def __init__(self, conductor: Conductor, writer: SweepWriter, display: Display) -> None:
+        super().__init__(conductor, display, f"fairsweep resume {writer.name}")
+        self.writer = writer
+
+    def close(self) -> str:
+        """The regular end."""
+        conductor = self.conductor
+        if conductor.out_of_time and not conductor.interrupted:
+            used = f"budget.minutes={conductor.rules.minutes:g} is used up ({clock(conductor.elapsed_s)})"
+            self.display.note(f"{used}; `fairsweep resume {self.writer.name} budget.minutes=+N` adds to it")
+        state = conductor.close()
+        values = any(t.state in ("complete", "pruned") for t in conductor.trials.values())
+        if state == "finished" and not values:
+            state = "failed"
+        self.writer.close(state=state)
+        self._over.set()
+        return state
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        with contextlib.suppress(Exception):
+            self.writer.close(state="interrupted")
+
+
+def _run_on_tune(
+    settings: Any, conductor: Conductor | Fleet, post_of: Callable[[str], str], display: Display
+) -> None:
     # Tune reads its environment at import, so it comes in after `connected` has set that.
     from ray import tune
 
@@ -162,11 +201,11 @@ def _run_on_tune(settings: Any, conductor: Conductor, post: Post, display: Displ
     resources = {"cpu": settings.cluster["cpus_per_trial"]}
     if settings.cluster["gpus_per_trial"]:
         resources["gpu"] = settings.cluster["gpus_per_trial"]
-    failure = ""
+    failure, watched = "", cast(Any, conductor)  # a fleet has a display of its own
     for _ in range(MAX_ENGINE_RESTARTS):
         if conductor.finished:
             return
-        places = Places(conductor, json.dumps(asdict(post)))
+        places = Places(conductor, post_of)
         with tempfile.TemporaryDirectory(prefix="fairsweep-tune-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(PaperTrainable, resources),
@@ -181,7 +220,7 @@ def _run_on_tune(settings: Any, conductor: Conductor, post: Post, display: Displ
                     storage_path=scratch,
                     name="sweep",
                     verbose=0,
-                    callbacks=[Watch(places, lambda: display.tick(conductor))],
+                    callbacks=[Watch(places, lambda: display.tick(watched))],
                 ),
             )
             try:
@@ -204,7 +243,7 @@ def _run_on_tune(settings: Any, conductor: Conductor, post: Post, display: Displ
 
 
 @contextlib.contextmanager
-def _interruptible(conductor: Conductor, display: Display) -> Iterator[None]:
+def _interruptible(conductor: Conductor | Fleet, display: Display) -> Iterator[None]:
     """The first Ctrl-C, SIGTERM or SIGHUP ends trials cleanly; a second one does not wait."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -44,8 +44,8 @@ def run(settings: Settings, display: Display | None = None) -> Result:
     store = open_store(settings.storage)
     paper = settings.paper
     name = new_name(store, settings.name, paper.slug)
-    _rehearse(settings, paper)
-    _preflight(settings, paper)
+    rehearse(settings, paper)
+    preflight(settings, paper)
     settings, notes = settled(settings, paper, *_first_trial(settings, paper))
     with engine(settings, store) as concurrent:
         writer = store.create(
@@ -63,7 +63,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     found = store.read(name)
     settings, again = growth.regrown(found, changes, config.check)
     paper = settings.paper
-    _preflight(settings, paper)
+    preflight(settings, paper)
     with engine(settings, store) as concurrent:
         writer = store.open(name)
         if again:
@@ -229,7 +229,7 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
     )
 
 
-def _rehearse(settings: Settings, paper: type[Paper]) -> None:
+def rehearse(settings: Settings, paper: type[Paper]) -> None:
     """Makes once what the sweep is run with, so that what cannot be made is refused before the store is touched."""
     unwritten: Any = None  # nothing is written before a leg is handed out
     try:
@@ -242,7 +242,7 @@ def _rehearse(settings: Settings, paper: type[Paper]) -> None:
         raise UserError(f"trainable={settings.trainable}: {type(error).__name__}: {error}") from None
 
 
-def _preflight(settings: Settings, paper: type[Paper]) -> None:
+def preflight(settings: Settings, paper: type[Paper]) -> None:
     """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials."""
     try:
         with data_at_hand(), known.at_home(paper):

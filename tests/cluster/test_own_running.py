@@ -291,7 +291,7 @@ def test_a_class_finds_its_own_modules_before_the_sweep(
         MINE.replace("def setup(self, config, setting): ", "def setup(self, config, setting): import part; ")
     )
     settings = config.load(["trainable=train.py:Mine"])
-    sweep._preflight(settings, settings.paper)
+    sweep.preflight(settings, settings.paper)
     assert capsys.readouterr().err == ""
 
 

@@ -1,0 +1,137 @@
+"""Which method is best on these data, when all get the same budget? The verb compare."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from datetime import datetime
+from typing import Any
+
+from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster.errors import UserError
+
+EPILOG = """METHOD is a paper, or a file with names of it, and after colons parameters with one value or several:
+  dagnn   dagnn:model=gcn,sgc   biper:weight_mode=fp,ste,biper   train.py:a,b   train.py:a:depth=2,4
+
+settings of a comparison:
+  data=[a,b@FOLDER]    data sets that all methods have (the first that they share); own@FOLDER for data of yours
+  seeds=5              searches of each method on each data set, the repeats of the comparison
+  retrain=1            trainings of what a search chose, under fresh seeds, each tested once
+  on=test_accuracy     the test metric that is compared (the counterpart of what is tuned on)
+  seed=0               the first seed
+  tuning_seeds=1       trials of each configuration within a search
+and those of every search, the same for all methods, as `fairsweep run --help` lists them:
+  budget.trials=20 | budget.total_steps=N | budget.total_minutes=N   the budget of one search
+  search=tpe scheduler=asha budget.steps=100 space.lr.high=0.1 metric=... cluster.address=...
+  name=NAME            the same words with the same name, or `fairsweep resume NAME`, go on with it; seeds=+N adds"""
+
+
+def register(add: Any) -> None:
+    """Adds the verbs of this file. add: see `cluster.cli`."""
+    p = add(
+        "compare",
+        _compare,
+        "which method is best on these data, by how much, how sure: equal budgets for all",
+    )
+    p.formatter_class, p.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    p.usage = "fairsweep compare METHOD METHOD ... [key=value ...] [--json] [--quiet] [--cfg job]"
+    p.add_argument("words", nargs="*", metavar="METHOD", help=argparse.SUPPRESS)
+    p.add_argument("--cfg", choices=["job"], help="print what would be run and stop")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    p.add_argument("--storage", help=argparse.SUPPRESS)
+    p.add_argument("--name", help=argparse.SUPPRESS)
+
+
+def _compare(args: argparse.Namespace, rest: list[str]) -> int:
+    from fairsweep.cluster.engine.local import prepare_environment
+
+    prepare_environment()
+    from fairsweep.cluster.jobs.comparing import job, plan
+    from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay, Lines
+
+    words = [*args.words, *rest]
+    flags = [word for word in words if word.startswith("-")]
+    if flags:
+        raise UserError(
+            f"compare: does not know {' '.join(flags)}; settings are written key=value, see compare --help"
+        )
+    words, name, storage = _placed(words, args.name, args.storage)
+    found = plan.asked(words, name, storage)
+    if args.cfg:
+        print(plan.yaml_of(found), end="")
+        return 0
+    answer, state = job.run(found, ComparisonDisplay() if args.quiet or args.json else Lines())
+    return ended(answer, state, name, storage, args.json)
+
+
+def _placed(words: list[str], name: str | None, storage: str | None) -> tuple[list[str], str, str]:
+    """`words` without name and storage, and these two: as they are given, or a new name and the usual folder."""
+    given = {"name": name, "storage": storage}
+    rest = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in given or not equals:
+            rest.append(word)
+            continue
+        value = value.strip("'\"")
+        if given[key] not in (None, value):
+            raise UserError(f"{word}: {key} is given twice")
+        given[key] = value
+    return (
+        rest,
+        given["name"] or f"compare-{datetime.now():%Y%m%d-%H%M%S}",
+        given["storage"] or DEFAULT_STORAGE,
+    )
+
+
+def ended(answer: Any, state: str, name: str, storage: str, as_json: bool) -> int:
+    """Prints what was found; the exit code of a run that ended with `state`."""
+    from fairsweep.analysis import report
+    from fairsweep.analysis.comparing import answering
+
+    if as_json:
+        said = None if answer is None else answering.jsonable(answer)
+        report.print_json({"run": name, "storage": storage, "state": state, "answer": said})
+    else:
+        if answer is not None:
+            print_answer(answer)
+        print(f"store    {storage}  (table comparisons, and a sweep for each search; run {name})")
+        if state == "interrupted":
+            print(f"resume   {shlex.join(['fairsweep', 'resume', name, '--storage', storage])}")
+    if state == "interrupted":
+        return 130
+    return 0 if answer is not None and answer.decision is not None else 1
+
+
+def print_answer(answer: Any) -> None:
+    """The answer in a sentence, the methods with intervals and costs, the pairs; notes on standard error."""
+    from fairsweep.analysis import report
+    from fairsweep.analysis.report import number
+    from fairsweep.cluster.display import clock
+
+    sign = -1.0 if answer.mode == "max" else 1.0
+    order = sorted(answer.standings, key=lambda s: (s.value is None, sign * (s.value or 0.0)))
+    rows = []
+    for s in order:
+        row: dict[str, Any] = {"method": s.method, answer.metric: s.value}
+        row["95 % interval"] = f"{number(s.ci95[0])} .. {number(s.ci95[1])}" if s.ci95 else None
+        if len(answer.data_sets) > 1:
+            row |= dict(s.values)
+        row |= {"trials": s.trials, "steps": s.steps, "failed": s.failures or None}
+        rows.append(row | {"search": clock(s.search_s), "final": clock(s.final_s)})
+    report.show_rows(rows, list(rows[0]) if rows else [])
+    if answer.decision is not None:
+        pairs = []
+        for gap in sorted(answer.decision.gaps, key=lambda g: -abs(g.effect)):
+            a, b, d, ci = gap.a, gap.b, gap.difference, gap.ci95
+            if gap.effect < 0:
+                a, b, d, ci = b, a, -d, None if ci is None else (-ci[1], -ci[0])
+            said = f"{number(ci[0])} .. {number(ci[1])}" if ci else None
+            pairs.append(
+                {"better": a, "than": b, "by": d, "95 % interval": said, "p": gap.p, "p (Holm)": gap.p_holm}
+            )
+        report.show_rows(pairs, list(pairs[0]))
+    print(f"answer   {answer.sentence}")
+    for note in answer.notes:
+        print(f"note: {note}", file=sys.stderr)

@@ -1,0 +1,248 @@
+"""Runs a comparison: searches, choices on validation data, trainings of what was chosen, rows of `comparisons`.
+
+Everything is derived from the sweeps of the store: which searches are over, what they chose, which of the chosen were
+tested. So a run that ended in any way is taken up by the same words, or by its name, and none of it is done twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fairsweep.analysis.comparing.answering import Answer, answer
+from fairsweep.analysis.store import Store
+from fairsweep.cluster.checks import hint
+from fairsweep.cluster.engine.fleet import Fleet, Lane
+from fairsweep.cluster.engine.local import check_shared, connected, slots
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
+from fairsweep.cluster.jobs.comparing.lanes import open_lane
+from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of
+from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, made, resumed
+from fairsweep.cluster.jobs.driving import drive_fleet
+from fairsweep.cluster.storage import open_store
+
+SEEN = (
+    "config_id",
+    "seed",
+    "state",
+    "value",
+    "config_json",
+)  # all that a choice may depend on: no test metric
+
+
+OVER = ("finished", "failed")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sweep that is to be run: the search of a repeat, or the training of what it chose."""
+
+    entrant: Entrant
+    repeat: int
+    chosen: Mapping[str, Any] | None = None  # of a final one
+
+
+@dataclass
+class Run:
+    """A comparison that runs. `rows`: those of the table, by method, data and repeat."""
+
+    plan: Plan
+    store: Store
+    display: ComparisonDisplay
+    concurrent: int = 1
+    rows: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
+    todo: deque[Item] = field(default_factory=deque)
+    open: dict[str, Item] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, plan: Plan, store: Store, display: ComparisonDisplay, concurrent: int = 1) -> Run:
+        """The run of a plan, with what the store has of it. Repeats are gone through one after the other, so that
+        whatever ends it leaves whole blocks."""
+        run = cls(plan, store, display, concurrent)
+        run.rows = {_key(row): row for row in store.derived("comparisons", plan.spec.run).to_pylist()}
+        for repeat in range(plan.spec.seeds):
+            run.todo += [Item(e, repeat) for e in plan.entrants]
+        return run
+
+    def fleet(self) -> Fleet:
+        """What drives it."""
+        return Fleet(self.concurrent, self.next, self.ended)
+
+    def next(self) -> Lane | None:
+        """The next sweep that has something left to do."""
+        while self.todo:
+            item = self.todo.popleft()
+            if self._settled(item):
+                continue
+            name = self._name(item)
+            self.open[name] = item
+            settings = self._settings(item)
+            about = {
+                "run": self.plan.spec.run,
+                "method": item.entrant.method.label,
+                "data": item.entrant.data.label,
+                "repeat": item.repeat,
+                "part": "search" if item.chosen is None else "final",
+                "spec": json.loads(self.plan.spec.to_json()),
+            }
+            return open_lane(settings, self.store, name, json.dumps(about), self.concurrent, self.display)
+        return None
+
+    def ended(self, name: str) -> None:
+        """The sweep called `name` is over: its choice is to be trained, or its row is written."""
+        self._follow(self.open.pop(name))
+
+    def _settled(self, item: Item) -> bool:
+        """Whether there is nothing left to run of it; what follows from it is then done."""
+        key = item.entrant.method.label, item.entrant.data.label, item.repeat
+        if key in self.rows:
+            return True
+        name = self._name(item)
+        if not self.store.has(name):
+            return False
+        if self.store.table("sweeps", name)["state"][0].as_py() not in OVER:
+            return False
+        self._follow(item)
+        return True
+
+    def _follow(self, item: Item) -> None:
+        if item.chosen is not None:
+            self._enter(item, scores_of(self.store, self._name(item), self.plan.spec.on), "")
+            return
+        chosen = choose(self.store, self._name(item), item.entrant)
+        if chosen is None:
+            self._enter(item, [], "no configuration of its search is complete")
+        else:
+            self.todo.appendleft(Item(item.entrant, item.repeat, chosen))
+
+    def _enter(self, item: Item, scores: list[float | None], why: str) -> None:
+        """Writes the row of a repeat."""
+        row = row_of(self.plan, self.store, item.entrant, item.repeat, item.chosen, scores, why)
+        self.rows[_key(row)] = row
+        spec = self.plan.spec
+        order = [(m.label, d.label, r) for r in range(spec.seeds) for d in spec.data for m in spec.methods]
+        self.store.write_derived("comparisons", spec.run, [self.rows[k] for k in order if k in self.rows])
+        expected = len(self.plan.entrants) * self.plan.spec.seeds
+        self.display.compared(row, len(self.rows), expected)
+
+    def _name(self, item: Item) -> str:
+        return self.plan.name(item.entrant, item.repeat, "search" if item.chosen is None else "final")
+
+    def _settings(self, item: Item) -> Any:
+        if item.chosen is None:
+            return self.plan.search(item.entrant, item.repeat)
+        return self.plan.final(item.entrant, item.repeat, item.chosen)
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
+    return row["method"], row["data"], row["repeat"]
+
+
+# -- running ----------------------------------------------------------------------------------------------
+
+
+def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
+    """Runs what is not done yet of a comparison; its answer (None without a row), and finished or interrupted.
+
+    UserError, MissingData, before anything is trained, for what cannot run.
+    """
+    store = open_store(plan.storage)
+    _check_same(plan.spec, stored(store, plan.spec.run))
+    first = plan.entrants[0].settings
+    if len(store.derived("comparisons", plan.spec.run)) == len(plan.entrants) * plan.spec.seeds:
+        return answered(store, plan.spec.run), "finished"
+    for e in plan.entrants:
+        settings = plan.search(e, 0)
+        sweep.rehearse(settings, e.paper)
+        sweep.preflight(settings, e.paper)
+    with connected(first.cluster):
+        concurrent = slots(first.cluster, None)  # of all searches together; budget.concurrent is of each
+        check_shared(store.uri)
+        made = Run.of(plan, store, display, concurrent)
+        display.started(plan, store.uri, len(made.rows), concurrent)
+        state = drive_fleet(first, made.fleet(), display, f"fairsweep resume {plan.spec.run}")
+    return answered(store, plan.spec.run), state
+
+
+def resume(
+    storage: str, name: str, changes: list[str], display: ComparisonDisplay
+) -> tuple[Answer | None, str]:
+    """Takes a comparison up where the store says that it was; `seeds=N` or `seeds=+N` adds repeats."""
+    store = open_store(storage)
+    spec = stored(store, name)
+    if spec is None:
+        raise unknown(store, name)
+    seeds = None
+    for change in changes:
+        key, _, text = change.partition("=")
+        if key != "seeds" or not text.removeprefix("+").isdigit():
+            raise UserError(
+                f"{change}: a comparison can be resumed with more repeats only: seeds=N or seeds=+N"
+            )
+        seeds = int(text.removeprefix("+")) + (spec.seeds if text[:1] == "+" else 0)
+    return run(made(resumed(spec, seeds), storage), display)
+
+
+def stored(store: Store, name: str) -> Spec | None:
+    """The comparison called `name` as the store has it, with the most repeats; None if it has none."""
+    found = [about["spec"] for _, about in _sweeps(store, name)]
+    if not found:
+        return None
+    return Spec.from_json(json.dumps(max(found, key=lambda spec: spec["seeds"])))
+
+
+def sweeps_of(store: Store, name: str) -> list[str]:
+    """The sweeps of the comparison called `name`."""
+    return [sweep for sweep, _ in _sweeps(store, name)]
+
+
+def _sweeps(store: Store, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """The sweeps of a comparison, with what their rows say of it. Their names begin with its name."""
+    found = []
+    for sweep_name in store.sweeps():
+        if sweep_name.startswith(f"{name}."):
+            text = store.table("sweeps", sweep_name, columns=["comparison"])["comparison"][0].as_py()
+            about = json.loads(text) if text else {}
+            if about.get("run") == name:
+                found.append((sweep_name, about))
+    return found
+
+
+def answered(store: Store, name: str) -> Answer | None:
+    """What the rows of a comparison say; None while there are none."""
+    rows = store.derived("comparisons", name).to_pylist()
+    if not rows:
+        return None
+    found, spec = answer(rows), stored(store, name)
+    if spec is not None and spec.grown:
+        looks = ", ".join(str(n) for n in (*spec.grown, spec.seeds))
+        late = f"it grew ({looks} searches of each method): with each look a winner by chance gets likelier"
+        found = replace(found, notes=(*found.notes, late))
+    return found
+
+
+def unknown(store: Store, name: str) -> UserError:
+    """What is said of a comparison that the store has not."""
+    known = sorted(set(store.derived("comparisons").column("run").to_pylist()))
+    return UserError(
+        f"{name}: {store.uri} has no comparison of this name; {hint(name, known) if known else 'none yet'}"
+    )
+
+
+def _check_same(asked: Spec, known: Spec | None) -> None:
+    """UserError if the comparison of this name in the store is another than the one that is asked for."""
+    if known is None:
+        return
+    for what in ("methods", "data", "on", "seed", "retrain", "tuning_seeds", "words"):
+        was, wanted = getattr(known, what), getattr(asked, what)
+        if was != wanted:
+            raise UserError(
+                f"name={asked.run}: the store has a comparison of this name with other {what}; choose another name"
+            )
+    if asked.seeds < known.seeds:
+        raise UserError(f"seeds={asked.seeds}: {asked.run} has {known.seeds} already, and can only grow")

@@ -1,0 +1,131 @@
+"""What is compared: the words `dagnn`, `biper:weight_mode=fp,ste,biper`, `files.py:a,b`, and what they are called."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fairsweep.cluster.errors import UserError
+from fairsweep.trainables import catalog
+from fairsweep.trainables.own.source import TrainableError, absolute, is_reference, slug_of
+
+EXAMPLE = "such as dagnn, biper:weight_mode=fp,ste or train.py:a,b"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A trainable, and the parameters that are fixed for it: name -> value as it is written in a setting."""
+
+    label: str
+    trainable: str
+    fixed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def words(self) -> list[str]:
+        """Its settings, as those of a sweep."""
+        return [
+            f"trainable={self.trainable}",
+            *(f"space.{name}={value}" for name, value in self.fixed.items()),
+        ]
+
+
+def read(words: Sequence[str]) -> list[Method]:
+    """The methods that `words` name, each with a label of its own. UserError for what is none.
+
+    A word is a paper or a file with names of it, and after colons parameters with one value or several, of which each
+    combination is a method: `dagnn:model=gcn,sgc`.
+    """
+    found = [method for word in words for method in _read(word)]
+    if not found:
+        raise UserError(f"compare: names no method; say at least two, {EXAMPLE}")
+    return _named(found)
+
+
+def several(text: str) -> list[str]:
+    """The parts of a list between commas; brackets around all of it, or around a part, are kept together."""
+    text = text.strip()
+    if text[:1] == "[" and _closes(text) == len(text) - 1:
+        text = text[1:-1]
+    parts, depth, start = [], 0, 0
+    for at, sign in enumerate(text):
+        depth += (sign in "[{(") - (sign in "]})")
+        if sign == "," and depth == 0:
+            parts.append(text[start:at].strip())
+            start = at + 1
+    return [*parts, text[start:].strip()]
+
+
+def _closes(text: str) -> int:
+    depth = 0
+    for at, sign in enumerate(text):
+        depth += (sign in "[{(") - (sign in "]})")
+        if depth == 0:
+            return at
+    return -1
+
+
+def _read(word: str) -> list[Method]:
+    head, *rest = _split(word)
+    names = []
+    if rest and "=" not in rest[0] and head in catalog.slugs():
+        raise UserError(f"{word}: say which values of {rest[0]} are compared, {head}:{rest[0]}=A,B")
+    if rest and "=" not in rest[0]:
+        names = [name.strip() for name in several(rest.pop(0))]
+    references = [f"{head}:{name}" for name in names] or [head]
+    choices: dict[str, list[str]] = {}
+    for option in rest:
+        name, equals, values = option.partition("=")
+        if not equals or not name.strip() or "" in several(values):
+            raise UserError(f"{word}: {option!r} is no PARAMETER=VALUE or PARAMETER=VALUE,VALUE; {EXAMPLE}")
+        if name.strip() in choices:
+            raise UserError(f"{word}: {name.strip()} is given twice")
+        choices[name.strip()] = several(values)
+    found = []
+    for reference in references:
+        if is_reference(reference):
+            try:
+                reference = absolute(reference)
+            except TrainableError as error:
+                raise UserError(str(error)) from None
+        catalog.get(reference)  # says what is wrong with it
+        for combination in itertools.product(*choices.values()):
+            found.append(Method("", reference, dict(zip(choices, combination, strict=True))))
+    return found
+
+
+def _split(word: str) -> list[str]:
+    """`word` at its colons, but for those within brackets."""
+    parts, depth, start = [], 0, 0
+    for at, sign in enumerate(word):
+        depth += (sign in "[{(") - (sign in "]})")
+        if sign == ":" and depth == 0:
+            parts.append(word[start:at])
+            start = at + 1
+    return [*parts, word[start:]]
+
+
+def _named(methods: Sequence[Method]) -> list[Method]:
+    """The methods with labels: what tells them apart, in few words."""
+    names = [slug_of(m.trainable) if is_reference(m.trainable) else m.trainable for m in methods]
+    values = [":".join(v.strip("'\"") for v in m.fixed.values()) for m in methods]
+    same_paper = len(set(names)) == 1 and len({m.trainable for m in methods}) == 1
+    if same_paper and all(values):
+        labels = list(values)
+    else:
+        labels = [f"{name}:{value}" if value else name for name, value in zip(names, values, strict=True)]
+    if len(set(labels)) < len(labels):  # values of different parameters, or functions of different files
+        labels = [
+            ":".join([m.trainable.rpartition("/")[2], *(f"{k}={v}" for k, v in m.fixed.items())])
+            if Counter(labels)[label] > 1
+            else label
+            for m, label in zip(methods, labels, strict=True)
+        ]
+    seen: Counter[str] = Counter()
+    found = []
+    for method, label in zip(methods, labels, strict=True):
+        seen[label] += 1
+        numbered = label if seen[label] == 1 else f"{label} ({seen[label]})"
+        found.append(Method(numbered, method.trainable, method.fixed))
+    return found

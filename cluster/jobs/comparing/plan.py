@@ -1,0 +1,319 @@
+"""What a comparison consists of: its methods, data sets and repeats, and the settings of each search.
+
+A *repeat* of a method on a data set is a whole search under seeds of its own, and the training of what it chose under
+fresh seeds. The i-th repeats of all methods share their seeds and their split of the data. A search sees no test
+metric (`test=false`), and its choice is by the validation objective.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fairsweep.analysis.schema import is_name
+from fairsweep.cluster import config
+from fairsweep.cluster.checks import hint
+from fairsweep.cluster.config import Settings
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.comparing.methods import Method, read, several
+from fairsweep.search_spaces._parameter import hydra_word
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import Paper
+
+FRESH = 1_000_000  # from the seeds of searches to those of the trainings of what they chose
+APART = 1_000  # between the seeds of two repeats
+SEEDS = 5
+LONGEST = 60  # characters of a name: those of its sweeps begin with it
+OWN = ("seeds", "seed", "retrain", "tuning_seeds", "on", "data", "trainables")
+NUMBERS = {"seeds": 1, "seed": 0, "retrain": 1, "tuning_seeds": 1}  # and the least that each may be
+REFUSED = {
+    "trainable": "the methods are named first, as words of their own",
+    "test": "a search is never tested, and what it chose always is",
+    "split_seed": "each repeat has a split of its own; seed=N begins at others",
+    "budget.minutes": "searches run side by side; budget.total_minutes=N is the time that each may train",
+    "search.configs": "each method is searched over its own space",
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set of the methods. folder: where it lies, if no package has it; label: what the table calls it."""
+
+    label: str
+    name: str
+    folder: str | None = None
+
+    @property
+    def words(self) -> list[str]:
+        found = [f"data={self.name}"]
+        return found if self.folder is None else [*found, f"data_dir={hydra_word(self.folder)}"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A comparison as it is asked for; kept with each of its sweeps. words: settings that all searches share.
+
+    seeds: repeats, from the first seed `seed` on. retrain: trainings of each choice. tuning_seeds: trials of each
+    configuration in a search. on: the test metric that is compared. grown: seeds of the runs before, if it grew.
+    """
+
+    run: str
+    methods: tuple[Method, ...]
+    data: tuple[Data, ...]
+    on: str
+    mode: str
+    seeds: int = SEEDS
+    seed: int = 0
+    retrain: int = 1
+    tuning_seeds: int = 1
+    words: tuple[str, ...] = ()
+    grown: tuple[int, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Spec:
+        raw = json.loads(text)
+        raw["methods"] = tuple(Method(**m) for m in raw["methods"])
+        raw["data"] = tuple(Data(**d) for d in raw["data"])
+        return cls(**{**raw, "words": tuple(raw["words"]), "grown": tuple(raw["grown"])})
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A method on a data set, with what its searches have in common."""
+
+    method: Method
+    data: Data
+    settings: Settings
+
+    @property
+    def paper(self) -> type[Paper]:
+        return self.settings.paper
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The entrants of a comparison, in the order of its data sets and methods."""
+
+    spec: Spec
+    storage: str
+    entrants: tuple[Entrant, ...] = field(repr=False)
+
+    def search(self, entrant: Entrant, repeat: int) -> Settings:
+        """The settings of a search."""
+        spec = self.spec
+        return self._with(
+            entrant, {"seed": spec.seed + APART * repeat, "seeds": spec.tuning_seeds, "test": False}, repeat
+        )
+
+    def final(self, entrant: Entrant, repeat: int, chosen: Mapping[str, Any]) -> Settings:
+        """The settings of the training of what a search chose, under fresh seeds, to the end and tested."""
+        raw = entrant.settings.tree
+        budget = {k: v for k, v in raw["budget"].items() if not k.startswith("total_")}
+        about = {
+            "seed": FRESH + self.spec.seed + APART * repeat,
+            "seeds": self.spec.retrain,
+            "search": {"name": "listed", "configs": [dict(chosen)]},
+            "scheduler": {"name": "none"},
+            "budget": {**budget, "trials": 1, "concurrent": None},
+            "test": True,
+        }
+        return self._with(entrant, about, repeat)
+
+    def _with(self, entrant: Entrant, about: Mapping[str, Any], repeat: int) -> Settings:
+        return config.check({**entrant.settings.tree, **about, "split_seed": self.spec.seed + repeat})
+
+    def name(self, entrant: Entrant, repeat: int, part: str = "search") -> str:
+        """What a sweep is called: run, method, data and repeat."""
+        words = [self.spec.run, _plain(entrant.method.label), _plain(entrant.data.label), str(repeat)]
+        return ".".join([*words, "final"] if part == "final" else words)
+
+
+def _plain(label: str) -> str:
+    return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in label).strip("-")
+
+
+def asked(words: Sequence[str], run: str, storage: str) -> Plan:
+    """The comparison that `words` ask for: methods, and settings as key=value. UserError, UnknownPaper, SpaceError."""
+    if not is_name(run) or len(run) > LONGEST:
+        raise UserError(
+            f"name={run}: must be up to {LONGEST} letters, digits and . _ = + - only, a letter or digit first"
+        )
+    names, given, shared = _sorted(words)
+    data_dir = next((w.partition("=")[2] for w in shared if w.startswith("data_dir=")), None)
+    shared = [w for w in shared if not w.startswith("data_dir=")]
+    numbers: dict[str, Any] = {key: _number(given, key, low) for key, low in NUMBERS.items()}
+    methods = read([*names, *(several(given["trainables"]) if "trainables" in given else [])])
+    data = _data(given.get("data") or _shared(methods), data_dir)
+    spec = Spec(
+        run, tuple(methods), data, "", "", **{k: v for k, v in numbers.items() if v is not None},
+        words=tuple(shared),
+    )  # fmt: skip
+    plan = made(spec, storage)
+    on, mode = _compared(plan.entrants, given.get("on"))
+    return Plan(Spec(**{**spec.__dict__, "on": on, "mode": mode}), storage, plan.entrants)
+
+
+def made(spec: Spec, storage: str) -> Plan:
+    """The plan of a comparison. UserError, UnknownPaper, SpaceError for what cannot run."""
+    unused = {w for w in spec.words if w.startswith("space.")}
+    entrants = []
+    for data in spec.data:
+        for method in spec.methods:
+            words = [*method.words, *data.words, f"storage={hydra_word(storage)}", "keep_checkpoints=none"]
+            own = set(config.load([*method.words, *data.words]).space.parameters)
+            mine = [
+                w for w in spec.words if not w.startswith("space.") or w.split("=")[0].split(".")[1] in own
+            ]
+            unused -= set(mine)
+            tree: Any = config.compose_tree([*words, *mine])
+            raw = config.as_mapping(tree)
+            limited = any(raw["budget"].get(f"total_{kind}") is not None for kind in ("steps", "minutes"))
+            if limited and not any(w.startswith("budget.trials=") for w in mine):
+                raw["budget"]["trials"] = None
+            if raw["budget"]["concurrent"] is None:
+                raw["budget"]["concurrent"] = 1  # a search is the same on any number of machines
+            entrants.append(Entrant(method, data, config.check({**raw, "seeds": spec.tuning_seeds})))
+    if unused:
+        raise UserError(f"{min(unused)}: no method has this parameter")
+    _named_apart(spec)
+    return Plan(spec, storage, tuple(entrants))
+
+
+def budget_of(settings: Settings) -> tuple[str, float]:
+    """What bounds a search: trials, steps or minutes, and how many."""
+    for kind in ("steps", "minutes"):
+        found = settings.budget.get(f"total_{kind}")
+        if found is not None:
+            return kind, float(found)
+    return "trials", float(settings.budget["trials"])
+
+
+def _sorted(words: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
+    """Methods, the settings of a comparison, and those that its searches share."""
+    names, given, shared = [], {}, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or ":" in key:
+            names.append(word)
+        elif key in REFUSED or (key == "search" and value == "listed"):
+            raise UserError(f"{word}: {REFUSED.get(key, REFUSED['search.configs'])}")
+        elif key in OWN:
+            if key in given:
+                raise UserError(f"{word}: {key} is given twice")
+            given[key] = value
+        else:
+            shared.append(word)
+    return names, given, shared
+
+
+def _number(given: Mapping[str, str], key: str, low: int) -> int | None:
+    text = given.get(key)
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) < low:
+        raise UserError(f"{key}={text}: must be a whole number of at least {low}")
+    return int(text)
+
+
+def _shared(methods: Sequence[Method]) -> str:
+    """The first data set that all methods have. UserError if there is none."""
+    known = [catalog.get(m.trainable).datasets for m in methods]
+    found = next((name for name in known[0] if all(name in names for names in known)), None)
+    if found is None:
+        said = "; ".join(f"{m.label}: {', '.join(d)}" for m, d in zip(methods, known, strict=True))
+        raise UserError(f"data is missing: the methods have no data set in common ({said})")
+    return found
+
+
+def _data(text: str, folder: str | None) -> tuple[Data, ...]:
+    """The data sets: `a`, `[a,b]`, `[a,own@FOLDER]`. folder: of those that say none."""
+    found = []
+    for part in several(text):
+        name, at, own = part.partition("@")
+        if not name or (at and not own):
+            raise UserError(f"data={text}: must name data sets, such as data=[cora,own@FOLDER]")
+        where = own if at else folder
+        label = name
+        if name == "own" and where:
+            label = config.absolute(where).rpartition("/")[2] or name
+        found.append(Data(label, name, where))
+    labels = [d.label for d in found]
+    twice = next((label for k, label in enumerate(labels) if label in labels[:k]), None)
+    if twice is not None:
+        raise UserError(f"data={text}: {twice} is named twice")
+    return tuple(found)
+
+
+def _compared(entrants: Sequence[Entrant], wanted: str | None) -> tuple[str, str]:
+    """The test metric that all methods have, and its mode. UserError where there is none, or which is not clear."""
+    for e in entrants:
+        if e.paper.metric(e.paper.objective).split == "test":
+            raise UserError(
+                f"metric={e.paper.objective}: is measured on test data; a method is chosen by a validation metric"
+            )
+    wanted = wanted or _counterpart(entrants[0].paper)
+    modes = set()
+    for e in entrants:
+        known = {m.name: m for m in e.paper.metrics}
+        tests = [m.name for m in e.paper.metrics if m.split == "test"]
+        if wanted not in known:
+            said = hint(wanted, tests) if tests else "it has none on test data"
+            raise UserError(f"on={wanted}: {e.method.label} has no such metric; {said}")
+        if wanted not in tests:
+            split = known[wanted].split
+            raise UserError(
+                f"on={wanted}: {e.method.label} measures it on {split} data; a test metric is compared"
+            )
+        modes.add(known[wanted].mode)
+    if len(modes) > 1:
+        raise UserError(f"on={wanted}: is to be large for one method and small for another")
+    return wanted, modes.pop()
+
+
+def _counterpart(paper: type[Paper]) -> str:
+    """The test metric that goes with the objective, or the only one. UserError if there is none such."""
+    tests = [m.name for m in paper.metrics if m.split == "test"]
+    for word in ("validation_", "valid_", "val_", "dev_"):
+        stem = paper.objective.removeprefix(word)
+        if stem != paper.objective and f"test_{stem}" in tests:
+            return f"test_{stem}"
+    if len(tests) == 1:
+        return tests[0]
+    told = (
+        f"it has {', '.join(tests)}"
+        if tests
+        else "it declares none: test=[NAME] of a trainable of yours does"
+    )
+    raise UserError(f"on is missing: on=NAME says which test metric of {paper.slug} is compared; {told}")
+
+
+def _named_apart(spec: Spec) -> None:
+    for what, labels in (
+        ("methods", [m.label for m in spec.methods]),
+        ("data", [d.label for d in spec.data]),
+    ):
+        plain = [_plain(label).lower() for label in labels]
+        if len(set(plain)) < len(plain) or "" in plain:
+            raise UserError(f"{what}: {', '.join(labels)} cannot be told apart in names of files; rename one")
+
+
+def resumed(spec: Spec, seeds: int | None) -> Spec:
+    """The comparison with more repeats. UserError for fewer."""
+    if seeds is None or seeds == spec.seeds:
+        return spec
+    if seeds < spec.seeds:
+        raise UserError(f"seeds={seeds}: it has {spec.seeds} already, and can only grow")
+    return Spec(**{**spec.__dict__, "seeds": seeds, "grown": (*spec.grown, spec.seeds)})
+
+
+def yaml_of(plan: Plan) -> str:
+    """The whole comparison as YAML: its own settings, and those of each search."""
+    searches = {f"{e.method.label} on {e.data.label}": plan.search(e, 0).tree for e in plan.entrants}
+    return OmegaConf.to_yaml(OmegaConf.create({"comparison": asdict(plan.spec), "searches": searches}))

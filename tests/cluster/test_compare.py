@@ -1,0 +1,307 @@
+"""Comparisons: nested, at equal budgets, resumable at any moment; with real workers' code and stores, without Ray."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fairsweep.analysis.store import Store
+from fairsweep.cluster.engine.fleet import Fleet
+from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.comparing import job, methods, plan
+from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
+from fairsweep.cluster.jobs.comparing.outcome import SEEN, checked_parts
+from fairsweep.trainables.catalog import UnknownPaper
+
+WORDS = ("data=bowl", "budget.trials=3", "seeds=2", "budget.report_seconds=0")
+BOWLS = ("test_bowl:kind=a,b", *WORDS)
+
+NOISY = """
+import random
+import fairsweep
+
+def draw(name, config, trial, gap=0.0):
+    luck = random.Random(f"{name} {trial.seed} {config['x']}")
+    good = gap - 4 * (config["x"] - 0.5) ** 2 + luck.gauss(0, 2)
+    trial.report(val=good + luck.gauss(0, 1), test=good + luck.gauss(0, 1))
+
+def method(name, gap=0.0):
+    @fairsweep.trainable(space={"x": (0.0, 1.0)}, metric="val", mode="max", test=["test"], steps=1)
+    def found(config, trial):
+        draw(name, config, trial, gap)
+    return found
+
+one, two, three, better = method("one"), method("two"), method("three"), method("better", 2.0)
+"""
+
+BROKEN = """
+@fairsweep.trainable(space={"x": (0.0, 1.0)}, metric="val", mode="max", test=["test"])
+def broken(config, trial):
+    raise RuntimeError("no")
+"""
+
+
+class Crash(Exception):
+    pass
+
+
+def here(fleet: Fleet, reports: int | None = None) -> None:
+    """Drives a fleet in this process; raises Crash, with nothing closed, after so many reports."""
+    places: list[tuple[str, LegRunner]] = []
+    while not fleet.finished:
+        while (leg := fleet.next_leg()) is not None:
+            runner = LegRunner(Post(**json.loads(fleet.post_of(leg.sweep))))
+            runner.take(leg)
+            places.append((leg.key, runner))
+        for place in list(places):
+            if reports == 0:
+                for lane in fleet.lanes.values():
+                    lane.conductor.writer.__exit__(None, None, None)
+                raise Crash
+            reports = None if reports is None else reports - 1
+            key, runner = place
+            if not fleet.report(key, json.loads(json.dumps(runner.step()))):
+                runner.stash()
+                places.remove(place)
+
+
+def compared(
+    storage: Path, *words: str, name: str = "c", reports: int | None = None, slots: int = 2
+) -> job.Run:
+    made = plan.asked(words, name, str(storage))
+    run = job.Run.of(made, Store(str(storage)), ComparisonDisplay(), slots)
+    here(run.fleet(), reports)
+    return run
+
+
+def rows(storage: Path, name: str = "c") -> list[dict[str, Any]]:
+    return Store(str(storage)).derived("comparisons", name).to_pylist()
+
+
+WHAT = (
+    "method",
+    "data",
+    "repeat",
+    "state",
+    "score",
+    "validation",
+    "config",
+    "trials",
+    "steps",
+    "seeds",
+    "split_seed",
+)
+
+
+def essence(storage: Path) -> list[dict[str, Any]]:
+    found = [{key: row[key] for key in WHAT} for row in rows(storage)]
+    return sorted(found, key=lambda r: (r["method"], r["data"], r["repeat"]))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    compared(folder, *BOWLS)
+    return folder
+
+
+def test_each_search_has_its_seeds_its_choice_and_fresh_seeds_of_its_trainings(whole: Path) -> None:
+    found = rows(whole)
+    assert [(r["method"], r["repeat"]) for r in found] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    store = Store(str(whole))
+    for row in found:
+        search = store.table("trials", row["search"]).to_pylist()
+        final = store.table("trials", row["final"]).to_pylist()
+        assert len(search) == row["trials"] == 3
+        assert {t["seed"] for t in search} == {plan.APART * row["repeat"]}
+        assert (
+            [t["seed"] for t in final]
+            == json.loads(row["seeds"])
+            == [plan.FRESH + plan.APART * row["repeat"]]
+        )
+        best = min(search, key=lambda t: t["value"])
+        assert (
+            json.loads(row["config"])
+            == json.loads(best["config_json"])
+            == json.loads(final[0]["config_json"])
+        )
+        assert json.loads(row["config"])["kind"] == row["method"]
+        assert row["score"] == final[0]["metric.test_loss"]
+        assert row["steps"] == sum(t["steps"] for t in search)
+        assert row["cost_s"] == pytest.approx(sum(t["cost_s"] for t in search))
+
+
+def test_no_test_metric_is_there_before_the_choice_and_none_could_have_a_say(whole: Path) -> None:
+    assert not any(name.startswith("metric.") for name in SEEN)
+    store = Store(str(whole))
+    for row in rows(whole):
+        search = store.table("trials", row["search"]).to_pylist()
+        assert all(t["metric.test_loss"] is None for t in search)
+        assert store.table("sweeps", row["search"])["comparison"][0].as_py() is not None
+
+
+def test_test_is_called_once_a_training(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    run = compared(
+        tmp_path, "test_splits", "test_splits", *WORDS, f"data_dir={folder}", "retrain=2", "on=test_loss"
+    )
+    assert len((folder / "tests").read_text().splitlines()) == 2 * 2 * 2
+    assert len(run.rows) == 4
+
+
+def test_all_trials_of_a_repeat_have_one_split_and_repeats_have_others(tmp_path: Path) -> None:
+    compared(tmp_path, "test_splits", "test_splits", *WORDS, "retrain=2", "on=test_rows")
+    by_repeat: dict[int, set[float]] = {}
+    for row in rows(tmp_path):
+        by_repeat.setdefault(row["repeat"], set()).update(json.loads(row["scores"]))
+    assert [len(found) for found in by_repeat.values()] == [1, 1]
+    assert by_repeat[0] != by_repeat[1]
+
+
+def test_a_leak_has_no_score() -> None:
+    one, other = ({"attrs": json.dumps({"parts": {"test": test}})} for test in "ab")
+    assert checked_parts([one, one], [one]) == ({"test": "a"}, "")
+    assert checked_parts([{"attrs": None}], [{"attrs": None}]) == ({}, "")
+    _, leak = checked_parts([other], [one])
+    assert leak.startswith("leak: the search had another test part")
+
+
+@pytest.mark.parametrize("reports", [1, 9, 14, 21])
+def test_a_killed_comparison_is_taken_up_and_ends_the_same(tmp_path: Path, whole: Path, reports: int) -> None:
+    with pytest.raises(Crash):
+        compared(tmp_path, *BOWLS, reports=reports)
+    compared(tmp_path, *BOWLS)
+    assert essence(tmp_path) == essence(whole)
+    names = Store(str(tmp_path)).sweeps()
+    assert sorted(names) == sorted(Store(str(whole)).sweeps())
+
+
+def test_what_is_done_is_not_done_again(whole: Path) -> None:
+    run = job.Run.of(plan.asked(BOWLS, "c", str(whole)), Store(str(whole)), ComparisonDisplay(), 2)
+    assert run.fleet().next_leg() is None
+
+
+def test_the_number_of_slots_changes_nothing(tmp_path: Path, whole: Path) -> None:
+    compared(tmp_path, *BOWLS, slots=5)
+    assert essence(tmp_path) == essence(whole)
+
+
+def test_more_repeats_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    compared(tmp_path, *BOWLS, "seed=3")
+    spec = job.stored(Store(str(tmp_path)), "c")
+    assert spec is not None
+    grown = plan.made(plan.resumed(spec, 3), str(tmp_path))
+    run = job.Run.of(grown, Store(str(tmp_path)), ComparisonDisplay(), 1)
+    here(run.fleet())
+    assert [r["repeat"] for r in rows(tmp_path)] == [0, 0, 1, 1, 2, 2]
+    again = job.stored(Store(str(tmp_path)), "c")
+    assert again is not None and (again.seeds, again.grown) == (3, (2,))
+    with pytest.raises(UserError, match="seeds=1: it has 3 already"):
+        plan.resumed(again, 1)
+
+
+def test_a_method_that_fails_is_a_row_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(NOISY + BROKEN)
+    compared(tmp_path, f"{tmp_path}/m.py:one,broken", "budget.trials=2", "seeds=2")
+    found = {r["method"]: r for r in rows(tmp_path)}
+    assert found["one"]["state"] == "complete"
+    assert (found["broken"]["state"], found["broken"]["failures"]) == ("failed", 2)
+    assert found["broken"]["reason"] == "no configuration of its search is complete"
+    answer = job.answered(Store(str(tmp_path)), "c")
+    assert answer is not None and answer.sentence == "no repeat has a score of every method yet"
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["dagnn", "dual_hypergraph"], ["dagnn", "dual_hypergraph"]),
+        (["biper:weight_mode=fp,ste,biper"], ["fp", "ste", "biper"]),
+        (["dagnn", "dagnn:model=gcn"], ["dagnn", "dagnn:gcn"]),
+        (["dagnn:model=[gcn,sgc]:K=2"], ["gcn:2", "sgc:2"]),
+        (["dagnn", "dagnn"], ["dagnn", "dagnn (2)"]),
+    ],
+)  # fmt: skip
+def test_methods_are_read_and_named(words: list[str], labels: list[str]) -> None:
+    assert [m.label for m in methods.read(words)] == labels
+
+
+def test_several_functions_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(NOISY)
+    found = methods.read([f"{tmp_path}/m.py:one,two"])
+    assert [m.label for m in found] == ["one", "two"]
+    assert [m.trainable for m in found] == [f"{tmp_path}/m.py:one", f"{tmp_path}/m.py:two"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["data=bowl"], "compare: names no method; say at least two, such as dagnn"),
+        (["test_bowl:kind", *WORDS], "test_bowl:kind: say which values of kind are compared, test_bowl:kind=A,B"),
+        (["test_bowl:kind=", *WORDS], "'kind=' is no PARAMETER=VALUE"),
+        (["test_bowl:kind=zebra", *WORDS], "kind='zebra': must be one of"),
+        (["test_bowl", "nobody", *WORDS], "trainable=nobody: no such paper"),
+        (["test_bowl", "data=[bowl,bowl]"], "bowl is named twice"),
+        (["test_bowl", "data=mars"], "data=mars: test_bowl has no such data set"),
+        (["test_bowl", "seeds=0"], "seeds=0: must be a whole number of at least 1"),
+        (["test_bowl", "seeds=two"], "seeds=two: must be a whole number of at least 1"),
+        (["test_bowl", "budget.minutes=3"], "budget.minutes=3: searches run side by side; budget.total_minutes"),
+        (["test_bowl", "test=true"], "test=true: a search is never tested"),
+        (["test_bowl", "search=listed"], "search=listed: each method is searched"),
+        (["test_bowl", "on=val_loss"], "on=val_loss: test_bowl measures it on validation data"),
+        (["test_bowl", "on=fame"], "on=fame: test_bowl has no such metric; known: test_loss"),
+        (["test_bowl", "space.width=3"], "space.width=3: no method has this parameter"),
+        (["test_bowl", "budget.tirals=3"], "budget.tirals: no such setting; did you mean budget.trials"),
+        (["test_bowl", "dagnn"], "data is missing: the methods have no data set in common"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_one_line(tmp_path: Path, words: list[str], said: str) -> None:
+    with pytest.raises((UserError, UnknownPaper), match=said) as error:
+        plan.asked(words, "c", str(tmp_path / "store"))
+    assert "\n" not in str(error.value.args[0])
+    assert not (tmp_path / "store").exists()
+
+
+def test_another_comparison_of_the_same_name_is_refused(whole: Path) -> None:
+    known = job.stored(Store(str(whole)), "c")
+    for words in (["test_bowl:kind=a,b", *WORDS, "retrain=2"], ["test_bowl:kind=b,a", *WORDS]):
+        asked = plan.asked(words, "c", str(whole))
+        with pytest.raises(UserError, match="the store has a comparison of this name with other"):
+            job._check_same(asked.spec, known)
+
+
+def simulated(tmp_path: Path, words: str, number: int) -> tuple[str | None, Any]:
+    """The winner of a comparison with seeds of its own."""
+    store = Store(str(tmp_path / f"store{number}"))
+    made = plan.asked(
+        [f"{tmp_path}/m.py:{words}", "seeds=7", f"seed={100_000 * number}", "budget.trials=3", "search=random"],
+        f"n{number}", str(tmp_path),
+    )  # fmt: skip
+    here(job.Run.of(made, store, ComparisonDisplay(), 1).fleet())
+    answer = job.answered(store, f"n{number}")
+    assert answer is not None and answer.decision is not None
+    return answer.decision.winner, answer
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_under_the_null_a_winner_is_declared_in_at_most_five_percent(tmp_path: Path) -> None:
+    """Three copies under three names; 100 comparisons: nine or more winners have a probability of .06 at 5 %."""
+    (tmp_path / "m.py").write_text(NOISY)
+    winners = [simulated(tmp_path, "one,two,three", i)[0] for i in range(100)]
+    assert sum(w is not None for w in winners) <= 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_planted_gap_of_two_points_is_found(tmp_path: Path) -> None:
+    (tmp_path / "m.py").write_text(NOISY)
+    found = [simulated(tmp_path, "one,better", i) for i in range(30)]
+    power = np.mean([winner == "better" for winner, _ in found])
+    print(f"power {power:.2f}")
+    assert not any(winner == "one" for winner, _ in found)
