@@ -263,8 +263,10 @@ def _known(record: Any, space: Space, objective: str) -> Known:
 
 
 def _judged(record: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
-    """Trial -> step -> its best up to there, for each step at which any was stopped."""
-    stops = {row["steps"] for row in rows if row["state"] in ("paused", "pruned")}
+    """Trial -> step -> its best up to there, for each step at which any was stopped; of a trial that did not report
+    then, up to its next report."""
+    stops = sorted({row["steps"] for row in rows if row["state"] in ("paused", "pruned")})
+    passed: dict[str, int] = {}  # of the stops
     best_of: Callable[..., float] = min if record.sweep["mode"] == "min" else max
     metric = f"metric.{record.sweep['objective']}"
     best: dict[str, float] = {}
@@ -273,6 +275,8 @@ def _judged(record: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[in
         trial, value = report["trial"], report.get(metric)
         if value is not None and math.isfinite(value):
             best[trial] = best_of(best.get(trial, value), value)
-        if report["step"] in stops and trial in best:
-            judged.setdefault(trial, {})[report["step"]] = best[trial]
+        while (k := passed.get(trial, 0)) < len(stops) and stops[k] <= report["step"]:
+            passed[trial] = k + 1
+            if trial in best:
+                judged.setdefault(trial, {})[stops[k]] = best[trial]
     return judged

@@ -27,6 +27,7 @@ FEWEST = 10  # configurations of which anything is said
 MOST = 500  # of which a forest is made
 TREES = 100  # of it, each of another resample of the configurations
 DRAWS = 200  # of a bootstrap over configurations
+ELSEWHERE = 5  # other fidelities that are looked at
 BRIEF = 20  # trees, where all that is asked is which parameter is first
 ENOUGH_BEST = 5  # configurations among the best (Optuna's advice for PED-ANOVA)
 
@@ -128,11 +129,11 @@ def importances(
         else level_at(outcomes, None if step == "end" else int(step))
     )
     rows, pairs, notes = _at(space, configs, level, measure, mode)
-    elsewhere = []
-    for other in levels(outcomes):
-        more = other.step != level.step and FEWEST <= len(other.values) != len(level.values)
-        if more and (name := first_at(space, configs, other, measure, mode)):
-            elsewhere.append((other.step, len(other.values), name))
+    others = {len(o.values): o for o in levels(outcomes) if o.step != level.step and len(o.values) >= FEWEST}
+    others.pop(len(level.values), None)
+    kept = list(others.values())[:: -(-len(others) // ELSEWHERE) or 1]
+    found = [(o.step, len(o.values), first_at(space, configs, o, measure, mode)) for o in kept]
+    elsewhere = [(at, many, name) for at, many, name in found if name]
     return Answer(measure.method, level, rows, pairs, elsewhere, notes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from fairsweep.cluster import api
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.importance import _judged
 from fairsweep.search_spaces.algorithms import importance as module
 from tests.cluster.test_conductor import engine
 
@@ -103,3 +105,16 @@ def test_what_cannot_be_answered_is_one_line(tmp_path: Path, capsys: pytest.Capt
         assert capsys.readouterr().err == f"fairsweep: error: {line}\n"
     with pytest.raises(UserError, match="importance needs at least 10"):
         api.open("s", tmp_path).importance()
+
+
+def test_a_trial_that_did_not_report_at_a_step_counts_by_its_next_report() -> None:
+    """Steps of their own: b reports at 4 and 8, where a was stopped at 3; at its end it would be as of another step."""
+    rows = [
+        {"trial": "a", "steps": 3, "state": "pruned"},
+        {"trial": "b", "steps": 8, "state": "complete"},
+        {"trial": "c", "steps": 2, "state": "complete"},
+    ]
+    reports = [("a", 3, 0.7), ("b", 2, float("nan")), ("b", 4, 0.5), ("c", 2, 0.6), ("b", 8, 0.1)]
+    results = [{"trial": t, "step": s, "metric.loss": v} for t, s, v in reports]
+    record = SimpleNamespace(sweep={"mode": "min", "objective": "loss"}, results=results)
+    assert _judged(record, rows) == {"a": {3: 0.7}, "b": {3: 0.5}}
