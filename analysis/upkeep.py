@@ -70,6 +70,12 @@ def delete(store: Store, sweep: str, force: bool = False) -> Deleted:
     return found
 
 
+def forget(store: Store, run: str) -> None:
+    """Drops the rows of a comparison; its sweeps are deleted by themselves."""
+    if schema.is_name(run):
+        _drop(store.folder, f"comparisons/{run}")
+
+
 def rename(store: Store, sweep: str, name: str) -> None:
     """Gives a closed sweep another name, in every table. StoreError if the name is taken or cannot be one.
 

@@ -42,6 +42,13 @@ def test_the_walk_through_cluster_names_each_file_once() -> None:
     assert len(named) == len(files)
 
 
+def test_no_file_has_the_marks_of_a_conflict() -> None:
+    done = subprocess.run(
+        ["git", "grep", "-lE", "^(<{7}|>{7}) "], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == ""
+
+
 def run(words: list[str], where: Path, **environment: str) -> str:
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "FAIRSWEEP_PLUGINS")} | environment
     done = subprocess.run(words, cwd=where, env=env, capture_output=True, text=True, timeout=280)

@@ -14,7 +14,8 @@ from fairsweep.cluster.errors import UserError
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
-    p = add("ls", _ls, "the sweeps of a store")
+    p = add("ls", _ls, "the sweeps of a store; a comparison is one row")
+    p.add_argument("--all", action="store_true", help="each sweep of a comparison, too")
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument(
         "--tag",
@@ -66,6 +67,8 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
     store = existing(args.storage)
     names = [n for n in store.sweeps() if not args.tag or set(args.tag) <= set(store.tags(n))]
     rows = [_listed(store, name) for name in names]
+    if not args.all:
+        rows = together(rows)
     columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
     if any(row.get("tags") for row in rows):
         columns.append("tags")
@@ -82,6 +85,33 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
         if row.get("damage"):
             print(f"note: {row['sweep']}: {row['damage']}", file=sys.stderr)
     return 0
+
+
+def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of sweeps, with those of a comparison as one: finished once all its searches are over."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        about = json.loads(row.get("comparison") or "{}")
+        if not about:
+            found[row["sweep"]] = row
+            continue
+        spec = about["spec"]
+        methods, sets = [m["label"] for m in spec["methods"]], [d["label"] for d in spec["data"]]
+        whole = found.setdefault(
+            about["run"],
+            {**row, "sweep": about["run"], "paper": ", ".join(methods), "data": ", ".join(sets), "trials": 0,
+             "states": [], "trials_budget": None, "comparison": None, "objective": spec["on"]},
+        )  # fmt: skip
+        whole["trials"] += row["trials"]
+        whole["seeds"] = max(whole["seeds"] or 0, spec["seeds"])
+        whole["created"] = min(whole["created"], row["created"])
+        whole["states"].append((about["part"], row["state"]))
+        searches = [state for part, state in whole["states"] if part == "search"]
+        done = all(state in ("finished", "failed") for _, state in whole["states"])
+        ended = done and len(searches) >= len(methods) * len(sets) * whole["seeds"]
+        running = any(state == "running" for _, state in whole["states"])
+        whole["state"] = "finished" if ended else "running" if running else "interrupted"
+    return list(found.values())
 
 
 def _listed(store: Any, name: str) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _delete(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import report, upkeep
 
     store = existing(args.storage)
-    found = {name: upkeep.holdings(store, name) for name in dict.fromkeys(args.sweeps)}
+    found = {part: upkeep.holdings(store, part) for name in args.sweeps for part in _parts(store, name)}
     said = [f"{name}: {held.files} files, {held.bytes / 2**20:.1f} MiB" for name, held in found.items()]
     if not args.yes:
         raise UserError(f"delete: would drop {'; '.join(said)}, for good; --yes does it")
@@ -58,9 +58,20 @@ def _delete(args: argparse.Namespace, rest: list[str]) -> int:
         upkeep.delete(store, name, args.force)
         if not args.json:
             print(f"deleted {line}")
+    for name in args.sweeps:
+        upkeep.forget(store, name)
     if args.json:
         report.print_json([{"sweep": n, "files": h.files, "bytes": h.bytes} for n, h in found.items()])
     return 0
+
+
+def _parts(store: Any, name: str) -> list[str]:
+    """The sweeps that go under this name: of a comparison all of it."""
+    if store.has(name):
+        return [name]
+    from fairsweep.cluster.jobs.comparing.job import sweeps_of
+
+    return sweeps_of(store, name) or ([] if store.derived("comparisons", name).num_rows else [name])
 
 
 def _rename(args: argparse.Namespace, rest: list[str]) -> int:

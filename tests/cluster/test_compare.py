@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from fairsweep.analysis.store import Store
+from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.worker import LegRunner, Post
 from fairsweep.cluster.errors import UserError
@@ -273,6 +275,49 @@ def test_another_comparison_of_the_same_name_is_refused(whole: Path) -> None:
         asked = plan.asked(words, "c", str(whole))
         with pytest.raises(UserError, match="the store has a comparison of this name with other"):
             job._check_same(asked.spec, known)
+
+
+def test_a_comparison_is_listed_and_deleted_as_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--storage", str(tmp_path)]
+    with pytest.raises(Crash):
+        compared(tmp_path, *BOWLS, reports=30)
+    assert run_cli(["ls", *where, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["sweep"], row["paper"], row["data"], row["seeds"]) == ("c", "a, b", "bowl", 2)
+    assert row["state"] == "interrupted" or row["state"] == "running"
+    compared(tmp_path, *BOWLS)
+    assert run_cli(["ls", *where, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["state"], row["trials"]) == ("finished", 2 * 2 * (3 + 1))
+    assert run_cli(["ls", *where, "--all", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2 * 2 * 2
+    assert run_cli(["delete", "c", *where]) == 2
+    assert len(Store(str(tmp_path)).sweeps()) == 8
+    assert run_cli(["delete", "c", *where, "--yes"]) == 0
+    assert Store(str(tmp_path)).sweeps() == [] and rows(tmp_path) == []
+    assert run_cli(["delete", "c", *where, "--yes"]) == 2
+
+
+def test_the_command_prints_what_it_would_run_and_what_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", *BOWLS, f"storage={tmp_path}/store", "name=c"]
+    assert run_cli([*words, "--cfg", "job"]) == 0
+    found = yaml.safe_load(capsys.readouterr().out)
+    assert [m["label"] for m in found["comparison"]["methods"]] == ["a", "b"]
+    assert found["searches"]["a on bowl"]["test"] is False
+    for more, said in (
+        (["name=d"], "name=d: name is given twice"),
+        (["--fast"], "compare: does not know --fast; settings are written key=value"),
+        (["seeds=3"], "seeds=3: seeds is given twice"),
+    ):
+        assert run_cli([*words, *more]) == 2
+        assert said in capsys.readouterr().err
+    assert run_cli([*words[:-1], "name=a/b"]) == 2
+    assert "name=a/b: must be up to 60 letters" in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
 
 
 def simulated(tmp_path: Path, words: str, number: int) -> tuple[str | None, Any]:
