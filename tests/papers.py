@@ -10,6 +10,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -350,6 +351,16 @@ class Splits(_Quadratic):
             with open(self.setting.data_dir / "tests", "a") as f:
                 f.write("tested\n")
         return {**super().test(), "test_rows": float(sum(2**row for row in self.rows["test"]))}
+
+
+@register
+class Leaky(Splits):
+    """Draws its parts by its own seed, whatever split it is given."""
+
+    slug = "test_leaky"
+
+    def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
+        super().setup(config, replace(setting, split_seed=None))
 
 
 @register

@@ -174,6 +174,23 @@ def test_a_leak_has_no_score() -> None:
     assert leak.startswith("leak: the search had another test part")
 
 
+def test_a_planted_leak_is_caught(tmp_path: Path) -> None:
+    """`test_leaky` is tested on rows that its search trained on, or chose by; `test_splits` is not."""
+    compared(tmp_path, "test_splits", "test_leaky", *WORDS, "on=test_loss")
+    found = rows(tmp_path)
+    assert [(r["method"], r["state"], r["score"] is None) for r in found] == [
+        ("test_splits", "complete", False), ("test_leaky", "failed", True),
+        ("test_splits", "complete", False), ("test_leaky", "failed", True),
+    ]  # fmt: skip
+    assert all(json.loads(r["parts"])["test"] for r in found)
+    assert found[1]["reason"].startswith(
+        "leak: the search had another test part than the training of its choice"
+    )
+    answer = job.answered(Store(str(tmp_path)), "c")
+    assert answer is not None and answer.decision is None
+    assert "test_leaky: 2 repeats have no score" in answer.notes
+
+
 @pytest.mark.parametrize("reports", [1, 9, 14, 21])
 def test_a_killed_comparison_is_taken_up_and_ends_the_same(tmp_path: Path, whole: Path, reports: int) -> None:
     with pytest.raises(Crash):
