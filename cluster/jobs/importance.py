@@ -121,7 +121,11 @@ class Said:
         what = "of the variance of ranks" if self.answer.method == "fanova" else "of what sets the best apart"
         spread = "" if first.low is None else f" [{first.low:.2f}, {first.high:.2f}]"
         sure = "" if first.first is None else f", the first in {first.first:.0%} of resamples"
-        return f"{self.objective}: {first.parameter} has {first.share:.2f}{spread} {what}{sure}; {compared}"
+        others = list(dict.fromkeys(o for _, _, o in self.answer.elsewhere if o != first.parameter))
+        but = f", but at other steps {' and '.join(others)} is the first (see the notes)" if others else ""
+        return (
+            f"{self.objective}: {first.parameter} has {first.share:.2f}{spread} {what}{sure}; {compared}{but}"
+        )
 
     @property
     def notes(self) -> list[str]:
