@@ -11,7 +11,9 @@ from fairsweep.cluster.errors import UserError
 from fairsweep.search_spaces.algorithms import SCHEDULERS
 from fairsweep.search_spaces.algorithms.population import checked
 from fairsweep.search_spaces.space import Space
+from fairsweep.trainables.base import ENDLESS
 
+TOTALS = ("total_steps", "total_minutes")  # budgets of all trials of a sweep together
 MOST = 2**63 - 1  # what a column of whole numbers holds
 
 
@@ -56,6 +58,42 @@ def number(
         raise UserError(f"{path}={value}: must be at most {MOST} (2^63 - 1)")
 
 
+def check_totals(raw: Mapping[str, Any]) -> None:
+    """What a sweep may spend in all: configurations, or steps or minutes of all its trials together."""
+    budget = raw["budget"]
+    number(raw, "budget.total_steps", int, low=1, optional=True)
+    number(raw, "budget.total_minutes", float, low=0, optional=True, open_low=True)
+    if budget["trials"] is None and all(budget[name] is None for name in ("minutes", *TOTALS)):
+        raise UserError(
+            "budget.trials=None: must be a whole number of at least 1; null needs budget.total_steps,"
+            " budget.total_minutes or budget.minutes"
+        )
+    number(raw, "budget.trials", int, low=1, optional=True)
+    for name in TOTALS:
+        if budget[name] is not None and raw["scheduler"]["name"] == "pbt":
+            raise UserError(
+                f"budget.{name}={budget[name]}: not with scheduler=pbt, whose population trains to the end;"
+                " budget.trials says how many members it has"
+            )
+
+
+def check_affordable(raw: Mapping[str, Any], maximum: int) -> None:
+    """Whether `budget.total_steps` is enough for one configuration, whose trials may take `maximum` steps each."""
+    steps, need = raw["budget"]["total_steps"], maximum * raw["seeds"]
+    if steps is None:
+        return
+    if maximum == ENDLESS:
+        raise UserError(
+            f"budget.total_steps={steps}: needs to know how many reports a trial makes; say budget.steps=N, or steps=N"
+            " in @fairsweep.trainable"
+        )
+    if steps < need:
+        raise UserError(
+            f"budget.total_steps={steps}: must be at least {need}, what one configuration may need: {maximum} x"
+            f" {raw['seeds']} seed(s)"
+        )
+
+
 def check_scheduler(raw: Mapping[str, Any], space: Space) -> None:
     """The group `scheduler`."""
     one_of(raw, "scheduler.name", SCHEDULERS)
@@ -72,8 +110,10 @@ def check_scheduler(raw: Mapping[str, Any], space: Space) -> None:
         number(raw, f"scheduler.{share}", float, low=0, open_low=share == "quantile")
         if options[share] > most:
             raise UserError(f"scheduler.{share}={options[share]}: must be at most {most}")
-    if raw["budget"]["trials"] < 2:
-        raise UserError("budget.trials=1: scheduler=pbt needs a population, of at least 2")
+    if raw["budget"]["trials"] is None or raw["budget"]["trials"] < 2:
+        raise UserError(
+            f"budget.trials={raw['budget']['trials']}: scheduler=pbt needs a population, of at least 2"
+        )
     if options["perturb"] is not None:
         try:
             checked(space, options["perturb"])

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fairsweep.analysis.text import bounded, escaped, storable
-from fairsweep.cluster import choice, objectives, overrides
+from fairsweep.cluster import checks, choice, objectives, overrides
 from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.search_spaces import _yaml
@@ -138,6 +138,7 @@ def load(words: Sequence[str]) -> Settings:
 def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration. UnknownPaper where its plug-in is not at hand."""
     raw = {"split_seed": None, "test": True, **as_mapping(tree)}  # sweeps of older versions do not say
+    raw["budget"] = {"total_steps": None, "total_minutes": None, **raw["budget"]}
     slug = raw["trainable"]
     paper = objectives.tuned(raw)
     try:
@@ -153,7 +154,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     one_of(raw, "search.name", SEARCHES)
     one_of(raw, "tracking.name", ("none", "wandb"))
     one_of(raw, "keep_checkpoints", ("best", "all", "none"))
-    number(raw, "budget.trials", int, low=1)
+    checks.check_totals(raw)
     number(raw, "budget.steps", int, low=1, optional=True)
     number(raw, "seeds", int, low=1)
     number(raw, "seed", int, low=0)
@@ -168,7 +169,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     if raw["search"]["name"] == "listed":
         configs = _listed(raw, space, paper)
         # More than are listed would be waited for: the time left would be theirs too.
-        trials = min(raw["budget"]["trials"], len(configs))
+        trials = min(raw["budget"]["trials"] or len(configs), len(configs))
         raw = {
             **raw,
             "search": {**raw["search"], "configs": configs},
@@ -182,7 +183,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     objectives.check(raw, paper)
     check_common(raw, paper)
     fixed = all(p.fixed for p in space.parameters.values())
-    if fixed and raw["budget"]["trials"] > 1 and raw["search"]["name"] != "listed":
+    if fixed and raw["budget"]["trials"] != 1 and raw["search"]["name"] != "listed":
         raise UserError(
             f"budget.trials={raw['budget']['trials']}: every parameter of the space is fixed, so there is one "
             "configuration; use budget.trials=1 (and seeds=N to repeat it), or free a parameter"
@@ -392,3 +393,4 @@ def _check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:
             f"budget.steps is missing: scheduler={raw['scheduler']['name']} needs to know how many reports a"
             " trial makes; say budget.steps=N, or steps=N in @fairsweep.trainable; asha does without"
         )
+    checks.check_affordable(raw, found.maximum)

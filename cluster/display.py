@@ -97,11 +97,20 @@ def _time_left(conductor: Conductor) -> str:
         for t in conductor.trials.values()
     )
     limits = []
-    if over:
+    if conductor.purse.share:
+        share = conductor.purse.share
+        limits.append(conductor.elapsed_s * (1 - share) / share)
+    if over and (conductor.rules.trials is not None or not conductor.purse.limited):
         limits.append((total - over) * (time.monotonic() - conductor.clock.began) / over)
     if conductor.rules.minutes is not None:
         limits.append(max(0.0, 60 * conductor.rules.minutes - conductor.elapsed_s))
     return clock(min(limits)) if limits else "?"
+
+
+def _configurations(conductor: Conductor) -> str:
+    """How many there will be, in words."""
+    known = conductor.expected // len(conductor.rules.seeds)
+    return f"{known} configurations" if known else "configurations as long as the budget lasts"
 
 
 def clock(seconds: float) -> str:
@@ -123,8 +132,7 @@ class LineDisplay(Display):
         self.conductor, self._last = conductor, time.monotonic()
         rules = conductor.rules
         self._print(
-            f"sweep {name}: {settings.heading}, {conductor.expected // len(rules.seeds)} configurations x "
-            f"{len(rules.seeds)} seed(s), "
+            f"sweep {name}: {settings.heading}, {_configurations(conductor)} x {len(rules.seeds)} seed(s), "
             f"{rules.concurrent} at a time, store {uri}"
         )
         if recovery is not None and recovery.message:

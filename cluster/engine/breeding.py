@@ -31,7 +31,7 @@ class Breeder:
     @property
     def _complete(self) -> bool:
         """Whether all members of the population are there, and nobody has said so yet."""
-        return not self.scheduler.slots and bool(self.conductor.jobs) and not self.conductor.may_ask()
+        return not self.scheduler.slots and bool(self.conductor.jobs) and not self.conductor.asker.open
 
     def deliver(self) -> None:
         if self._complete:
@@ -43,7 +43,7 @@ class Breeder:
 
     def gather(self, size: int) -> None:
         """The population is complete, with the first `size` configurations."""
-        self.conductor.exhausted = True
+        self.conductor.asker.exhausted = True
         self.scheduler.gathered([self.conductor.groups[k][0].id for k in range(size)])
 
     def _deliver(self, birth: Birth) -> None:

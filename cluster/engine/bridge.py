@@ -148,7 +148,7 @@ class LegScheduler(FIFOScheduler):
         if conductor.report(held, payload):
             return TrialScheduler.CONTINUE
         actor: Any = trial.temporary_state.ray_actor
-        if conductor.trials[held].state == "interrupted":
+        if conductor.trials[held].cut_off:
             _wait_for(actor.stash.remote(), seconds=10)
         leg = conductor.next_leg()
         if leg is None:

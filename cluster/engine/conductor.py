@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,8 +20,10 @@ if TYPE_CHECKING:
     from fairsweep.analysis.store import SweepWriter
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.engine.aims import Aims
+from fairsweep.cluster.engine.asking import Asker
 from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, pending_row, result_row
 from fairsweep.cluster.engine.judging import OVER, Judge
+from fairsweep.cluster.engine.purse import Purse
 from fairsweep.cluster.engine.trial import ENDED, PARENT, Leg, Nursery, Rules, Trial, combine, now, trial_id
 from fairsweep.search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
 from fairsweep.search_spaces.space import Space
@@ -57,10 +58,11 @@ class Conductor:
         self.groups = self.judge.groups
         self.active: set[str] = set()
         self.waiting: deque[str] = deque()  # asked, or to be continued, and not running
-        self.jobs: dict[int, Job] = {}
+        self.purse = Purse(rules, self.judge)
+        self.asker = Asker(rules, algorithm, self.purse)
+        self.jobs = self.asker.jobs
         self.told: dict[int, Outcome] = {}
         self.interrupted = False
-        self.exhausted = False
         self.wants_reports = bool(getattr(algorithm, "wants_reports", False))
         self.clock = Clock(writer, rules.spent_s, rules.minutes)
         self.notes = Notes(writer)
@@ -95,13 +97,17 @@ class Conductor:
     @property
     def finished(self) -> bool:
         """Nothing runs and nothing is left to hand out."""
-        return not self.active and (self.stopping or self._next_id(peek=True) is None)
+        return not self.active and (self._no_more or self._next_id(peek=True) is None)
+
+    @property
+    def _no_more(self) -> bool:
+        return self.stopping or self.purse.empty
 
     # -- legs -----------------------------------------------------------------------------------------
 
     def next_leg(self) -> Leg | None:
         """The next thing to run, or None if no slot is free, nothing is ready or the sweep is stopping."""
-        if self.stopping or len(self.active) >= self.rules.concurrent:
+        if self._no_more or len(self.active) >= self.rules.concurrent:
             return None
         trial_id = self._next_id()
         if trial_id is None:
@@ -122,36 +128,29 @@ class Conductor:
             self.nursery.deliver()
             return self._next_id()
         promotable = self.judge.promotable()
-        if promotable:
+        if promotable and self._affords(promotable):
             return promotable[0].id if peek else self._promote(promotable)
-        if self.may_ask() and peek:
+        if peek and self.asker.may(self._under_way()):
             return ""
-        while self.may_ask() and self._ask():
+        while not peek and (job := self.asker.next(self._under_way(), bool(self.active))) is not None:
+            self.begin(job)
             if self.waiting:  # else none of the trials can run, and they have failed
                 return self.waiting.popleft()
         if not self.active and not any(t.state == "complete" for t in self.trials.values()):
             survivor = self.judge.survivor()
+            if survivor and not self._affords(survivor):
+                survivor = next(filter(self._affords, self.judge.resting()), [])
             if survivor:
                 return survivor[0].id if peek else self._promote(survivor)
         return None
 
-    def may_ask(self) -> bool:
-        some_left = self.rules.trials is None or len(self.jobs) < self.rules.trials
-        return some_left and not self.exhausted and not self.algorithm.finished
+    def _affords(self, trials: list[Trial]) -> bool:
+        """Whether the configuration of `trials`, which rests, can be trained to its end."""
+        return self.purse.affords(self.purse.need(trials[0].config_id), self._under_way())
 
-    def _ask(self) -> bool:
-        number = len(self.jobs)
-        if number < len(self.rules.first):
-            job = Job(number, dict(self.rules.first[number]), {"first": True})
-            self.algorithm.adopt(job)
-        else:
-            asked = self.algorithm.ask(1)
-            if not asked:
-                self.exhausted = not self.active  # else it may propose something once it was told more
-                return False
-            job = asked[0]
-        self.begin(job)
-        return True
+    def _under_way(self) -> list[Trial]:
+        """Those that run or are to run, if it matters."""
+        return [self.trials[i] for i in (*self.active, *self.waiting)] if self.purse.limited else []
 
     def begin(self, job: Job) -> None:
         """Makes the trials of a new configuration, which wait for their turn."""
@@ -172,11 +171,7 @@ class Conductor:
                 self.waiting.append(trial.id)
 
     def add(self, job: Job, seed: int) -> Trial:
-        fault, minimum, maximum = "", 1, 1
-        try:
-            minimum, maximum = self.rules.fidelity(job.config)
-        except Exception:  # the paper's code, on a configuration that nobody has tried yet
-            fault = traceback.format_exc()
+        minimum, maximum, fault = self.rules.extent(job.config)
         name = trial_id(job.number, seed)
         unit = self.groups[job.number][0].id if job.number in self.groups else name
         trial = Trial(
@@ -236,7 +231,7 @@ class Conductor:
                 if decision != "continue":
                     break  # a worker stops at every milestone, so this is the last row
             self._release()
-            trial.cost_s = float(payload.get("cost_s", trial.cost_s))
+            self.purse.took(trial, float(payload.get("cost_s", trial.cost_s)))
             trial.startup_s += float(payload.get("startup_s", 0.0))
             for note in payload.get("notes") or ():
                 self.note(note["text"], None if note["once"] else trial_id)
@@ -256,6 +251,8 @@ class Conductor:
             elif self.stopping:
                 why = "interrupted" if self.interrupted else "budget.minutes is used up"
                 self.end(trial, "interrupted", f"{why} at step {trial.steps}", payload)
+            elif self.purse.empty:
+                self.end(trial, "paused", self.purse.why(trial), payload)
             else:
                 going_on = True
         self._announce()
@@ -283,7 +280,7 @@ class Conductor:
         if trial_id not in self.active:
             return
         failed = self.rules.given_up(trial, reason, charged)
-        if self.stopping:
+        if self._no_more:
             self.end(trial, "interrupted", f"interrupted at step {trial.steps}", {})
         elif failed:
             self.end(trial, "failed", failed, {}, error)
@@ -330,12 +327,13 @@ class Conductor:
             for trial in self.trials.values():
                 if state == "finished" and trial.state == "paused":
                     trial.state = "pruned"
-                    reason = f"stopped by {self.scheduler.name} at step {trial.steps}"
+                    stopped = f"stopped by {self.scheduler.name} at step {trial.steps}"
+                    reason = trial.reason if trial.cut_off else stopped
                     self.writer.trial(trial.id, state="pruned", reason=reason)
             if state == "finished":
                 spent = exhausted(self.algorithm, len(self.jobs), self.rules.trials)
-                if spent:
-                    self.note(spent)
+                for text in filter(None, (spent, self.purse.closing(self.asker.open))):
+                    self.note(text)
             self.writer.sweep(state=state, ended=now(), elapsed_s=self.elapsed_s)
         self._announce()
         return state
@@ -356,7 +354,9 @@ class Conductor:
         value = metrics.get(self.rules.objective)
         if self.wants_reports and value is not None and math.isfinite(value):
             trial.reports[step] = value
+        before = trial.steps
         decision = self.judge.report(trial, step, value)
+        self.purse.went(trial, before)
         if self.aims is not None:
             self.aims.see(trial, step, metrics)
         return decision

@@ -114,6 +114,16 @@ class Judge:
         """The trials of the paused configuration most worth finishing; none if none is paused."""
         return self._at_rest(self.scheduler.survivor())
 
+    def resting(self) -> list[list[Trial]]:
+        """The trials of each configuration that is paused, and could go on; the one that came furthest first."""
+        found = [self._at_rest(group[0].id) for group in self.groups.values() if self.rests_at(group)]
+        return sorted(found, key=lambda trials: -min(t.steps for t in trials))
+
+    def rests_at(self, group: list[Trial]) -> bool:
+        """Whether no trial of a configuration is under way or has failed, and one is paused."""
+        states = {t.state for t in group}
+        return "paused" in states and states <= {"paused", "complete"}
+
     def _at_rest(self, unit: str | None) -> list[Trial]:
         if unit is None:
             return []

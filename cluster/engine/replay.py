@@ -32,7 +32,8 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
                 conductor.algorithm.adopt(job)
         trial = conductor.add(conductor.jobs[number], row["seed"])
         trial.retries = row.get("retries") or 0
-        trial.cost_s, trial.startup_s = row.get("cost_s") or 0.0, row.get("startup_s") or 0.0
+        trial.startup_s = row.get("startup_s") or 0.0
+        conductor.purse.took(trial, row.get("cost_s") or 0.0)
     kept = {row["trial"]: (row["value"], row["best_step"]) for row in rows if row["state"] == "complete"}
     watched = (conductor.rules.objective,) if conductor.aims is None else conductor.aims.watched
     for entry in sorted([*record.results, *record.events], key=lambda e: e["seq"]):
@@ -40,7 +41,10 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
             _event(conductor, entry, kept)
         else:
             metrics = {name: entry.get(f"metric.{name}") for name in watched}
-            conductor.judged(conductor.trials[entry["trial"]], entry["step"], metrics)
+            trial = conductor.trials[entry["trial"]]
+            conductor.judged(trial, entry["step"], metrics)
+            if (entry.get("wall_s") or 0.0) > trial.cost_s:  # its row was written when it last came to rest
+                conductor.purse.took(trial, entry["wall_s"])
     ended = [row for row in rows if row["state"] in OVER and conductor.trials[row["trial"]].state not in OVER]
     for row in ended:  # of which no event says when
         _end(conductor, conductor.trials[row["trial"]], row["state"], kept)
@@ -51,7 +55,7 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
             trial.point = {name: row[f"metric.{name}"] for name in watched}
         trial.state, trial.reason = row["state"], row.get("reason") or ""
         at_rest = trial.state in OVER or (
-            trial.state in ("paused", "pruned") and conductor.judge.rests(trial)
+            trial.state in ("paused", "pruned") and conductor.judge.rests(trial) and not trial.cut_off
         )
         if not at_rest:
             trial.state = "pending"

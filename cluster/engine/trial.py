@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from fairsweep.search_spaces.algorithms import Outcome
 
 ENDED = {"complete", "pruned", "failed"}
+SPENT = "budget.total_minutes is used up"  # the beginning of the reason of a trial that ended for it
 PARENT = "parent"  # in a job's attributes: config, step and replaces of what it is a copy of
 
 
@@ -30,7 +32,7 @@ class Rules:
     trials counts configurations (None: as many as the algorithm asks for); each is run under every seed in
     `seeds`. minutes is wall time over all runs of the sweep, `spent_s` what earlier runs used of it.
     timeout_s bounds one trial's time without a report. retries counts lost workers and faults of the storage
-    that a trial survives.
+    that a trial survives. total_steps and total_s bound what all trials take together (`engine.purse`).
     """
 
     objective: str
@@ -44,6 +46,15 @@ class Rules:
     retries: int = 2
     fidelity: Callable[[Mapping[str, Any]], tuple[int, int]] = lambda config: (1, 1)
     first: tuple[Mapping[str, Any], ...] = ()
+    total_steps: int | None = None
+    total_s: float | None = None
+
+    def extent(self, config: Mapping[str, Any]) -> tuple[int, int, str]:
+        """Minimum and maximum of a trial of `config`, and what its paper raised where they cannot be told."""
+        try:
+            return *self.fidelity(config), ""
+        except Exception:  # the paper's code, on a configuration that nobody has tried yet
+            return 1, 1, traceback.format_exc()
 
     def given_up(self, trial: Trial, reason: str, charged: bool) -> str:
         """Why a trial whose worker is lost has failed; empty if it is tried again."""
@@ -84,6 +95,11 @@ class Trial:
     attrs: dict[str, Any] = field(default_factory=dict)
     fault: str = ""  # why it cannot even begin
     born: int = 0  # the step after which it began as a copy of another trial
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it was ended at a report like any other, by no decision about it, and may go on from there."""
+        return self.state == "interrupted" or self.reason.startswith(SPENT)
 
     @property
     def parent(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from fairsweep.trainables.catalog import UnknownPaper
 GROWABLE = {
     "budget.trials": int,
     "budget.minutes": float,
+    "budget.total_steps": int,
+    "budget.total_minutes": float,
     "budget.concurrent": int,
     "budget.retries": int,
     "budget.trial_timeout": float,
@@ -24,6 +27,8 @@ GROWABLE = {
     "cluster.cpus": int,
     "data_dir": str,
 }
+ONLY_MORE = ("budget.trials", "budget.total_steps", "budget.total_minutes", "search.evaluations")
+OF_SWEEPS = ("budget.trials", "budget.total_steps", "budget.total_minutes")  # and of no search for networks
 RETRY = "retry=failed"
 S = TypeVar("S", bound=Any)
 
@@ -49,6 +54,7 @@ def regrown(
             "cannot grow; run another sweep"
         )
     check_time(record.sweep["sweep"], settings.budget["minutes"], record, changes)
+    check_totals(settings, record, changes, again)
     return settings, again
 
 
@@ -83,7 +89,7 @@ def changed(
             elif before is None:
                 raise UserError(f"{change}: there is no limit to add to; {key}={text[1:]} sets one")
             value += before
-        elif key in ("budget.trials", "search.evaluations") and before is not None and value < before:
+        elif key in ONLY_MORE and before is not None and value < before:
             raise UserError(f"{change}: it is {before} already, and can only grow")
         OmegaConf.update(tree, key, value)
     return tree
@@ -123,6 +129,50 @@ def check_time(name: str, minutes: float | None, record: SweepRecord, changes: S
     raise UserError(
         f"budget.minutes={minutes:g}: {name} has used {clock(used)} of it; budget.minutes=+N adds N minutes"
     )
+
+
+def check_totals(settings: Any, record: SweepRecord, changes: Sequence[str], again: bool) -> None:
+    """UserError if trials that are to go on do not fit into the budgets of all trials together.
+
+    again: failed ones are among them.
+    """
+    name, steps, seconds = record.sweep["sweep"], dict[str, int](), dict[str, float]()
+    for row in record.results:
+        steps[row["trial"]] = max(row["step"], steps.get(row["trial"], 0))
+        seconds[row["trial"]] = max(row["wall_s"] or 0.0, seconds.get(row["trial"], 0.0))
+    rows = record.trials.values()
+    minutes = settings.budget.get("total_minutes")
+    spent = sum(max(row.get("cost_s") or 0.0, seconds.get(row["trial"], 0.0)) for row in rows)
+    if minutes is not None and spent >= 60 * minutes and (record.sweep["state"] != "finished" or changes):
+        raise UserError(
+            f"budget.total_minutes={minutes:g}: the trials of {name} have taken {clock(spent)} of it;"
+            " budget.total_minutes=+N adds N minutes"
+        )
+    limit = settings.budget.get("total_steps")
+    if limit is None:
+        return
+    going_on = ("pending", "running", "interrupted", *(("failed",) if again else ()))
+    open_ = {row["config_id"] for row in rows if row["state"] in going_on}
+    used = needed = 0
+    for row in rows:
+        maximum = _maximum(settings, row)
+        done = min(steps.get(row["trial"], 0), maximum)
+        used += done
+        over = row["state"] == "complete" or (row["state"] == "failed" and not again)
+        needed += maximum - done if row["config_id"] in open_ and not over else 0
+    if used + needed > limit:
+        raise UserError(
+            f"budget.total_steps={limit}: the trials of {name} have used {used}, and those that are to go on may need"
+            f" {needed}; must be at least {used + needed}"
+        )
+
+
+def _maximum(settings: Any, row: Mapping[str, Any]) -> int:
+    try:
+        found = settings.paper.fidelity(json.loads(row["config_json"]), settings.budget["steps"])
+    except Exception:  # the paper's code; such a trial fails before its first step
+        return 0
+    return int(found.maximum)
 
 
 def split(changes: Sequence[str]) -> tuple[list[str], bool]:

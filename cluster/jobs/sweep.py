@@ -178,12 +178,14 @@ def make_conductor(
 
 
 def allowance(settings: Settings, record: SweepRecord | None) -> dict[str, Any]:
-    """What `Rules` say of time and faults."""
+    """What `Rules` say of time, faults and what all trials take together."""
     return {
         "minutes": settings.budget["minutes"],
         "spent_s": growth.used_s(record) if record else 0.0,
         "timeout_s": settings.budget["trial_timeout"],
         "retries": settings.budget["retries"],
+        "total_steps": settings.budget.get("total_steps"),  # no settings of a search for networks
+        "total_s": 60 * minutes if (minutes := settings.budget.get("total_minutes")) is not None else None,
     }
 
 

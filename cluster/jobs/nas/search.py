@@ -28,7 +28,10 @@ from fairsweep.cluster.storage import new_name, open_store
 from fairsweep.search_spaces.algorithms.schedulers import NoScheduler
 from fairsweep.trainables.nas._job import SearchJob
 
-GROWABLE = {**{k: v for k, v in growth.GROWABLE.items() if k != "budget.trials"}, "search.evaluations": int}
+GROWABLE = {
+    **{k: v for k, v in growth.GROWABLE.items() if k not in growth.OF_SWEEPS},
+    "search.evaluations": int,
+}
 
 
 def make_run(settings: NASSettings, store: Store) -> Run:
