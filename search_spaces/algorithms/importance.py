@@ -59,8 +59,8 @@ class Importance:
 @dataclass(frozen=True)
 class Answer:
     """level: the fidelity at which values were compared. rows: every searched parameter, the greatest first. pairs: of
-    fANOVA, likewise. elsewhere: at each other fidelity of which anything can be said: step, configurations and the
-    parameter that is first among those. notes: what a reader should know."""
+    fANOVA, likewise, where one of the two exists whenever the other does. elsewhere: at some other fidelities: step,
+    configurations and the parameter that is first among those. notes: what a reader should know."""
 
     method: str
     level: Level
@@ -171,7 +171,7 @@ def _at(
         for i, a in enumerate(names):
             for b in names[i + 1 :]:
                 both = having[a] & having[b]
-                if len(both) >= FEWEST:
+                if both in (having[a], having[b]):  # else another forest for each two conditions that overlap
                     pairs += _pair(a, b, group(both), len(both))
     notes = list(dict.fromkeys(note for g in groups.values() for note in g.notes))
     return _sorted(rows), _sorted(pairs), notes

@@ -14,7 +14,7 @@ from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs.importance import _judged
 from fairsweep.search_spaces.algorithms import importance as module
-from tests.cluster.test_conductor import engine
+from tests.cluster.test_conductor import Crash, engine
 
 BOWL = ("trainable=test_bowl", "search=random")
 
@@ -66,6 +66,17 @@ def test_failed_and_interrupted_trials_are_counted_and_left_out(
     assert by["x"]["importance"] == 1.0
     assert by["fault"]["reason"] == f"has one value in all {40 - failed} configurations"
     assert f"left out: {failed} failed" in found["notes"]
+
+
+def test_a_sweep_that_is_not_over_answers_from_what_has_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Crash):
+        engine(tmp_path, *BOWL, "budget.trials=20", "budget.concurrent=3").run(crash_after=120)
+    (found,) = told(capsys, tmp_path)["objectives"]
+    under_way = found["left_out"]["not at an end"]
+    assert found["configurations"] >= 10 and 1 <= under_way <= 4
+    assert f"{under_way} not at an end" in found["notes"][-1]
 
 
 def test_each_objective_has_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,6 +234,18 @@ def test_pairs_are_what_two_explain_beyond_each_alone() -> None:
     assert total <= 1 + 1e-9
 
 
+def test_pairs_are_of_parameters_that_exist_together() -> None:
+    """Not `of_a` and `kind`, which has one value where `of_a` exists, nor `of_a` and `of_b`, which never meet."""
+    configs = drawn(SPACE, 80)
+    pairs = importances(SPACE, configs, complete(configs, loss)).pairs
+    assert {(p.parameter, p.other) for p in pairs} == {
+        ("kind", "noise"),
+        ("noise", "of_a"),
+        ("noise", "of_b"),
+    }
+    assert {p.configurations for p in pairs if p.other == "noise"} == {80}
+
+
 def test_among_the_best_something_else_matters() -> None:
     """The toy example of PED-ANOVA's authors (`analyze_toy.py` of their code; its 10,000 draws and quantiles): x0 to
     x3 in [-5, 5] weigh 1, 1/5, 1/25, 1/125 outside of [-1, 1] and 1/5, 1/25, 1/125, 1 within. x0 decides who is among
