@@ -96,6 +96,7 @@ def answer(rows: Sequence[Mapping[str, Any]], alpha: float = ALPHA, seed: int = 
     notes = [*_parts(rows), *_uneven(used, kind), *_failed(standings)]
     if decision is not None:
         notes += decision.notes
+        notes += _scales(decision, mode, rows[0]["metric"])
         if len(sets) == 1:
             notes.append(f"one data set: what holds on {sets[0]} need not hold on others")
     return Answer(
@@ -156,6 +157,19 @@ def _uneven(used: Mapping[str, tuple[float, float]], kind: str) -> list[str]:
         for method, (low, _) in used.items()
         if low < UNEVEN * most
     ]
+
+
+def _scales(decision: Decision, mode: str, metric: str) -> list[str]:
+    """Says of pairs where the mean over data sets has another sign than what is tested."""
+    sign, said = (1.0 if mode == "max" else -1.0), []
+    for gap in decision.gaps:
+        if gap.effect * gap.difference * sign < 0:
+            ahead, behind = (gap.a, gap.b) if gap.effect > 0 else (gap.b, gap.a)
+            said.append(
+                f"{ahead} is ahead of {behind} where each data set is measured by its own spread, as the tests do, "
+                f"though not in the mean of {metric}"
+            )
+    return said
 
 
 def _failed(standings: Sequence[Standing]) -> list[str]:

@@ -129,9 +129,22 @@ def print_answer(answer: Any) -> None:
                 a, b, d, ci = b, a, -d, None if ci is None else (-ci[1], -ci[0])
             said = f"{number(ci[0])} .. {number(ci[1])}" if ci else None
             pairs.append(
-                {"better": a, "than": b, "by": d, "95 % interval": said, "p": gap.p, "p (Holm)": gap.p_holm}
+                {
+                    "better": a,
+                    "than": b,
+                    "by": d,
+                    "95 % interval": said,
+                    "by (in sd)": abs(gap.effect),
+                    "p": gap.p,
+                    "p (Holm)": gap.p_holm,
+                }
             )
         report.show_rows(pairs, list(pairs[0]))
     print(f"answer   {answer.sentence}")
+    searched, trained = (sum(getattr(s, what) for s in answer.standings) for what in ("search_s", "final_s"))
+    kind, amount = answer.budget
+    print(
+        f"cost     {clock(searched)} for searches of {number(amount)} {kind} each, {clock(trained)} for what they chose"
+    )
     for note in answer.notes:
         print(f"note: {note}", file=sys.stderr)

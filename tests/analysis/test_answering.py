@@ -69,3 +69,14 @@ def test_other_test_examples_are_said():
     assert "d0, repeat 0: m0 and m1 were tested on different examples" in found.notes
     found = answer(rows(np.full((2, 1, 1), 0.5), parts=None))
     assert "m0, m1: cannot say which examples are tested, so nobody has checked it" in found.notes
+
+
+def test_where_the_mean_says_another_than_the_tests_it_is_said():
+    scores = np.array([[[0.50, 0.51], [10.0, 30.0]], [[0.40, 0.41], [15.0, 35.0]]])
+    found = answer(rows(scores))
+    (gap,) = found.decision.gaps
+    assert gap.effect > 0 > gap.difference
+    assert any(
+        note.startswith("m0 is ahead of m1 where each data set is measured by its own spread")
+        for note in found.notes
+    )
