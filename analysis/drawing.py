@@ -66,7 +66,8 @@ def draw_svg(nodes: Mapping[str, str], edges: Sequence[tuple[str, str, str]], ti
         )
         if label:
             parts.append(
-                f'<text x="{middle_x:.1f}" y="{middle_y - 5:.1f}" text-anchor="middle" fill="#345">'
+                f'<text x="{middle_x:.1f}" y="{middle_y - 5:.1f}" text-anchor="middle" fill="#345" '
+                'stroke="#fff" stroke-width="4" paint-order="stroke">'
                 f"{escape(label)}</text>"
             )
     for name, label in nodes.items():

@@ -106,6 +106,26 @@ class Sweep:
         at, measure = asked(step, method, quantile, region, seed)
         return as_table(of_sweep(self.store, self.name, at, measure, metric), pairs)
 
+    @property
+    def plot(self) -> Any:
+        """Its figures: `sweep.plot.history()`, `.anytime()`, `.importance()` ...; `sweep.plot` names them all.
+
+        A figure is drawn by notebooks, has `caption`, `alt` (what is to be seen, in words) and `data` (an Arrow table),
+        and `save("figure.svg")` (or .png, .pdf, .csv) writes it: with the extra `report`, but for .csv.
+        """
+        from fairsweep.cluster.jobs.pictures import Pictures
+
+        return Pictures(self.store, self.name)
+
+    def report(self, path: str | Path | None = None, format: str | None = None) -> Path:
+        """Writes a page with its answer, figures and tables, as `fairsweep report` does, and says where.
+
+        format: html, md or pdf; None: by the ending of `path`. UserError in one line for what cannot be written.
+        """
+        from fairsweep.cluster.jobs.reporting import write
+
+        return write(self.store, [self.name], path, format)
+
     def to_pandas(self) -> Any:
         """`trials` as a pandas.DataFrame. ImportError with what to install, if pandas is not there."""
         try:

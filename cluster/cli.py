@@ -20,6 +20,7 @@ from fairsweep.cluster.commands import (
     data,
     networks,
     papers,
+    reports,
     runs,
     tables,
     upkeep,
@@ -131,6 +132,6 @@ def _parser() -> argparse.ArgumentParser:
             p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
         return p
 
-    for family in (papers, data, runs, tables, upkeep, claims, compare, networks, completion):
+    for family in (papers, data, runs, tables, reports, upkeep, claims, compare, networks, completion):
         family.register(add)
     return parser

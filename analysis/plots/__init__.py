@@ -1,0 +1,1 @@
+"""Figures: rows of the store in, `Figure` out. See `figure.py`."""
