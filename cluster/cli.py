@@ -22,6 +22,7 @@ from fairsweep.cluster.commands import (
     papers,
     reports,
     runs,
+    show,
     tables,
     upkeep,
 )
@@ -132,6 +133,6 @@ def _parser() -> argparse.ArgumentParser:
             p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
         return p
 
-    for family in (papers, data, runs, tables, reports, upkeep, claims, compare, networks, completion):
+    for family in (papers, data, runs, tables, show, reports, upkeep, claims, compare, networks, completion):
         family.register(add)
     return parser

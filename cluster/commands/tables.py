@@ -1,4 +1,4 @@
-"""What a store holds: ls, show, best, importance, export."""
+"""What a store holds: ls, best, importance, export."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ def register(add: Any) -> None:
         default=[],
         help="only sweeps with this tag; may be repeated: with all of them",
     )
-    add("show", _show, "a sweep: its trials, one a row", sweep=True)
     add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
     p = add(
         "importance", _importance, "how much of what a sweep saw follows from which parameter", sweep=True
@@ -125,29 +124,6 @@ def _listed(store: Any, name: str) -> dict[str, Any]:
         return {"sweep": name, "state": "damaged", "damage": str(error)}
 
 
-def _show(args: argparse.Namespace, rest: list[str]) -> int:
-    from fairsweep.analysis import report
-
-    store = existing(args.storage)
-    if args.json:
-        sweep = store.table("sweeps", args.sweep).to_pylist()[0]
-        trials = store.table("trials", args.sweep).sort_by("number").to_pylist()
-        report.print_json({"sweep": sweep, "trials": trials, "notes": store.notes(args.sweep)})
-        return 0
-    sweep = store.table("sweeps", args.sweep).to_pylist()[0]
-    reports = store.table("results", args.sweep, columns=["trial"]).num_rows
-    print(f"{args.sweep}: {sweep['title']} on {sweep['data']}, {sweep['state']}, {reports} reports")
-    print_trials(store, args.sweep)
-    if sweep.get("objectives"):
-        from fairsweep.cluster.jobs.best import front_of
-
-        on = [str(p.config_id) for p in front_of(store, args.sweep).best]
-        print(f"front: configurations {', '.join(on)}" if on else "front: no configuration is complete yet")
-    for note in store.notes(args.sweep):
-        print(f"note: {note}", file=sys.stderr)
-    return 0
-
-
 def print_trials(store: Any, sweep: str) -> None:
     from fairsweep.analysis import report
     from fairsweep.search_spaces.space import Space, SpaceError
@@ -155,7 +131,7 @@ def print_trials(store: Any, sweep: str) -> None:
     rows = store.table("trials", sweep).sort_by("number").to_pylist()
     row = store.table("sweeps", sweep).to_pylist()[0]
     try:
-        space = Space.from_yaml(row["space"], source=sweep)
+        space = Space.from_yaml(row["space"], source=sweep, papers=False)
         fixed = [name for name, p in space.parameters.items() if p.fixed]
     except SpaceError:
         fixed = []

@@ -1,0 +1,78 @@
+"""What a sweep or a comparison came to: the verb show, as tables or as plots for a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from fairsweep.cluster.commands.tables import existing, print_trials
+from fairsweep.cluster.errors import UserError
+
+
+def register(add: Any) -> None:
+    """Adds the verbs of this file. add: see `cluster.cli`."""
+    p = add("show", _show, "a sweep: its trials, one a row, or plots of them", sweep=True)
+    p.add_argument(
+        "--plot",
+        action="store_true",
+        help="in place of the rows: the best so far over the trials, the front of several objectives, importance",
+    )
+    p.add_argument("--by", choices=["trials", "cost"], help="what --plot has along; default trials")
+
+
+def _show(args: argparse.Namespace, rest: list[str]) -> int:
+    from fairsweep.analysis import report
+
+    if args.by and not args.plot:
+        raise UserError(f"--by={args.by}: is for --plot")
+    if args.plot and args.json:
+        raise UserError("--plot: is for people; --json has the values")
+    store = existing(args.storage)
+    sweep = store.table("sweeps", args.sweep).to_pylist()[0]
+    if args.json:
+        trials = store.table("trials", args.sweep).sort_by("number").to_pylist()
+        report.print_json({"sweep": sweep, "trials": trials, "notes": store.notes(args.sweep)})
+        return 0
+    reports = store.table("results", args.sweep, columns=["trial"]).num_rows
+    print(f"{args.sweep}: {sweep['title']} on {sweep['data']}, {sweep['state']}, {reports} reports")
+    found = None
+    if sweep.get("objectives"):
+        from fairsweep.cluster.jobs.best import front_of
+
+        found = front_of(store, args.sweep)
+    if args.plot:
+        print_plots(store, sweep, found, args.by or "trials")
+    else:
+        print_trials(store, args.sweep)
+    if found is not None:
+        on = [str(p.config_id) for p in found.best]
+        print(f"front: configurations {', '.join(on)}" if on else "front: no configuration is complete yet")
+    for note in store.notes(args.sweep):
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def print_plots(store: Any, sweep: dict[str, Any], front: Any, by: str) -> None:
+    """The best so far, or the front of several objectives; then the importance of parameters, where it is known."""
+    from fairsweep.analysis import terminal
+    from fairsweep.analysis.report import console
+    from fairsweep.cluster.jobs.importance import of_sweep
+
+    screen = terminal.Screen.of(console())
+    name = sweep["sweep"]
+    try:
+        if front is not None:
+            print(terminal.front(front.points, front.modes, screen))
+            return
+        trials = store.table("trials", name)
+        print(terminal.best_over(trials, sweep["objective"], sweep["mode"], screen, by))
+    except terminal.NoPlots as error:
+        raise UserError(f"--plot: {error}") from None
+    try:
+        level, found = of_sweep(store, name)
+    except UserError:  # too few configurations: nothing to say of them
+        return
+    at = "the end of training" if level.step is None else f"step {level.step}"
+    print(f"\nimportance at {at}, of {len(level.values)} configurations")
+    print(terminal.bars([(i.parameter, i.share) for i in found if i.share is not None], screen))
