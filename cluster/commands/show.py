@@ -70,9 +70,9 @@ def print_plots(store: Any, sweep: dict[str, Any], front: Any, by: str) -> None:
     except terminal.NoPlots as error:
         raise UserError(f"--plot: {error}") from None
     try:
-        level, found = of_sweep(store, name)
+        said = of_sweep(store, name)
     except UserError:  # too few configurations: nothing to say of them
         return
-    at = "the end of training" if level.step is None else f"step {level.step}"
-    print(f"\nimportance at {at}, of {len(level.values)} configurations")
-    print(terminal.bars([(i.parameter, i.share) for i in found if i.share is not None], screen))
+    for each in said:
+        rows = [(row["parameter"], row["importance"]) for row in each.rows if row["importance"] is not None]
+        print(f"\n{each.sentence}\n{terminal.bars(rows, screen)}")

@@ -184,7 +184,7 @@ def of_sweep(
             f"metric={objective}: is no objective of {name}; {' and '.join(modes)} can be asked for"
         )
     try:
-        space = Space.from_yaml(record.sweep["space"], source=name)
+        space = Space.from_yaml(record.sweep["space"], source=name, papers=False)
         known = {o: _known(record, space, o) for o in modes if objective in (None, o)}
     except (SpaceError, TypeError):
         raise UserError(f"{name}: is no sweep over hyperparameters") from None

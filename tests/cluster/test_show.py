@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 
 from fairsweep.cluster.cli import run_cli
 from tests.cluster.test_conductor import engine
+
+OWN = """import fairsweep
+
+@fairsweep.trainable(space={"lr": (0.0, 1.0), "b": (0.0, 1.0)}, metric="loss", mode="min")
+def train(config, trial):
+    trial.report(loss=(config["lr"] - 0.3) ** 2)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +35,23 @@ def test_plots_of_one_objective_have_the_best_so_far_and_importance(
     assert out.startswith(
         "s: A quadratic bowl on bowl, finished, 25 reports\nval_loss (min) over trials that have"
     )
-    shares = out.partition("importance at the end of training, of 25 configurations\n")[2].splitlines()
+    shares = out.partition("25 configurations compared at the end of training\n")[2].splitlines()
     assert shares[0].startswith("y ") and len(shares) == 3
-    assert "\x1b" not in out and max(map(len, out.splitlines())) <= 100
+    assert "\x1b" not in out and max(len(line) for line in out.splitlines() if "│" in line) <= 100
     assert run_cli(["show", "s", "--plot", "--by", "cost", "--storage", str(stores["one"])]) == 0
     assert "over minutes of training" in capsys.readouterr().out
+
+
+def test_the_importance_of_what_no_paper_has_a_value_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A space of one's own has no values of a paper; it was refused as no space."""
+    (tmp_path / "train.py").write_text(OWN)
+    own = ["search=random", "budget.trials=25"]
+    engine(tmp_path / "store", f"trainable={tmp_path / 'train.py'}:train", *own).run()
+    assert run_cli(["importance", "s", "--storage", str(tmp_path / "store"), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["objectives"]
+    assert found["importance"][0]["parameter"] == "lr"
 
 
 def test_plots_of_several_objectives_have_the_front(
