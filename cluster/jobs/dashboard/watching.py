@@ -1,0 +1,230 @@
+"""What a dashboard knows of a store: read when a file of it has changed and somebody looks, and never too often.
+
+Nothing here writes, and nothing waits for a writer. What takes long is read the more seldom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyarrow import fs as pafs
+
+from fairsweep.analysis import schema
+from fairsweep.analysis.comparing import answering
+from fairsweep.analysis.plots.moments import best_so_far
+from fairsweep.analysis.report import number
+from fairsweep.analysis.store import Store, StoreError
+from fairsweep.analysis.trade_offs import front
+from fairsweep.cluster.errors import UserError
+
+RUNS = ("comparisons", "claims")  # tables whose runs have pages of their own
+OVER = ("complete", "pruned", "failed")
+LEAST_S, SHARE = 2.0, 5.0  # between two readings of one thing: seconds, and times what the last one took
+KEPT = 40  # pages
+NICE = 10
+
+
+@dataclass
+class Kept:
+    """What was read last, of which state of the files, and what it cost in seconds."""
+
+    stamp: str = ""
+    version: str = ""
+    value: Any = None
+    made: float = 0.0
+    cost: float = 0.0
+    task: asyncio.Task[None] | None = None
+
+    def due(self, stamp: str) -> bool:
+        """Whether it is to be read again."""
+        if self.task is not None and not self.task.done():
+            return False
+        waited = time.monotonic() - self.made
+        return not self.version or (stamp != self.stamp and waited >= max(LEAST_S, SHARE * self.cost))
+
+
+@dataclass
+class Watch:
+    """A store as one dashboard sees it. make_page: name -> the page of a sweep or run; UserError, StoreError."""
+
+    store: Store
+    make_page: Callable[[str], str]
+    lines: dict[str, Kept] = field(default_factory=dict)
+    pages: OrderedDict[str, Kept] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "dashboard", initializer=_politely)
+
+    def close(self) -> None:
+        """Ends the thread that reads."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    # -- what there is --------------------------------------------------------------------------------
+
+    def sweeps(self) -> list[str]:
+        """Names of sweeps, without reading one."""
+        folder = self.store.folder
+        return [n for n in sorted({*folder.names("sweeps"), *folder.names("log")}) if schema.is_name(n)]
+
+    def runs(self) -> list[tuple[str, str]]:
+        """Comparisons and runs of claims: table, name."""
+        return [(t, n) for t in RUNS for n in self.store.folder.names(t) if schema.is_name(n)]
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a sweep or run of this name."""
+        return schema.is_name(name) and (
+            self.store.has(name) or any(self.store.folder.names(f"{table}/{name}") for table in RUNS)
+        )
+
+    def stamp(self, name: str) -> str:
+        """Another text whenever a file of the sweep or run has changed."""
+        found = hashlib.sha256()
+        for folder in (*(f"{t}/{name}" for t in ("results", "trials", "sweeps", "log", "tags", *RUNS)),):
+            selector = pafs.FileSelector(self.store.folder.path(folder), allow_not_found=True)
+            with contextlib.suppress(OSError):  # a folder that is being exchanged; the next look sees it
+                for info in sorted(self.store.folder.fs.get_file_info(selector), key=lambda i: i.path):
+                    if info.base_name != "lock":
+                        found.update(f"{info.path}\0{info.size}\0{info.mtime_ns}\n".encode(errors="replace"))
+        return found.hexdigest()
+
+    # -- reading --------------------------------------------------------------------------------------
+
+    async def page(self, name: str, wait: bool = True) -> Kept:
+        """The page of a sweep or run. Reads it again if that is due; waits for that only if there is none yet.
+
+        wait: False: does not even then; its version is empty.
+        """
+        kept = self.pages.setdefault(name, Kept())
+        self.pages.move_to_end(name)
+        while len(self.pages) > KEPT:
+            self.pages.popitem(last=False)
+        await self._refresh(kept, name, self._page_of, wait)
+        return kept
+
+    async def index(self) -> list[dict[str, Any]]:
+        """A line of each comparison, run of claims and sweep, the newest first."""
+        loop = asyncio.get_running_loop()
+        names = await loop.run_in_executor(self._thread, lambda: [*self.runs(), *(("", n) for n in self.sweeps())])
+        found = []
+        for table, name in names:
+            kept = self.lines.setdefault(f"{table}/{name}", Kept())
+            await self._refresh(kept, name, self._run_of(table) if table else self._line_of, True)
+            if kept.value is not None:
+                found.append(kept.value)
+        present = {f"{table}/{name}" for table, name in names}
+        for gone in set(self.lines) - present:
+            del self.lines[gone]
+        return sorted(found, key=lambda line: line["created"] or "", reverse=True)
+
+    async def _refresh(self, kept: Kept, name: str, read: Callable[[str], Any], wait: bool) -> None:
+        loop = asyncio.get_running_loop()
+        stamp = await loop.run_in_executor(None, self.stamp, name)
+        if kept.due(stamp):
+            kept.task = asyncio.create_task(self._read(kept, name, stamp, read))
+        if not kept.version and wait and kept.task is not None:
+            await asyncio.shield(kept.task)
+
+    async def _read(self, kept: Kept, name: str, stamp: str, read: Callable[[str], Any]) -> None:
+        began = time.monotonic()
+        value = await asyncio.get_running_loop().run_in_executor(self._thread, read, name)
+        kept.value, kept.stamp = value, stamp
+        kept.made = time.monotonic()
+        kept.cost = kept.made - began
+        kept.version = hashlib.sha256(repr(value).encode(errors="replace")).hexdigest()[:16]
+
+    def _page_of(self, name: str) -> tuple[str, str]:
+        """The page and "", or "" and why there is none."""
+        try:
+            return self.make_page(name), ""
+        except (UserError, StoreError) as error:
+            return "", str(error)
+        except Exception as error:  # one page that cannot be made leaves the others
+            return "", f"{name}: its page cannot be made ({type(error).__name__}: {error})"
+
+    def _line_of(self, name: str) -> dict[str, Any] | None:
+        try:
+            row = self.store.table("sweeps", name).to_pylist()[0]
+            trials = self.store.table("trials", name)
+        except StoreError as error:
+            if not self.store.has(name):
+                return None  # deleted or renamed meanwhile
+            return {"name": name, "kind": "sweep", "state": "damaged", "problem": str(error), "created": ""}
+        states = trials["state"].to_pylist()
+        budget = row.get("trials_budget")
+        return {
+            "name": name,
+            "kind": "sweep",
+            "of": json_of(row.get("comparison")).get("run", ""),
+            "what": row.get("paper"),
+            "data": row.get("data"),
+            "state": row.get("state"),
+            "done": sum(s in OVER for s in states),
+            "begun": len(states),
+            "total": None if budget is None else budget * (row.get("seeds") or 1),
+            "best": _best(row, trials),
+            "created": _iso(row.get("created")),
+        }
+
+    def _run_of(self, table: str) -> Callable[[str], dict[str, Any] | None]:
+        def read(name: str) -> dict[str, Any] | None:
+            try:
+                rows = self.store.derived(table, name).to_pylist()
+            except StoreError as error:
+                return {"name": name, "kind": table, "state": "damaged", "problem": str(error), "created": ""}
+            if not rows:
+                return None
+            line = {"name": name, "kind": table, "done": len(rows), "created": _iso(max(r["judged"] for r in rows))}
+            if table == "comparisons":
+                methods, sets = ({r[c] for r in rows} for c in ("method", "data"))
+                return {**line, "what": f"{len(methods)} methods on {len(sets)} data sets", "best": _sentence(rows)}
+            held = sum(r["direction_verdict"] == "holds" for r in rows)
+            return {**line, "what": f"{len(rows)} claims", "best": f"{held} hold in their direction"}
+
+        return read
+
+
+def _sentence(rows: list[dict[str, Any]]) -> str:
+    try:
+        return answering.answer(rows).sentence
+    except ValueError as error:
+        return str(error)
+
+
+def _best(row: dict[str, Any], trials: Any) -> str:
+    """The best so far in a few words."""
+    modes = json_of(row.get("objectives"))
+    if modes:
+        points = front(trials, modes, json_of(row.get("constraints"))).best
+        return f"front of {len(points)}" if points else ""
+    if row.get("mode") not in ("min", "max"):
+        return ""
+    moments, _, _ = best_so_far(trials, row["mode"])
+    return f"{row['objective']} {number(moments[-1].mean)}" if moments else ""
+
+
+def json_of(text: str | None) -> dict[str, Any]:
+    """A column that holds JSON, {} where it is empty."""
+    import json
+
+    found = json.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _iso(moment: Any) -> str:
+    return "" if moment is None else moment.isoformat(timespec="seconds")
+
+
+def _politely() -> None:
+    """Leaves the processors to those who train."""
+    with contextlib.suppress(AttributeError, OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
