@@ -15,10 +15,14 @@ def register(add: object) -> None:
     p = add(  # type: ignore[operator]
         "dashboard", _dashboard, "the reports of a store in a browser, live while its sweeps run", json=False
     )
-    p.add_argument("sweep", nargs="?", help="what is opened: a sweep, comparison or run of claims; default the list")
+    p.add_argument(
+        "sweep", nargs="?", help="what is opened: a sweep, comparison or run of claims; default the list"
+    )
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument("--port", default="0", help="where it listens; default 0, any that is free")
-    p.add_argument("--host", default="127.0.0.1", help="default 127.0.0.1, which this machine alone can reach")
+    p.add_argument(
+        "--host", default="127.0.0.1", help="default 127.0.0.1, which this machine alone can reach"
+    )
 
 
 def _dashboard(args: argparse.Namespace, rest: list[str]) -> int:

@@ -6,17 +6,19 @@ import argparse
 import sys
 from typing import Any
 
+from fairsweep.cluster.commands.compare import print_answer
 from fairsweep.cluster.commands.tables import existing, print_trials
 from fairsweep.cluster.errors import UserError
 
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
-    p = add("show", _show, "a sweep: its trials, one a row, or plots of them", sweep=True)
+    p = add("show", _show, "a sweep's trials, or a comparison's answer, as tables or plots", sweep=True)
     p.add_argument(
         "--plot",
         action="store_true",
-        help="in place of the rows: the best so far over the trials, the front of several objectives, importance",
+        help="in place of the rows: the best so far over the trials, the front of several objectives, importance; of a"
+        " comparison also its intervals",
     )
     p.add_argument("--by", choices=["trials", "cost"], help="what --plot has along; default trials")
 
@@ -29,6 +31,8 @@ def _show(args: argparse.Namespace, rest: list[str]) -> int:
     if args.plot and args.json:
         raise UserError("--plot: is for people; --json has the values")
     store = existing(args.storage)
+    if not store.has(args.sweep) and (code := _show_comparison(args, store)) is not None:
+        return code
     sweep = store.table("sweeps", args.sweep).to_pylist()[0]
     if args.json:
         trials = store.table("trials", args.sweep).sort_by("number").to_pylist()
@@ -50,6 +54,31 @@ def _show(args: argparse.Namespace, rest: list[str]) -> int:
         print(f"front: configurations {', '.join(on)}" if on else "front: no configuration is complete yet")
     for note in store.notes(args.sweep):
         print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def _show_comparison(args: argparse.Namespace, store: Any) -> int | None:
+    """Shows the comparison of this name; None if there is none."""
+    from fairsweep.analysis import report, terminal
+    from fairsweep.analysis.comparing import answering
+    from fairsweep.cluster.jobs.comparing import job
+
+    found = job.answered(store, args.sweep)
+    if found is None and job.stored(store, args.sweep) is None:
+        return None
+    if args.json:
+        rows = store.derived("comparisons", args.sweep).to_pylist()
+        said = None if found is None else answering.jsonable(found)
+        report.print_json({"run": args.sweep, "answer": said, "rows": rows})
+        return 0
+    if found is None:
+        print(f"{args.sweep}: no repeat has ended yet")
+        return 0
+    print_answer(found)
+    if args.plot:
+        screen = terminal.Screen.of(report.console())
+        print(f"\n{found.metric} ({found.mode}), mean and 95 % interval over repeats")
+        print(terminal.intervals([(s.method, s.value, s.ci95) for s in found.standings], screen))
     return 0
 
 

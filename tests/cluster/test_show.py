@@ -6,9 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fairsweep.analysis.store import Store
 from fairsweep.cluster.cli import run_cli
+from tests.analysis.test_answering import rows
 from tests.cluster.test_conductor import engine
 
 OWN = """import fairsweep
@@ -62,6 +65,27 @@ def test_plots_of_several_objectives_have_the_front(
     assert (
         "size (min) over val_loss (min)" in out and "on the front" in out and "front: configurations" in out
     )
+
+
+def test_a_comparison_is_its_answer_its_methods_and_their_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.01, (3, 2, 6))
+    scores = noise + np.array([0.9, 0.7, 0.6])[:, None, None]
+    Store(tmp_path).write_derived("comparisons", "x", rows(scores))
+    assert run_cli(["show", "x", "--plot", "--storage", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    table, _, drawn = out.partition("\ntest_accuracy (max), mean and 95 % interval over repeats\n")
+    assert "answer   m0 is best on 12 blocks (2 data sets)" in table and "p (Holm)" in table
+    assert [line.split()[0] for line in drawn.splitlines()[:3]] == ["m0", "m1", "m2"]
+    assert [line.index("●") for line in drawn.splitlines()[:3]] == sorted(
+        (line.index("●") for line in drawn.splitlines()[:3]), reverse=True
+    )
+    assert run_cli(["show", "x", "--json", "--storage", str(tmp_path)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["answer"]["sentence"] in table and len(said["rows"]) == 36
+    assert run_cli(["show", "y", "--storage", str(tmp_path)]) == 2
+    assert "has no such sweep" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

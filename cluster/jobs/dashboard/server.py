@@ -40,9 +40,7 @@ WATCH: web.AppKey[Watch] = web.AppKey("watch", Watch)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def application(
-    store: Store, token: str, host: str, make_page: Callable[[str], str]
-) -> web.Application:
+def application(store: Store, token: str, host: str, make_page: Callable[[str], str]) -> web.Application:
     """The pages of `store`. host: what is listened on. make_page: see `Watch`."""
     app = web.Application(middlewares=[_guard(token, host)])
     app[WATCH] = Watch(store, make_page)
@@ -114,7 +112,9 @@ def _cookie(request: web.Request) -> str:
 
 
 def _said(status: int, line: str) -> web.Response:
-    return web.Response(status=status, text=line + "\n", headers={**HEADERS, "Content-Security-Policy": POLICY})
+    return web.Response(
+        status=status, text=line + "\n", headers={**HEADERS, "Content-Security-Policy": POLICY}
+    )
 
 
 # -- what is answered -----------------------------------------------------------------------------------------
@@ -207,14 +207,18 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-async def serve(app: web.Application, listening: socket.socket, ready: Callable[[], None] = lambda: None) -> None:
+async def serve(
+    app: web.Application, listening: socket.socket, ready: Callable[[], None] = lambda: None
+) -> None:
     """Answers until the process is told to end (SIGINT, SIGTERM) or the task is cancelled."""
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     await web.SockSite(runner, listening).start()
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # Windows; a thread that is not the first
+    with contextlib.suppress(
+        NotImplementedError, RuntimeError, ValueError
+    ):  # Windows; a thread that is not the first
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ended.set)
     ready()
@@ -222,4 +226,3 @@ async def serve(app: web.Application, listening: socket.socket, ready: Callable[
         await ended.wait()
     finally:
         await runner.cleanup()
-

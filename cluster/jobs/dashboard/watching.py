@@ -114,7 +114,9 @@ class Watch:
     async def index(self) -> list[dict[str, Any]]:
         """A line of each comparison, run of claims and sweep, the newest first."""
         loop = asyncio.get_running_loop()
-        names = await loop.run_in_executor(self._thread, lambda: [*self.runs(), *(("", n) for n in self.sweeps())])
+        names = await loop.run_in_executor(
+            self._thread, lambda: [*self.runs(), *(("", n) for n in self.sweeps())]
+        )
         found = []
         for table, name in names:
             kept = self.lines.setdefault(f"{table}/{name}", Kept())
@@ -183,10 +185,19 @@ class Watch:
                 return {"name": name, "kind": table, "state": "damaged", "problem": str(error), "created": ""}
             if not rows:
                 return None
-            line = {"name": name, "kind": table, "done": len(rows), "created": _iso(max(r["judged"] for r in rows))}
+            line = {
+                "name": name,
+                "kind": table,
+                "done": len(rows),
+                "created": _iso(max(r["judged"] for r in rows)),
+            }
             if table == "comparisons":
                 methods, sets = ({r[c] for r in rows} for c in ("method", "data"))
-                return {**line, "what": f"{len(methods)} methods on {len(sets)} data sets", "best": _sentence(rows)}
+                return {
+                    **line,
+                    "what": f"{len(methods)} methods on {len(sets)} data sets",
+                    "best": _sentence(rows),
+                }
             held = sum(r["direction_verdict"] == "holds" for r in rows)
             return {**line, "what": f"{len(rows)} claims", "best": f"{held} hold in their direction"}
 
