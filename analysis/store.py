@@ -36,6 +36,7 @@ from fairsweep.analysis import schema
 from fairsweep.analysis._derived import DERIVED
 from fairsweep.analysis._files import (
     Folder,
+    Lock,
     StoreDamaged,
     StoreError,
     SweepLocked,
@@ -244,6 +245,10 @@ class Store:
         if not self.has(sweep):
             raise self.unknown(sweep)
         return SweepWriter._open(self.folder, self.uri, sweep)
+
+    def written(self, sweep: str) -> bool | None:
+        """Whether a live process writes the sweep; None where that cannot be seen, on an object store."""
+        return Lock(self.folder.path(Paths(sweep).lock)).held() if self.folder.local else None
 
     def tags(self, sweep: str) -> list[str]:
         """The tags of a sweep, sorted (`analysis.upkeep.tag`)."""

@@ -17,6 +17,7 @@ from fairsweep.cluster.commands import (
     claims,
     compare,
     completion,
+    dashboard,
     data,
     networks,
     papers,
@@ -133,6 +134,8 @@ def _parser() -> argparse.ArgumentParser:
             p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
         return p
 
-    for family in (papers, data, runs, tables, show, reports, upkeep, claims, compare, networks, completion):
+    for family in (
+        papers, data, runs, tables, show, reports, dashboard, upkeep, claims, compare, networks, completion,
+    ):  # fmt: skip
         family.register(add)
     return parser

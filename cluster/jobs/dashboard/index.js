@@ -2,7 +2,7 @@
 (() => {
   const byId = (id) => document.getElementById(id);
   const make = (tag, text, more) => Object.assign(document.createElement(tag), { textContent: text }, more);
-  const EVERY = 2000;
+  const EVERY = 2000, KINDS = { comparisons: "comparison", claims: "claims" };
   const state = (window.fairsweep = { updates: 0, failed: "" });
   const kept = new Map(); // name -> what its row shows, so that rows stay where nothing has changed
   try { const theme = localStorage.getItem("fairsweep-theme"); if (theme) document.documentElement.dataset.theme = theme; } catch { /* no storage */ }
@@ -22,7 +22,7 @@
     const made = make("a", "", { className: "row", href: `/run/${encodeURIComponent(line.name)}` });
     const first = make("div", "", { className: "name" });
     first.append(make("b", line.name), make("span", [line.what, line.data && `on ${line.data}`].filter(Boolean).join(" ")));
-    const said = make("span", line.state || line.kind, { className: `state ${line.state || ""}` });
+    const said = make("span", line.state || KINDS[line.kind], { className: `state ${(line.state || "").replace(" ", "-")}` });
     made.append(first, said, line.problem ? make("div", line.problem, { className: "problem" }) : progress(line), make("div", line.best || "", { className: "best" }));
     return made;
   };

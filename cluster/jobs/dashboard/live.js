@@ -38,7 +38,7 @@
         coming = null;
         state.version = version;
         state.updates += 1;
-        said.textContent = `live, as of ${new Date().toLocaleTimeString()}`;
+        said.textContent = `live, ${new Date().toLocaleTimeString([], { hour12: false })}`;
       };
       // Figures near the window are drawn before the page is shown, so that nothing jumps.
       shown ? setTimeout(swap, 700) : swap();

@@ -81,7 +81,8 @@ def live(name: str) -> str:
 <p id="status" class="status" aria-live="polite">reading the store</p>
 <button type="button" id="hold" aria-pressed="false">Pause</button></header>
 <div id="frames" data-name="{shown}"></div>
-<noscript><p class="list"><a href="/run/{shown}/report">The report</a>, which is not kept fresh without code.</p></noscript>"""
+<noscript><p class="list"><a href="/run/{shown}/report">The report</a>: it is not kept fresh without code.</p>
+</noscript>"""
     return _page(f"{name} - fairsweep", body, "live.js")
 
 

@@ -14,9 +14,10 @@ import ipaddress
 import secrets
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.errors import UserError
@@ -36,8 +37,6 @@ HEADERS = {
 }
 OURS = {"dashboard.css": "text/css", "index.js": "text/javascript", "live.js": "text/javascript"}
 WATCH: web.AppKey[Watch] = web.AppKey("watch", Watch)
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def application(store: Store, token: str, host: str, make_page: Callable[[str], str]) -> web.Application:
@@ -73,7 +72,7 @@ def may_be_called(name: str, host: str) -> bool:
         return name.lower().rstrip(".") in {"localhost", host.lower(), socket.gethostname().lower()}
 
 
-def _guard(token: str, host: str) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _guard(token: str, host: str) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not may_be_called(request.headers.get("Host", ""), host):
@@ -81,9 +80,10 @@ def _guard(token: str, host: str) -> Callable[[web.Request, Handler], Awaitable[
         cookie = _cookie(request)
         given = request.query.get("token")
         if given is not None and _same(given, token):
-            query = {k: v for k, v in request.query.items() if k != "token"}
+            rest = request.rel_url.without_query_params("token")
+            # One slash alone: `//name` would be another host.
             answer: web.StreamResponse = web.Response(
-                status=303, headers={"Location": str(request.rel_url.with_query(query))}
+                status=303, headers={"Location": f"/{str(rest).lstrip('/')}"}
             )
             answer.set_cookie(cookie, token, httponly=True, samesite="Lax", path="/")
         elif not _same(request.cookies.get(cookie, ""), token):
@@ -137,19 +137,19 @@ async def _index_rows(request: web.Request) -> web.Response:
     return _once(request, text, "application/json", pages.version_of(text))
 
 
-def _name(request: web.Request) -> str:
+async def _name(request: web.Request) -> str:
     name = request.match_info["name"]
-    if not request.app[WATCH].knows(name):
+    if not await request.app[WATCH].known(name):
         raise web.HTTPNotFound(reason="the store has no sweep, comparison or run of claims of this name")
     return name
 
 
 async def _live(request: web.Request) -> web.Response:
-    return web.Response(text=pages.live(_name(request)), content_type="text/html")
+    return web.Response(text=pages.live(await _name(request)), content_type="text/html")
 
 
 async def _report(request: web.Request) -> web.Response:
-    kept = await request.app[WATCH].page(_name(request))
+    kept = await request.app[WATCH].page(await _name(request))
     made, problem = kept.value
     answer = _once(request, made or pages.problem(problem), "text/html", kept.version)
     answer.headers["Content-Security-Policy"] = FRAMED if made else PROBLEM
@@ -157,7 +157,7 @@ async def _report(request: web.Request) -> web.Response:
 
 
 async def _version(request: web.Request) -> web.Response:
-    kept = await request.app[WATCH].page(_name(request), wait=False)
+    kept = await request.app[WATCH].page(await _name(request), wait=False)
     return _once(request, pages.version(kept.version), "application/json", kept.version)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
 
@@ -28,10 +29,13 @@ from fairsweep.analysis.trade_offs import front
 from fairsweep.cluster.errors import UserError
 
 RUNS = ("comparisons", "claims")  # tables whose runs have pages of their own
+SEALED = ("log", "trials", "sweeps", "results", "tags")  # where a sweep's files lie
 OVER = ("complete", "pruned", "failed")
 LEAST_S, SHARE = 2.0, 5.0  # between two readings of one thing: seconds, and times what the last one took
 KEPT = 40  # pages
 NICE = 10
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -59,7 +63,7 @@ class Watch:
 
     store: Store
     make_page: Callable[[str], str]
-    lines: dict[str, Kept] = field(default_factory=dict)
+    lines: dict[tuple[str, str], Kept] = field(default_factory=dict)
     pages: OrderedDict[str, Kept] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -86,11 +90,12 @@ class Watch:
             self.store.has(name) or any(self.store.folder.names(f"{table}/{name}") for table in RUNS)
         )
 
-    def stamp(self, name: str) -> str:
+    def stamp(self, name: str, tables: tuple[str, ...] = (*SEALED, *RUNS)) -> str:
         """Another text whenever a file of the sweep or run has changed."""
         found = hashlib.sha256()
-        for folder in (*(f"{t}/{name}" for t in ("results", "trials", "sweeps", "log", "tags", *RUNS)),):
-            selector = pafs.FileSelector(self.store.folder.path(folder), allow_not_found=True)
+        for table in tables:
+            folder = self.store.folder.path(f"{table}/{name}")
+            selector = pafs.FileSelector(folder, allow_not_found=True)
             with contextlib.suppress(OSError):  # a folder that is being exchanged; the next look sees it
                 for info in sorted(self.store.folder.fs.get_file_info(selector), key=lambda i: i.path):
                     if info.base_name != "lock":
@@ -108,33 +113,43 @@ class Watch:
         self.pages.move_to_end(name)
         while len(self.pages) > KEPT:
             self.pages.popitem(last=False)
-        await self._refresh(kept, name, self._page_of, wait)
+        await self._refresh(kept, name, (*SEALED, *RUNS), self._page_of, wait)
         return kept
 
     async def index(self) -> list[dict[str, Any]]:
         """A line of each comparison, run of claims and sweep, the newest first."""
-        loop = asyncio.get_running_loop()
-        names = await loop.run_in_executor(
-            self._thread, lambda: [*self.runs(), *(("", n) for n in self.sweeps())]
-        )
+        names = await self._elsewhere(lambda: [*self.runs(), *(("", n) for n in self.sweeps())])
         found = []
         for table, name in names:
-            kept = self.lines.setdefault(f"{table}/{name}", Kept())
-            await self._refresh(kept, name, self._run_of(table) if table else self._line_of, True)
+            kept = self.lines.setdefault((table, name), Kept())
+            if table:
+                await self._refresh(kept, name, (table,), self._run_of(table), True)
+            else:
+                await self._refresh(kept, name, SEALED[:3], self._line_of, True)
             if kept.value is not None:
-                found.append(kept.value)
-        present = {f"{table}/{name}" for table, name in names}
-        for gone in set(self.lines) - present:
-            del self.lines[gone]
-        return sorted(found, key=lambda line: line["created"] or "", reverse=True)
+                gone = kept.value.get("state") == "running" and self.store.written(name) is False
+                found.append({**kept.value, "state": "driver gone"} if gone else kept.value)
+        for left in set(self.lines) - set(names):
+            del self.lines[left]
+        return sorted(found, key=lambda line: line["created"], reverse=True)
 
-    async def _refresh(self, kept: Kept, name: str, read: Callable[[str], Any], wait: bool) -> None:
-        loop = asyncio.get_running_loop()
-        stamp = await loop.run_in_executor(None, self.stamp, name)
+    async def _refresh(
+        self, kept: Kept, name: str, tables: tuple[str, ...], read: Callable[[str], Any], wait: bool
+    ) -> None:
+        stamp = await self._elsewhere(lambda: self.stamp(name, tables))
         if kept.due(stamp):
             kept.task = asyncio.create_task(self._read(kept, name, stamp, read))
         if not kept.version and wait and kept.task is not None:
             await asyncio.shield(kept.task)
+
+    @staticmethod
+    async def _elsewhere(look: Callable[[], T]) -> T:
+        """What `look` finds, looked up in a thread: files may be slow."""
+        return await asyncio.get_running_loop().run_in_executor(None, look)
+
+    async def known(self, name: str) -> bool:
+        """`knows`, without waiting for files in the loop."""
+        return await self._elsewhere(lambda: self.knows(name))
 
     async def _read(self, kept: Kept, name: str, stamp: str, read: Callable[[str], Any]) -> None:
         began = time.monotonic()
@@ -160,7 +175,7 @@ class Watch:
         except StoreError as error:
             if not self.store.has(name):
                 return None  # deleted or renamed meanwhile
-            return {"name": name, "kind": "sweep", "state": "damaged", "problem": str(error), "created": ""}
+            return _damaged(name, "sweep", error)
         states = trials["state"].to_pylist()
         budget = row.get("trials_budget")
         return {
@@ -182,7 +197,7 @@ class Watch:
             try:
                 rows = self.store.derived(table, name).to_pylist()
             except StoreError as error:
-                return {"name": name, "kind": table, "state": "damaged", "problem": str(error), "created": ""}
+                return _damaged(name, table, error)
             if not rows:
                 return None
             line = {
@@ -202,6 +217,10 @@ class Watch:
             return {**line, "what": f"{len(rows)} claims", "best": f"{held} hold in their direction"}
 
         return read
+
+
+def _damaged(name: str, kind: str, error: StoreError) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "state": "damaged", "problem": str(error), "created": ""}
 
 
 def _sentence(rows: list[dict[str, Any]]) -> str:
@@ -225,8 +244,6 @@ def _best(row: dict[str, Any], trials: Any) -> str:
 
 def json_of(text: str | None) -> dict[str, Any]:
     """A column that holds JSON, {} where it is empty."""
-    import json
-
     found = json.loads(text) if text else {}
     return found if isinstance(found, dict) else {}
 
