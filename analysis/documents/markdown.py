@@ -49,12 +49,8 @@ def write_markdown(document: Document, file: Path) -> Path:
 
 def plain(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
-    return (
-        _MARKS.sub(r"\\\1", " ".join(text.split()))
-        .replace("&", "&amp;")
-        .replace("<", "&lt;")
-        .replace(">", "&gt;")
-    )
+    found = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKS.sub(lambda m: f"{m[0]}\\" if m[0].isdecimal() else f"\\{m[0]}", found)
 
 
 class _Book:

@@ -13,6 +13,7 @@ from fairsweep.analysis.plots.figure import Figure, table
 from fairsweep.analysis.plots.parts import base, count, field, number, numeric, stacked, tips
 
 VERDICTS = {"holds": "var(--good)", "inconclusive": "var(--open)", "fails": "var(--bad)"}
+SIGN = {"type": "text", "y": -8, "fontSize": 11, "color": "var(--muted)"}
 EDGE = 4.0  # the axis goes so far beyond no effect and the whole claim
 
 
@@ -56,20 +57,27 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Figure:
             "direction", "N", "direction", scale={"domain": list(VERDICTS), "range": list(VERDICTS.values())}
         )
     }
-    x = {"scale": {"domain": axis, "clamp": True, "nice": False}}
+    x = {
+        "type": "quantitative",
+        "title": "effect as a share of what was claimed",
+        "scale": {"domain": axis, "clamp": True, "nice": False},
+    }
+    sides = ((0, "no effect", {"align": "right", "dx": -4}), (1, "as claimed", {"align": "left", "dx": 4}))
+    signs = [
+        {
+            "data": {"values": [{"at": at, "text": text}]},
+            "mark": {**SIGN, **look},
+            "encoding": {"text": {"field": "text"}},
+        }
+        for at, text, look in sides
+    ]
     spec = base(
         stacked(44, order),
         layer=[
             {
-                "data": {"values": [{"at": 0, "text": "no effect"}, {"at": 1, "text": "as claimed"}]},
-                "encoding": {"x": {**field("at", "Q"), **x}},
-                "layer": [
-                    {"mark": {"type": "rule", "strokeDash": [4, 3]}},
-                    {
-                        "mark": {"type": "text", "y": -8, "fontSize": 11, "color": "var(--muted)"},
-                        "encoding": {"text": {"field": "text"}},
-                    },
-                ],
+                "data": {"values": [{"at": 0}, {"at": 1}]},
+                "encoding": {"x": {"field": "at", **x}},
+                "layer": [{"mark": {"type": "rule", "strokeDash": [4, 3]}}, *signs],
             },
             {
                 "encoding": {
@@ -92,12 +100,12 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     {
                         "transform": [{"filter": "isValid(datum.low)"}],
                         "mark": {"type": "rule", "strokeWidth": 2.5},
-                        "encoding": {"x": {**field("low", "Q"), **x}, "x2": {"field": "high"}},
+                        "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}},
                     },
                     {
                         "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
                         "encoding": {
-                            "x": {**field("share", "Q", "effect as a share of what was claimed"), **x},
+                            "x": {"field": "share", **x},
                             "tooltip": tips(
                                 claim="claim",
                                 effect="#effect",

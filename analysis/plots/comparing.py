@@ -22,10 +22,13 @@ from fairsweep.analysis.plots.parts import (
     numeric,
     progress,
     scale,
+    sentence,
     stacked,
     tips,
 )
 from fairsweep.analysis.plots.search import BETTER
+
+ROWS = {**NAMES, "grid": True, "labelLimit": 150, "labelPadding": 14}
 
 
 def scores(rows: Sequence[Mapping[str, Any]], data: str) -> Figure:
@@ -50,8 +53,14 @@ def scores(rows: Sequence[Mapping[str, Any]], data: str) -> Figure:
     spec = base(
         stacked(38, order),
         encoding={
-            "y": field("method", "N", None, sort=order, axis={**NAMES, "grid": True, "labelLimit": 150}),
-            "x": {**field("score", "Q", f"{metric} on {data} ({BETTER[mode]})"), "scale": x},
+            "y": field(
+                "method",
+                "N",
+                None,
+                sort=order,
+                axis=ROWS,
+            ),
+            "x": {**field("score", "Q", f"{metric} ({BETTER[mode]})"), "scale": x},
         },
         layer=[
             {
@@ -110,13 +119,14 @@ def gaps(decision: Decision, metric: str, mode: str) -> Figure:
     made.sort(key=lambda r: r["p_holm"])
     order = [r["pair"] for r in made]
     kinds = ["told apart", "not told apart"]
+    title = f"difference in {metric}, mean over data sets"
     tint = {
         "color": field("told", "N", None, scale={"domain": kinds, "range": ["var(--s1)", "var(--faint)"]})
     }
     zero = {
         "data": {"values": [{}]},
         "mark": {"type": "rule", "strokeDash": [4, 3]},
-        "encoding": {"x": {"datum": 0}},
+        "encoding": {"x": {"datum": 0, "type": "quantitative", "title": title}},
     }
     spec = base(
         stacked(40, order),
@@ -131,12 +141,12 @@ def gaps(decision: Decision, metric: str, mode: str) -> Figure:
                     {
                         "transform": [{"filter": "isValid(datum.low)"}],
                         "mark": {"type": "rule", "strokeWidth": 2.5},
-                        "encoding": {"x": field("low", "Q"), "x2": {"field": "high"}},
+                        "encoding": {"x": field("low", "Q", title), "x2": {"field": "high"}},
                     },
                     {
                         "mark": {"type": "point", "filled": True, "size": 75, "opacity": 1},
                         "encoding": {
-                            "x": field("difference", "Q", f"difference in {metric}, mean over data sets"),
+                            "x": field("difference", "Q", title),
                             "tooltip": tips(
                                 pair="pair",
                                 difference="#difference",
@@ -209,7 +219,13 @@ def critical_difference(diagram: Diagram, unit: str = "block") -> Figure:
     spec = base(
         stacked(34, order),
         encoding={
-            "y": field("row", "N", None, sort=order, axis={**NAMES, "grid": True, "labelLimit": 150}),
+            "y": field(
+                "row",
+                "N",
+                None,
+                sort=order,
+                axis=ROWS,
+            ),
             "x": field(
                 "rank",
                 "Q",
@@ -248,11 +264,11 @@ def critical_difference(diagram: Diagram, unit: str = "block") -> Figure:
         "Wilcoxon's tests with Holm's correction" if diagram.critical_difference is None else "Nemenyi's test"
     )
     groups = "; ".join(", ".join(g) for g in diagram.cliques)
-    notes = "".join(f" {n[:1].upper()}{n[1:]}." for n in diagram.notes)
+    notes = "".join(f" {sentence(n)}" for n in diagram.notes)
     said = ", ".join(f"{m} {r:.2f}" for m, r in zip(diagram.methods, diagram.ranks, strict=True))
     return Figure(
         "critical_difference" if diagram.critical_difference is None else "critical_difference_nemenyi",
-        "Ranks and what cannot be told apart",
+        f"Ranks and what {test} cannot tell apart",
         f"Mean ranks over {count(diagram.n, unit)}. A bar joins methods that {test} cannot tell apart at 5 %.{notes}",
         f"Mean ranks: {said}. {f'Not told apart: {groups}.' if groups else 'All pairs are told apart.'}",
         table(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +12,9 @@ import numpy as np
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 T = TypeVar("T")
+_SIGNS = re.compile(r"[^\w .,%()<>-]")
+# Words that notes begin with and that are no names.
+BEGINNINGS = {"all", "and", "at", "cannot", "left", "no", "nothing", "one", "the", "those", "with"}
 # Of an axis of names: none is left out.
 NAMES = {
     "labelColor": "var(--ink)",
@@ -33,6 +37,13 @@ def number(value: float | int | None) -> str:
 def count(n: int, one: str, many: str | None = None) -> str:
     """`n` of something: 1 trial, 10,000 trials."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def sentence(text: str) -> str:
+    """`text` as a sentence. What begins with a symbol or a name stays as it is: `n=5`, `lr has`."""
+    word = text.split(" ", 1)[0]
+    first = text[:1].upper() if word.isalpha() and word in BEGINNINGS else text[:1]
+    return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def base(height: int, **rest: Any) -> dict[str, Any]:
@@ -125,10 +136,14 @@ def field(name: str, kind: str, title: str | None = None, **rest: Any) -> dict[s
 
 
 def tips(**titles: str) -> list[dict[str, Any]]:
-    """A tooltip: column=title; a title that begins with '#' is of a number."""
-    return [
-        {"field": k, "type": "quantitative", "title": v[1:], "format": ".4~g"}
-        if v.startswith("#")
-        else {"field": k, "type": "nominal", "title": v}
-        for k, v in titles.items()
-    ]
+    """A tooltip: column=title; a title that begins with '#' is of a number.
+
+    Vega-Lite writes these titles into code, as keys whose backslashes it leaves as they are: what is no letter, digit
+    or plain sign becomes `_`.
+    """
+    found = []
+    for column, title in titles.items():
+        name = _SIGNS.sub("_", title.removeprefix("#"))
+        kind = {"type": "quantitative", "format": ".4~g"} if title.startswith("#") else {"type": "nominal"}
+        found.append({"field": column, "title": name, **kind})
+    return found

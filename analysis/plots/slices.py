@@ -85,7 +85,7 @@ def importance(rows: Sequence[Mapping[str, Any]], told: str, notes: str, objecti
         "importance",
         f"Importance of parameters for {objective}",
         f"By {method[0]}, among the configurations that have the "
-        f"parameter.{line}{quiet}{f' {notes}.' if notes else ''}",
+        f"parameter.{line}{quiet}{f' {notes}' if notes else ''}",
         f"{told}. From the most to the least important: {words}." if known else f"{told}.",
         table([{k: r[k] for k in columns} for r in made], columns),
         spec,

@@ -12,6 +12,7 @@ import pyarrow as pa
 from fairsweep.analysis.plots import search, slices, space, trade_offs
 from fairsweep.analysis.plots.dimensions import Dimension, dimensions
 from fairsweep.analysis.plots.figure import Figure
+from fairsweep.analysis.plots.parts import sentence
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs.best import best_of, front_of
@@ -120,7 +121,7 @@ class Pictures:
     def importance(self, objective: str | None = None) -> Figure:
         """How much of an objective (None: the first) follows from which parameter. UserError: too little is known."""
         said = self._importance(objective or self.objective)
-        notes = ". ".join(n[:1].upper() + n[1:] for n in said.notes)
+        notes = " ".join(map(sentence, said.notes))
         return slices.importance(said.rows, said.sentence, notes, said.objective)
 
     def front(self, first: str | None = None, second: str | None = None) -> Figure:

@@ -9,7 +9,7 @@ from typing import Any
 from fairsweep.analysis.comparing import answering
 from fairsweep.analysis.documents.document import Document, Section, Text
 from fairsweep.analysis.plots.figure import NoDrawing
-from fairsweep.analysis.plots.parts import count
+from fairsweep.analysis.plots.parts import count, sentence
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import reporting_runs as runs
@@ -37,14 +37,14 @@ def document_of(store: Store, names: Sequence[str]) -> Document:
         pictures.append(Pictures(store, name))
     if len(pictures) == 1:
         return Document(f"Sweep {names[0]}", *answer(pictures[0]), sections(pictures[0]))
-    sentence, parts = runs.together(pictures)
+    first, parts = runs.together(pictures)
     for k, of in enumerate(pictures):
         told, more, _ = answer(of)
         own = sections(of, f"s{k}-", f"{of.name}: ")
         said = Text(f"{told} {more}".strip())
         parts += [Section(own[0].name, own[0].title, [said, *own[0].blocks]), *own[1:]]
     facts = [("sweeps", ", ".join(names)), ("trials", f"{sum(p.trials.num_rows for p in pictures):,}")]
-    return Document(f"{count(len(names), 'sweep')} of {store.uri}", sentence, "", facts, parts)
+    return Document(f"{count(len(names), 'sweep')} of {store.uri}", first, "", facts, parts)
 
 
 def _rows(store: Store, table: str, name: str) -> list[dict[str, Any]]:
@@ -56,25 +56,25 @@ def _comparison(store: Store, name: str) -> Document | None:
     if not rows:
         return None
     found = answering.answer(rows)
-    sentence = f"{found.sentence[:1].upper()}{found.sentence[1:]}."
+    told = sentence(found.sentence)
     parts = runs.comparison_sections(store, rows, found)
     again = runs.settings(rows, store)
     if again:
         parts.append(Section("again", "How to get this again", again))
-    return Document(f"Comparison {name}", sentence, "", runs.comparison_facts(found), parts)
+    return Document(f"Comparison {name}", told, "", runs.comparison_facts(found), parts)
 
 
 def _claims(store: Store, name: str) -> Document | None:
     rows = _rows(store, "claims", name)
     if not rows:
         return None
-    sentence, facts = runs.claims_answer(rows)
+    first, more, facts = runs.claims_answer(rows)
     parts = runs.claims_sections(rows)
     swept = [s for s in dict.fromkeys(r["sweep"] for r in rows) if s and store.has(s)]
     for k, sweep in enumerate(swept[:5]):
         own = sections(Pictures(store, sweep), f"s{k}-", f"{sweep}: " if len(swept) > 1 else "")
         parts += [s for s in own if s.name.split("-")[-1] in ("failures", "trials", "again")]
-    return Document(f"Claims {name}", sentence, "", facts, parts)
+    return Document(f"Claims {name}", first, more, facts, parts)
 
 
 def check(output: Path, form: str) -> None:

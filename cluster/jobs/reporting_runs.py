@@ -16,7 +16,7 @@ from fairsweep.analysis.comparing.answering import Answer
 from fairsweep.analysis.documents.document import Block, Rows, Section, Text
 from fairsweep.analysis.plots import claims as claims_plot
 from fairsweep.analysis.plots import comparing, search
-from fairsweep.analysis.plots.parts import count, number
+from fairsweep.analysis.plots.parts import count, number, sentence
 from fairsweep.analysis.statistics import best
 from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.jobs.pictures import Pictures
@@ -49,7 +49,7 @@ def comparison_sections(store: Store, rows: Sequence[Row], found: Answer) -> lis
     if found.decision is not None and found.decision.gaps:
         first.append(comparing.gaps(found.decision, found.metric, found.mode))
     first.append(_standings(found))
-    first += [Text(f"{n[:1].upper()}{n[1:]}.") for n in found.notes]
+    first += [Text(sentence(n)) for n in found.notes]
     return [
         Section("answer", "Who is best, by how much, how sure", first),
         Section("scores", "Scores", [comparing.scores(rows, data) for data in sets]),
@@ -172,8 +172,8 @@ def _every(rows: Sequence[Row]) -> Rows:
 # -- claims -----------------------------------------------------------------------------------------------
 
 
-def claims_answer(rows: Sequence[Row]) -> tuple[str, list[tuple[str, str]]]:
-    """How many claims hold, and what to know first."""
+def claims_answer(rows: Sequence[Row]) -> tuple[str, str, list[tuple[str, str]]]:
+    """How many claims hold, what of the others, and what to know first."""
     papers = sorted({r["paper"] for r in rows})
     direction, size = (claims_report.counts(rows, c) for c in ("direction_verdict", "size_verdict"))
     cost = sum(r["cost_s"] or 0.0 for r in rows)
@@ -183,12 +183,10 @@ def claims_answer(rows: Sequence[Row]) -> tuple[str, list[tuple[str, str]]]:
         ("arms", "each tuned alike" if any(r["tuning"] for r in rows) else "as the paper sets them"),
         ("trained for", duration(cost)),
     ]
-    held = [sum(r[c] == "holds" for r in rows) for c in ("direction_verdict", "size_verdict")]
-    return (
-        f"{held[0]} of {count(len(rows), 'claim')} hold in their direction and {held[1]} in their size "
-        f"(direction: {direction}; size: {size}).",
-        facts,
-    )
+    held, size_held = (sum(r[c] == "holds" for r in rows) for c in ("direction_verdict", "size_verdict"))
+    many, verb = count(len(rows), "claim"), "holds" if held == 1 else "hold"
+    told = f"{held} of {many} {verb} in direction, {size_held} also in size."
+    return told, f"Direction: {direction}. Size: {size}.", facts
 
 
 def claims_sections(rows: Sequence[Row]) -> list[Section]:
