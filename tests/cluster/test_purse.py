@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.conductor import Conductor
+from fairsweep.cluster.engine.trial import Leg, Rules
 from fairsweep.cluster.errors import UserError
+from fairsweep.search_spaces.algorithms import create_scheduler, create_search
+from fairsweep.search_spaces.space import Space
 from tests.cluster.test_conductor import Crash, Engine, engine, trials
 from tests.cluster.test_own import folder, own, write
 
@@ -229,3 +235,88 @@ def test_trials_without_a_number_end_with_the_grid_or_the_minutes(tmp_path: Path
     other = engine(tmp_path / "listed", "trainable=test_bowl", *listed)
     other.run()
     assert len(trials(other.store)) == 2
+
+
+# -- many sweeps, without a store -------------------------------------------------------------------------
+
+
+class Silent:
+    """A writer of nothing."""
+
+    def batch(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **values: None
+
+
+def simulated(rng: random.Random, lengths: tuple[int, ...], failing: float) -> Conductor:
+    """A sweep of made-up reports that come in any order; some trials end early, some fail."""
+    space = Space.from_mapping(
+        {
+            "x": {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5},
+            "n": {"type": "categorical", "choices": list(lengths), "paper": lengths[0]},
+        },
+        source="simulated",
+    )
+    name = rng.choice(["none", "asha", "asha", "hyperband", "median"])
+    seeds = tuple(range(rng.choice([1, 1, 2, 3])))
+    total = round(max(lengths) * len(seeds) * rng.choice([1, 1.5, 2, 3, 8]))
+    options: dict[str, Any] = {} if name in ("none", "median") else {"eta": rng.choice([2, 3, 4])}
+    conductor = Conductor(
+        Rules(
+            objective="loss",
+            mode="min",
+            trials=None,
+            seeds=seeds,
+            concurrent=rng.choice([1, 2, 5]),
+            fidelity=lambda config: (1, config["n"]),
+            total_steps=total,
+        ),
+        space,
+        create_search("random", space, "min", rng.randrange(99)),
+        create_scheduler(name, "min", 1, max(lengths), space, 0, **options),
+        Silent(),  # type: ignore[arg-type]
+    )
+    legs: list[Leg] = []
+    while not conductor.finished:
+        while (leg := conductor.next_leg()) is not None:
+            legs.append(leg)
+        if not legs:  # what was asked for has turned out to be too long
+            assert conductor.finished
+            break
+        leg = rng.choice(legs)
+        trial = conductor.trials[leg.trial]
+        stops = [m for m in leg.milestones if m > trial.steps]
+        last = rng.randint(trial.steps + 1, min([*stops, leg.maximum]))
+        rows = [
+            {"step": s, "wall_s": 0.0, "time": 0.0, "metrics": {"loss": rng.random()}}
+            for s in range(trial.steps + 1, last + 1)
+        ]
+        early = last not in leg.milestones and rng.random() < 0.05
+        status = "complete" if last == leg.maximum or early else "running"
+        status = "failed" if rng.random() < failing else status
+        failure = {"failure": {"reason": "raised", "error": ""}} if status == "failed" else {}
+        if not conductor.report(leg.trial, {"rows": rows, "status": status, **failure}):
+            legs.remove(leg)
+        assert sum(t.steps for t in conductor.trials.values()) == conductor.purse.used <= total
+        under_way = [conductor.trials[i] for i in (*conductor.active, *conductor.waiting)]
+        assert conductor.purse.affords(0, under_way), "what is under way may need more than there is"
+    return conductor
+
+
+@pytest.mark.parametrize("failing", [0.0, 0.03])
+@pytest.mark.parametrize("lengths", [(9,), (4, 27), (20, 30)])
+def test_whatever_happens_the_steps_are_enough_for_what_has_begun(
+    lengths: tuple[int, ...], failing: float
+) -> None:
+    rng = random.Random(len(lengths) + 100 * failing)
+    ended = []
+    for _ in range(100):
+        conductor = simulated(rng, lengths, failing)
+        states = {t.state for t in conductor.trials.values()}
+        assert states <= {"complete", "pruned", "paused", "failed"}
+        left = conductor.rules.total_steps - conductor.purse.used  # type: ignore[operator]
+        assert left < max(lengths) * len(conductor.rules.seeds), "another configuration would have fitted"
+        ended.append(any(t.state == "complete" for t in conductor.trials.values()))
+    assert all(ended) or failing

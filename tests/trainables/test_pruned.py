@@ -347,3 +347,10 @@ def test_a_model_of_a_library(name: str, side: int) -> None:
 def test_settings_that_do_not_go_together(name: str, train: Any, oto: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         check_settings(name, train, oto)
+
+
+def test_it_says_the_parts_of_the_paper_whose_network_it_prunes() -> None:
+    alone = catalog.get("biper")()
+    made = trial("biper")
+    alone.setup(made.config["train"], Setting(seed=1, steps=6, data="digits"))
+    assert made.parts() == alone.parts() and made.parts() is not None

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,8 +90,10 @@ def test_every_paper_runs_on_the_template_of_its_task(slug: str, template: Folde
     paper = catalog.get(slug)
     assert OWN in paper.datasets and paper.datasets[0] != OWN
     config = paper.space().fill({k: v for k, v in paper.tiny.config.items()}, OWN)
-    trial = paper()
+    trial: Any = paper()
     trial.setup(config, Setting(0, "cpu", OWN, template(paper.task), 2))
+    members = trial.members()
+    assert set(trial.parts() or ()) >= {"validation", "test"} and members is not None and members.shared() is None
     found = trial.step()
     assert paper.objective in found and all(value == value for value in found.values())
     if slug not in ("pa_da", "diffusion_gahb"):  # whose tests take seconds, on whatever data
