@@ -110,6 +110,8 @@ def _time_left(conductor: Conductor) -> str:
 def _configurations(conductor: Conductor) -> str:
     """How many there will be, in words."""
     known = conductor.expected // len(conductor.rules.seeds)
+    if conductor.rules.trials is None and not getattr(conductor.algorithm, "expected", 0):
+        known = 0
     return f"{known} configurations" if known else "configurations as long as the budget lasts"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.display import LineDisplay
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.trial import Leg, Rules
 from fairsweep.cluster.errors import UserError
@@ -218,6 +219,16 @@ def test_steps_of_a_function_that_ends_when_it_does_are_unknown(
     words = ["trainable=train.py:train", "budget.total_steps=9", f"storage={folder}/store"]
     assert run_cli(["run", *words]) == 2
     assert "budget.total_steps=9: needs to know how many reports" in capsys.readouterr().err
+
+
+def test_how_many_there_will_be_is_not_said_where_nobody_knows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = engine(tmp_path, *ALL, "budget.total_steps=20", "budget.concurrent=2")
+    for _ in range(2):
+        LineDisplay().begin("s", "store", run.settings, run.conductor, None)
+        assert "configurations as long as the budget lasts x 1 seed(s)" in capsys.readouterr().err
+        assert run.conductor.next_leg() is not None
 
 
 def test_trials_without_a_number_end_with_the_grid_or_the_minutes(tmp_path: Path) -> None:

@@ -92,8 +92,7 @@ def test_every_paper_runs_on_the_template_of_its_task(slug: str, template: Folde
     config = paper.space().fill({k: v for k, v in paper.tiny.config.items()}, OWN)
     trial: Any = paper()
     trial.setup(config, Setting(0, "cpu", OWN, template(paper.task), 2))
-    members = trial.members()
-    assert set(trial.parts() or ()) >= {"validation", "test"} and members is not None and members.shared() is None
+    assert set(trial.parts()) >= {"validation", "test"} and trial.members().shared() is None
     found = trial.step()
     assert paper.objective in found and all(value == value for value in found.values())
     if slug not in ("pa_da", "diffusion_gahb"):  # whose tests take seconds, on whatever data
