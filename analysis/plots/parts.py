@@ -84,7 +84,7 @@ def domain(values: Sequence[float], mode: str, log: bool) -> tuple[float, float]
         low = max(low, first - reach)
     room = 0.04 * (high - low) or (0.5 if log else 0.05 * abs(high) or 0.5)
     low, high = low - room, high + room
-    return (10**low, 10**high) if log else (low, high)
+    return (10 ** max(low, -307.0), 10 ** min(high, 308.0)) if log else (low, high)
 
 
 def scale(values: Sequence[float], mode: str = "min") -> tuple[dict[str, Any], int]:

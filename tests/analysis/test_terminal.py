@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from fairsweep.analysis import terminal
+from fairsweep.analysis.plots.parts import domain
 from fairsweep.analysis.statistics import summary
 from fairsweep.analysis.terminal import Screen
 from fairsweep.analysis.trade_offs import Point
@@ -94,6 +95,12 @@ def test_what_lies_far_off_is_drawn_at_the_edge_and_said() -> None:
     many = terminal.best_over(table([float(k % 97) for k in range(5000)]), "loss", "min", PLAIN)
     assert "Drawn are 210 of 5,000" in many
     assert "logarithmic" in terminal.best_over(table([1.0, 10.0, 1000.0]), "loss", "min", PLAIN)
+
+
+def test_an_axis_of_losses_that_diverged_has_ends() -> None:
+    """Room beside 1e300 on a logarithmic axis went beyond all numbers: no report, no plot."""
+    low, high = domain([1e-300, 1.0, 1e300], "min", True) or (0.0, 0.0)
+    assert 0 < low < 1e-300 and 1e300 < high < math.inf
 
 
 def test_without_a_value_it_says_so() -> None:

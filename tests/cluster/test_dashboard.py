@@ -153,12 +153,46 @@ def test_the_list_has_every_sweep_and_run_with_its_progress(tmp_path: Path) -> N
         assert (two["done"], two["total"], two["state"]) == (4, 4, "finished") and two["best"].startswith(
             "front of "
         )
-        assert found["which"]["what"] == "2 methods on 1 data sets" and found["which"]["best"]
+        assert found["which"]["what"] == "2 methods on 1 data set" and found["which"]["best"]
         assert found["broken"]["state"] == "damaged" and "sweep.parquet" in found["broken"]["problem"]
         async with client.get("/index.json", headers={"If-None-Match": tag}) as answer:
             assert answer.status == 304
 
     with_client(store, look)
+
+
+def test_a_comparison_is_listed_from_its_first_search_on() -> None:
+    def part(name: str, state: str) -> dict[str, Any]:
+        return {"name": name, "kind": "sweep", "of": "which", "searches": 4, "state": state, "created": "1"}
+
+    run = {"name": "which", "kind": "comparisons", "done": 3, "best": "a is best", "created": "2"}
+    begun, *_ = watching.together([part("which.a", "running"), part("which.b", "finished")])
+    assert (begun["name"], begun["done"], begun["total"], begun["state"]) == ("which", 0, 4, "running")
+    assert begun["best"] == "no repeat has ended yet"
+    for states, done, wanted in (
+        (["finished", "running"], 3, "running"), (["finished", "driver gone"], 3, "driver gone"),
+        (["finished"] * 2, 3, "interrupted"), (["finished"] * 2, 4, "finished"),
+    ):  # fmt: skip
+        found, *_ = watching.together(
+            [{**run, "done": done}, *(part(str(k), s) for k, s in enumerate(states))]
+        )
+        assert (found["state"], found["total"], found["best"]) == (wanted, 4, "a is best")
+
+
+def test_a_comparison_without_rows_has_a_page_that_says_so(tmp_path: Path) -> None:
+    store = written(tmp_path, ROWS[:2], "which.a-d0-0")
+
+    def page(name: str) -> str:
+        raise store.unknown(name)
+
+    async def look(client: Any) -> None:
+        await allowed(client)
+        async with client.get("/run/which/report") as answer:
+            assert "which: no repeat has ended yet; this page begins with the first" in await answer.text()
+        async with client.get("/run/whic") as answer:
+            assert answer.status == 404
+
+    with_client(store, look, page)
 
 
 def test_a_page_is_made_anew_when_the_store_has_more_and_not_before(

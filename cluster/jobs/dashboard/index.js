@@ -9,11 +9,12 @@
 
   const progress = (line) => {
     const cell = make("div", "", { className: "progress" });
-    const of = line.total ? `${line.done} of ${line.total}` : `${line.done}`;
-    cell.append(make("span", line.kind === "sweep" ? `${of} trials` : line.kind === "comparisons" ? `${of} searches` : ""));
-    if (line.total && line.kind === "sweep") {
+    const unit = { sweep: "trials", comparisons: "searches" }[line.kind], n = (k) => k.toLocaleString("en");
+    if (!unit) return cell;
+    cell.append(make("span", `${n(line.done)}${line.total ? ` of ${n(line.total)}` : ""} ${unit}`));
+    if (line.total) {
       const bar = make("progress", "", { max: line.total, value: Math.min(line.done, line.total) });
-      bar.setAttribute("aria-label", `${of} trials of ${line.name}`);
+      bar.setAttribute("aria-label", `${unit} of ${line.name}`);
       cell.append(bar);
     }
     return cell;

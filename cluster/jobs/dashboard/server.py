@@ -197,7 +197,9 @@ def _why(error: BaseException) -> str:
 
 
 def url_of(listening: socket.socket, host: str, path: str, token: str) -> str:
-    """Where a browser finds the dashboard."""
+    """Where a browser finds the dashboard; what listens on every address is called by the machine's name."""
+    if ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_unspecified:
+        host = socket.gethostname()
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{listening.getsockname()[1]}{path}?token={token}"
 

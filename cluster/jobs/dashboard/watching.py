@@ -23,6 +23,7 @@ from pyarrow import fs as pafs
 from fairsweep.analysis import schema
 from fairsweep.analysis.comparing import answering
 from fairsweep.analysis.plots.moments import best_so_far
+from fairsweep.analysis.plots.parts import count
 from fairsweep.analysis.report import number
 from fairsweep.analysis.store import Store, StoreError
 from fairsweep.analysis.trade_offs import front
@@ -34,6 +35,7 @@ OVER = ("complete", "pruned", "failed")
 LEAST_S, SHARE = 2.0, 5.0  # between two readings of one thing: seconds, and times what the last one took
 KEPT = 40  # pages
 NICE = 10
+NONE_YET = "{}: no repeat has ended yet; this page begins with the first"
 
 T = TypeVar("T")
 
@@ -87,8 +89,14 @@ class Watch:
     def knows(self, name: str) -> bool:
         """Whether there is a sweep or run of this name."""
         return schema.is_name(name) and (
-            self.store.has(name) or any(self.store.folder.names(f"{table}/{name}") for table in RUNS)
+            self.store.has(name)
+            or any(self.store.folder.names(f"{table}/{name}") for table in RUNS)
+            or self.begun(name)
         )
+
+    def begun(self, name: str) -> bool:
+        """Whether there are sweeps of a comparison of this name, which has no rows of its own before a search ends."""
+        return any(sweep.startswith(f"{name}.") for sweep in self.sweeps())
 
     def stamp(self, name: str, tables: tuple[str, ...] = (*SEALED, *RUNS)) -> str:
         """Another text whenever a file of the sweep or run has changed."""
@@ -131,7 +139,7 @@ class Watch:
                 found.append({**kept.value, "state": "driver gone"} if gone else kept.value)
         for left in set(self.lines) - set(names):
             del self.lines[left]
-        return sorted(found, key=lambda line: line["created"], reverse=True)
+        return sorted(together(found), key=lambda line: line["created"], reverse=True)
 
     async def _refresh(
         self, kept: Kept, name: str, tables: tuple[str, ...], read: Callable[[str], Any], wait: bool
@@ -164,7 +172,7 @@ class Watch:
         try:
             return self.make_page(name), ""
         except (UserError, StoreError) as error:
-            return "", str(error)
+            return "", NONE_YET.format(name) if self.begun(name) else str(error)
         except Exception as error:  # one page that cannot be made leaves the others
             return "", f"{name}: its page cannot be made ({type(error).__name__}: {error})"
 
@@ -177,11 +185,12 @@ class Watch:
                 return None  # deleted or renamed meanwhile
             return _damaged(name, "sweep", error)
         states = trials["state"].to_pylist()
-        budget = row.get("trials_budget")
+        budget, about = row.get("trials_budget"), json_of(row.get("comparison"))
         return {
             "name": name,
             "kind": "sweep",
-            "of": json_of(row.get("comparison")).get("run", ""),
+            "of": about.get("run", ""),
+            "searches": _searches(about),
             "what": row.get("paper"),
             "data": row.get("data"),
             "state": row.get("state"),
@@ -210,13 +219,38 @@ class Watch:
                 methods, sets = ({r[c] for r in rows} for c in ("method", "data"))
                 return {
                     **line,
-                    "what": f"{len(methods)} methods on {len(sets)} data sets",
+                    "what": f"{count(len(methods), 'method')} on {count(len(sets), 'data set')}",
                     "best": _sentence(rows),
                 }
             held = sum(r["direction_verdict"] == "holds" for r in rows)
-            return {**line, "what": f"{len(rows)} claims", "best": f"{held} hold in their direction"}
+            return {
+                **line,
+                "what": count(len(rows), "claim"),
+                "best": f"{held} of {len(rows)} hold in their direction",
+            }
 
         return read
+
+
+def together(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`lines`, with what the sweeps of a comparison say of it in its own; one that has no rows yet gets one."""
+    runs = {line["name"]: dict(line) for line in lines if line["kind"] == "comparisons"}
+    for part in (line for line in lines if line.get("of")):
+        first = {"name": part["of"], "kind": "comparisons", "done": 0, "what": "", "created": part["created"]}
+        run = runs.setdefault(part["of"], {**first, "best": "no repeat has ended yet"})
+        run["total"] = max(run.get("total") or 0, part["searches"])
+        if part["state"] in ("running", "driver gone") and run.get("state") != "running":
+            run["state"] = part["state"]
+    for run in runs.values():
+        if run.get("total") and "state" not in run:
+            run["state"] = "finished" if run["done"] >= run["total"] else "interrupted"
+    return [*runs.values(), *(line for line in lines if line["kind"] != "comparisons")]
+
+
+def _searches(about: dict[str, Any]) -> int:
+    """How many searches the comparison is of that a sweep belongs to."""
+    spec = about.get("spec") or {}
+    return len(spec.get("methods", ())) * len(spec.get("data", ())) * int(spec.get("seeds") or 0)
 
 
 def _damaged(name: str, kind: str, error: StoreError) -> dict[str, Any]:
