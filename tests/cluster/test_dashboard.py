@@ -161,6 +161,32 @@ def test_the_list_has_every_sweep_and_run_with_its_progress(tmp_path: Path) -> N
     with_client(store, look)
 
 
+def test_a_sweep_that_has_just_ended_is_not_called_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = written(tmp_path, ROWS[:2], close=False)
+    monkeypatch.setattr(watching, "LEAST_S", 0.3)
+
+    async def look(client: Any) -> None:
+        await allowed(client)
+
+        async def state() -> str:
+            async with client.get("/index.json") as answer:
+                (line,) = await answer.json()
+                return str(line["state"])
+
+        with store.open("s") as writer:
+            assert await state() == "running"
+            writer.close(state="finished")
+        seen = [await state()]
+        while seen[-1] == "running" and len(seen) < 200:
+            await asyncio.sleep(0.02)
+            seen.append(await state())
+        assert "driver gone" not in seen and seen[-1] == "finished"
+
+    with_client(store, look)
+
+
 def test_a_comparison_is_listed_from_its_first_search_on() -> None:
     def part(name: str, state: str) -> dict[str, Any]:
         return {"name": name, "kind": "sweep", "of": "which", "searches": 4, "state": state, "created": "1"}

@@ -131,11 +131,11 @@ class Watch:
         for table, name in names:
             kept = self.lines.setdefault((table, name), Kept())
             if table:
-                await self._refresh(kept, name, (table,), self._run_of(table), True)
+                current = await self._refresh(kept, name, (table,), self._run_of(table), True)
             else:
-                await self._refresh(kept, name, SEALED[:3], self._line_of, True)
-            if kept.value is not None:
-                gone = kept.value.get("state") == "running" and self.store.written(name) is False
+                current = await self._refresh(kept, name, SEALED[:3], self._line_of, True)
+            if kept.value is not None:  # a sweep that has just ended may not have been read yet
+                gone = current and kept.value.get("state") == "running" and self.store.written(name) is False
                 found.append({**kept.value, "state": "driver gone"} if gone else kept.value)
         for left in set(self.lines) - set(names):
             del self.lines[left]
@@ -143,12 +143,14 @@ class Watch:
 
     async def _refresh(
         self, kept: Kept, name: str, tables: tuple[str, ...], read: Callable[[str], Any], wait: bool
-    ) -> None:
+    ) -> bool:
+        """Reads it again if that is due; whether what is kept is of the files as they are."""
         stamp = await self._elsewhere(lambda: self.stamp(name, tables))
         if kept.due(stamp):
             kept.task = asyncio.create_task(self._read(kept, name, stamp, read))
         if not kept.version and wait and kept.task is not None:
             await asyncio.shield(kept.task)
+        return kept.stamp == stamp
 
     @staticmethod
     async def _elsewhere(look: Callable[[], T]) -> T:
