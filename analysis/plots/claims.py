@@ -62,6 +62,12 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Figure:
         "title": "effect as a share of what was claimed",
         "scale": {"domain": axis, "clamp": True, "nice": False},
     }
+    line = {
+        "transform": [{"filter": "isValid(datum.low)"}],
+        "mark": {"type": "rule", "strokeWidth": 2.5},
+        "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}},
+    }
+    lines = [line] if any(r["low"] is not None for r in made) else []
     sides = ((0, "no effect", {"align": "right", "dx": -4}), (1, "as claimed", {"align": "left", "dx": 4}))
     signs = [
         {
@@ -97,11 +103,7 @@ def claims(rows: Sequence[Mapping[str, Any]]) -> Figure:
                     **tint,
                 },
                 "layer": [
-                    {
-                        "transform": [{"filter": "isValid(datum.low)"}],
-                        "mark": {"type": "rule", "strokeWidth": 2.5},
-                        "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}},
-                    },
+                    *lines,
                     {
                         "mark": {"type": "point", "filled": True, "size": 80, "opacity": 1},
                         "encoding": {

@@ -49,7 +49,7 @@ def scores(rows: Sequence[Mapping[str, Any]], data: str) -> Figure:
         for m, v in means.items()
         if v
     ]
-    x, out = scale([r["score"] for r in made], mode)
+    x, out = scale([r["score"] for r in made], mode, cut=False)
     spec = base(
         stacked(38, order),
         encoding={
@@ -123,6 +123,13 @@ def gaps(decision: Decision, metric: str, mode: str) -> Figure:
     tint = {
         "color": field("told", "N", None, scale={"domain": kinds, "range": ["var(--s1)", "var(--faint)"]})
     }
+    # An axis over intervals of which there is none has no end, of which Vega warns.
+    line = {
+        "transform": [{"filter": "isValid(datum.low)"}],
+        "mark": {"type": "rule", "strokeWidth": 2.5},
+        "encoding": {"x": field("low", "Q", title), "x2": {"field": "high"}},
+    }
+    lines = [line] if any(r["low"] is not None for r in made) else []
     zero = {
         "data": {"values": [{}]},
         "mark": {"type": "rule", "strokeDash": [4, 3]},
@@ -138,11 +145,7 @@ def gaps(decision: Decision, metric: str, mode: str) -> Figure:
                     **tint,
                 },
                 "layer": [
-                    {
-                        "transform": [{"filter": "isValid(datum.low)"}],
-                        "mark": {"type": "rule", "strokeWidth": 2.5},
-                        "encoding": {"x": field("low", "Q", title), "x2": {"field": "high"}},
-                    },
+                    *lines,
                     {
                         "mark": {"type": "point", "filled": True, "size": 75, "opacity": 1},
                         "encoding": {

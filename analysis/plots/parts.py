@@ -42,7 +42,9 @@ def count(n: int, one: str, many: str | None = None) -> str:
 def sentence(text: str) -> str:
     """`text` as a sentence. What begins with a symbol or a name stays as it is: `n=5`, `lr has`."""
     word = text.split(" ", 1)[0]
-    first = text[:1].upper() if word.isalpha() and word in BEGINNINGS else text[:1]
+    first = (
+        text[:1].upper() if word in BEGINNINGS or text.startswith(("a data set ", "a group ")) else text[:1]
+    )
     return f"{first}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
@@ -66,7 +68,7 @@ def is_log(values: Sequence[float], mode: str = "min") -> bool:
     return mode == "min" and len(finite) > 1 and min(finite) > 0 and max(finite) / min(finite) > 50
 
 
-def domain(values: Sequence[float], mode: str, log: bool) -> tuple[float, float] | None:
+def domain(values: Sequence[float], mode: str, log: bool, cut: bool = True) -> tuple[float, float] | None:
     """Where to draw `values`: all of the better side, of the worse what is no far outlier (2.5 interquartile ranges).
 
     None without a finite value. On a logarithmic axis distances are those of logarithms.
@@ -78,6 +80,8 @@ def domain(values: Sequence[float], mode: str, log: bool) -> tuple[float, float]
     low, high = float(x.min()), float(x.max())
     first, third = (float(q) for q in np.quantile(x, [0.25, 0.75]))
     reach = 2.5 * (third - first)
+    if not cut:
+        reach = 0.0
     if reach > 0 and mode == "min":
         high = min(high, third + reach)
     elif reach > 0:
@@ -87,10 +91,13 @@ def domain(values: Sequence[float], mode: str, log: bool) -> tuple[float, float]
     return (10 ** max(low, -307.0), 10 ** min(high, 308.0)) if log else (low, high)
 
 
-def scale(values: Sequence[float], mode: str = "min") -> tuple[dict[str, Any], int]:
-    """The scale of an axis of metric values, and how many of them lie beyond it and are drawn at its edge."""
+def scale(values: Sequence[float], mode: str = "min", cut: bool = True) -> tuple[dict[str, Any], int]:
+    """The scale of an axis of metric values, and how many of them lie beyond it and are drawn at its edge.
+
+    cut: far outliers on the worse side are beyond it.
+    """
     log = is_log(values, mode)
-    ends = domain(values, mode, log)
+    ends = domain(values, mode, log, cut)
     made: dict[str, Any] = {"nice": False, "clamp": True, **({"type": "log"} if log else {"zero": False})}
     if ends is None:
         return made, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -94,13 +95,16 @@ def importance(rows: Sequence[Mapping[str, Any]], told: str, notes: str, objecti
 
 def slices(trials: pa.Table, dims: Sequence[Dimension], objective: str, mode: str) -> list[Figure]:
     """The objective against each parameter, a figure a parameter."""
-    return [_slice(trials, d, at, objective, mode) for at, d in enumerate(dims)]
+    values = [r["value"] for r in valued(trials, [], mode)]
+    y, _ = scale(values, mode)  # the same for all
+    return [_slice(trials, d, at, objective, mode, y) for at, d in enumerate(dims)]
 
 
-def _slice(trials: pa.Table, d: Dimension, at: int, objective: str, mode: str) -> Figure:
+def _slice(trials: pa.Table, d: Dimension, at: int, objective: str, mode: str, y: dict[str, Any]) -> Figure:
     having = [r for r in valued(trials, [d], mode) if r[CONFIG + d.name] is not None]
     shown, cut = sample(having, DOTS, 60)
-    y, out = scale([r["value"] for r in having], mode)
+    low, high = y.get("domain", (-math.inf, math.inf))
+    out = sum(not low <= r["value"] <= high for r in having)
     kind = pa.string() if d.choices else pa.float64()
     rows = [
         {

@@ -83,7 +83,8 @@ def _standings(found: Answer) -> Rows:
     said = (
         f"Means over data sets of the means over repeats of {found.metric}, with 95 % intervals over repeats."
     )
-    return Rows("methods", "The methods", pa.Table.from_pylist(made), said)
+    table = pa.Table.from_pylist(made)
+    return Rows("methods", "The methods", table.select(_known(table, table.column_names)), said)
 
 
 def _ranked(found: Answer) -> list[Section]:
@@ -137,6 +138,11 @@ def _searches(store: Store, rows: Sequence[Row], sets: Sequence[str]) -> list[Se
     return [Section("searches", "How the searches went", figures)] if figures else []
 
 
+def _known(table: pa.Table, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that say something in a row."""
+    return [c for c in columns if table[c].null_count < table.num_rows]
+
+
 def _every(rows: Sequence[Row]) -> Rows:
     columns = [
         "method",
@@ -160,7 +166,7 @@ def _every(rows: Sequence[Row]) -> Rows:
         "reason",
     ]
     table = pa.Table.from_pylist([{c: r[c] for c in columns} for r in rows])
-    kept = [c for c in columns if table[c].null_count < table.num_rows]
+    kept = _known(table, columns)
     said = (
         "One row a search with the retraining of what it chose; scores are of the retrainings, on test data."
     )
@@ -240,7 +246,7 @@ def together(found: Sequence[Pictures]) -> tuple[str, list[Section]]:
     blocks.append(
         Text(
             "These are sweeps of their own, not a comparison: budgets, splits and luck may differ. "
-            "`fairsweep compare` gives all methods the same, and says how sure the answer is."
+            "fairsweep compare gives all methods the same, and says how sure the answer is."
         )
     )
     told = ", ".join(f"{n} {number(v)}" for v, n in ranked) or "none has a complete configuration"

@@ -124,6 +124,10 @@ def test_the_comparison_by_hand() -> None:
     assert found.decision is not None
     figure = comparing.gaps(found.decision, found.metric, found.mode)
     assert all(r["difference"] > 0 and r["low"] < r["difference"] < r["high"] for r in figure.rows())
+    once = answer(made.comparison_rows(repeats=1, data=("cora",))[:2])
+    assert once.decision is not None and "isValid" not in json.dumps(
+        comparing.gaps(once.decision, "m", "max").spec
+    )
     dots = comparing.scores(rows, "cora")
     assert (
         len([r for r in dots.rows() if r["kind"] == "repeat"]) == 17
