@@ -89,12 +89,12 @@ class Store:
     def __repr__(self) -> str:
         return f"Store({self.uri!r})"
 
-    def sweeps(self) -> list[str]:
-        """Names by time of creation, the newest last."""
+    def sweeps(self, prefix: str = "") -> list[str]:
+        """Names by time of creation, the newest last; those that begin with `prefix`."""
         names = {*self.folder.names("sweeps"), *self.folder.names("log")}
         rows = []
         for name in sorted(names):
-            if not schema.is_name(name):
+            if not name.startswith(prefix) or not schema.is_name(name):
                 continue
             try:
                 state = State.read(self.folder, name)

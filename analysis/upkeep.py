@@ -198,6 +198,24 @@ def _alone(store: Store, sweep: str, force: bool) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def alone(store: Store, table: str, run: str, what: str) -> Iterator[None]:
+    """Holds the lock of a run of a derived table, as far as there are locks. SweepLocked while another one has it.
+
+    what: such a run is called.
+    """
+    if not store.folder.local:
+        yield
+        return
+    store.folder.make(f"{table}/{run}")
+    lock = Lock(store.folder.path(f"{table}/{run}/lock"))
+    lock.acquire(f"{what} {run}")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _copy(folder: Folder, source: str, target: str, name: str) -> None:
     """A table's file under another name of the sweep, in its rows too."""
     table, about = folder.read_parquet(source)

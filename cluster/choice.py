@@ -31,7 +31,7 @@ def own_word(word: str, words: Sequence[str]) -> str:
         return word
     try:
         reference = absolute(value)
-        space = catalog.get(reference, _said(words)).space()
+        space = catalog.get(reference, said(words)).space()
     except (TrainableError, SpaceError) as error:
         raise UserError(str(error)) from None
     node = {"trainable": reference, "space": space.to_mapping()}
@@ -39,7 +39,7 @@ def own_word(word: str, words: Sequence[str]) -> str:
     return f"trainable={OWN}"
 
 
-def _said(words: Sequence[str]) -> dict[str, Any]:
+def said(words: Sequence[str]) -> dict[str, Any]:
     """Metric and mode as the words say them."""
-    said = dict(word.split("=", 1) for word in words if word.startswith(("metric=", "mode=")))
-    return objectives.said({key: _yaml.read(value, key) for key, value in said.items()})
+    given = dict(word.split("=", 1) for word in words if word.startswith(("metric=", "mode=")))
+    return objectives.said({key: _yaml.read(value, key) for key, value in given.items()})

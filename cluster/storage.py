@@ -58,6 +58,8 @@ def new_name(store: Store, wanted: str | None, slug: str) -> str:
         raise UserError(
             f"name={wanted}: {store.uri} has a sweep of this name; choose another or `fairsweep resume {wanted}`"
         )
+    if store.derived("comparisons", wanted).num_rows:
+        raise UserError(f"name={wanted}: {store.uri} has a comparison of this name; choose another")
     return wanted
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -87,13 +88,20 @@ def answer(rows: Sequence[Mapping[str, Any]], alpha: float = ALPHA, seed: int = 
     mode, decision, why = rows[0]["mode"], None, ""
     if len(methods) < 2:
         why = f"{methods[0]} is the only method: nothing to compare it with"
-    elif not np.isfinite(scores).all(0).any():
-        why = "no repeat has a score of every method yet"
+    # One that never came to a score would leave every block out, and nothing could be said of the others.
+    there = [i for i in range(len(methods)) if np.isfinite(scores[i]).any()]
+    if why:
+        pass
+    elif len(there) < 2 or not np.isfinite(scores[there]).all(0).any():
+        why = "no repeat has a score of every method" if len(there) > 1 else _alone(methods, there)
     else:
-        decision = decide(scores, mode, methods, sets, alpha, seed=seed)
+        decision = decide(scores[there], mode, [methods[i] for i in there], sets, alpha, seed=seed)
     kind, amount = rows[0]["budget_kind"], float(rows[0]["budget"])
     used = {m: _used(m, rows, kind) for m in methods}
-    notes = [*_parts(rows), *_uneven(used, kind), *_failed(standings)]
+    notes = [*_parts(rows), *_uneven(used, kind, amount), *_failed(rows, methods), *_retrained(rows, methods)]
+    if decision is not None and len(there) < len(methods):
+        gone = ", ".join(m for i, m in enumerate(methods) if i not in there)
+        notes.append(f"{gone}: without any score, left out of what is said of the others")
     if decision is not None:
         notes += decision.notes
         notes += _scales(decision, mode, rows[0]["metric"])
@@ -149,14 +157,17 @@ def _used(method: str, rows: Sequence[Mapping[str, Any]], kind: str) -> tuple[fl
     return min(found), max(found)
 
 
-def _uneven(used: Mapping[str, tuple[float, float]], kind: str) -> list[str]:
-    """Says of methods that could not use the budget that others used."""
+def _uneven(used: Mapping[str, tuple[float, float]], kind: str, amount: float) -> list[str]:
+    """Says of methods that could not use the budget that others used, and of a budget that none could use."""
     most = max(high for _, high in used.values())
-    return [
+    said = [
         f"{method} used {low:.4g} of {most:.4g} {kind} in at least one search: it was compared at a smaller budget"
         for method, (low, _) in used.items()
         if low < UNEVEN * most
     ]
+    if most < UNEVEN * amount:
+        said.append(f"the budget was {amount:.4g} {kind} a search, of which none used more than {most:.4g}")
+    return said
 
 
 def _scales(decision: Decision, mode: str, metric: str) -> list[str]:
@@ -172,8 +183,37 @@ def _scales(decision: Decision, mode: str, metric: str) -> list[str]:
     return said
 
 
-def _failed(standings: Sequence[Standing]) -> list[str]:
-    return [f"{s.method}: {s.failed} repeats have no score" for s in standings if s.failed]
+def _alone(methods: Sequence[str], there: Sequence[int]) -> str:
+    if not there:
+        return "no method has a score"
+    return f"{methods[there[0]]} is the only method with a score: nothing to compare it with"
+
+
+def _failed(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:
+    """Says of methods how many of their repeats have no score, and why."""
+    said = []
+    for method in methods:
+        mine = [row for row in rows if row["method"] == method]
+        why = Counter(row.get("reason") for row in mine if row["state"] == "failed")
+        if why:
+            told = "; ".join(reason or "without a reason" for reason, _ in why.most_common(2))
+            said.append(f"{method}: {sum(why.values())} of {len(mine)} repeats have no score: {told}")
+    return said
+
+
+def _retrained(rows: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> list[str]:
+    """Says of methods where a score is the mean of fewer trainings, as some failed."""
+    said = []
+    for method in methods:
+        mine = [row for row in rows if row["method"] == method and row["state"] == "complete"]
+        scores = [score for row in mine for score in json.loads(row.get("scores") or "[]")]
+        lost = sum(score is None for score in scores)
+        if lost:
+            said.append(
+                f"{method}: {lost} of {len(scores)} trainings of its choices failed, and its scores are means of the"
+                " others; a method that fails where it is hard gains by that"
+            )
+    return said
 
 
 def _parts(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -54,12 +54,16 @@ def _delete(args: argparse.Namespace, rest: list[str]) -> int:
     said = [f"{name}: {held.files} files, {held.bytes / 2**20:.1f} MiB" for name, held in found.items()]
     if not args.yes:
         raise UserError(f"delete: would drop {'; '.join(said)}, for good; --yes does it")
-    for name, line in zip(found, said, strict=True):
-        upkeep.delete(store, name, args.force)
-        if not args.json:
-            print(f"deleted {line}")
-    for name in args.sweeps:
-        upkeep.forget(store, name)
+    with contextlib.ExitStack() as held:
+        for name in args.sweeps:  # all of them first, so that nothing goes of a comparison that runs
+            if store.derived("comparisons", name).num_rows or name not in found:
+                held.enter_context(upkeep.alone(store, "comparisons", name, "comparison"))
+        for name, line in zip(found, said, strict=True):
+            upkeep.delete(store, name, args.force)
+            if not args.json:
+                print(f"deleted {line}")
+        for name in args.sweeps:
+            upkeep.forget(store, name)
     if args.json:
         report.print_json([{"sweep": n, "files": h.files, "bytes": h.bytes} for n, h in found.items()])
     return 0
@@ -67,18 +71,32 @@ def _delete(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _parts(store: Any, name: str) -> list[str]:
     """The sweeps that go under this name: of a comparison all of it."""
+    from fairsweep.cluster.jobs.comparing.job import check_alone, sweeps_of
+
     if store.has(name):
+        check_alone(store, name, "delete")
         return [name]
-    from fairsweep.cluster.jobs.comparing.job import sweeps_of
 
     return sweeps_of(store, name) or ([] if store.derived("comparisons", name).num_rows else [name])
+
+
+def _check_renamed(store: Any, name: str) -> None:
+    """UserError for a comparison, and for what is of one: its sweeps are found by their names."""
+    from fairsweep.cluster.jobs.comparing import job
+
+    run = name if not store.has(name) and job.sweeps_of(store, name) else job.part_of(store, name)
+    if run is not None:
+        what = "a comparison" if run == name else f"a sweep of the comparison {run}"
+        raise UserError(f"{name}: is {what}, which keeps its name")
 
 
 def _rename(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import upkeep
 
+    store = existing(args.storage)
+    _check_renamed(store, args.sweep)
     with _request():
-        upkeep.rename(existing(args.storage), args.sweep, args.name)
+        upkeep.rename(store, args.sweep, args.name)
     print(
         json.dumps({"sweep": args.name, "was": args.sweep}) if args.json else f"{args.sweep} is {args.name}"
     )

@@ -61,6 +61,12 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     """Takes a sweep up where its store says that it was; `budget.trials=+20` lets it grow."""
     store = open_store(storage)
     found = store.read(name)
+    part = json.loads(found.sweep.get("comparison") or "{}")
+    if part:
+        raise UserError(
+            f"{name}: is a sweep of the comparison {part['run']}, whose methods all get the same; `fairsweep resume "
+            f"{part['run']}` goes on with all of it"
+        )
     settings, again = growth.regrown(found, changes, config.check)
     paper = settings.paper
     preflight(settings, paper)

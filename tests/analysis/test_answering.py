@@ -43,13 +43,13 @@ def test_what_has_not_ended_yet_is_left_out_and_named():
     found = answer(rows(scores)[:-1])
     assert found.decision.n == 2
     assert found.decision.left_out == ("block d0, repeat 2: no value of m0, m1",)
-    assert "m0: 1 repeats have no score" in found.notes
+    assert "m0: 1 of 3 repeats have no score: without a reason" in found.notes
 
 
 def test_nothing_to_compare_is_said():
     assert answer(rows([[[0.5, 0.6]]])).sentence == "m0 is the only method: nothing to compare it with"
     nothing = answer(rows([[[np.nan]], [[0.5]]]))
-    assert nothing.sentence == "no repeat has a score of every method yet"
+    assert nothing.sentence == "m1 is the only method with a score: nothing to compare it with"
     assert nothing.decision is None
     assert nothing.standings[0].value is None
     with pytest.raises(ValueError, match="at least one"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,8 +25,7 @@ _places: dict[type[Paper], Any] = {}
 def get(reference: str, settings: Mapping[str, Any] | None = None) -> type[Paper]:
     """The class for a reference. TrainableError or SpaceError, in one line, if there is none."""
     reference = source.absolute(reference)
-    known = _pinned.get(reference)
-    return of(known if known is not None else source.read(reference), settings)
+    return of(meant(reference), settings)
 
 
 def of(given: Source, settings: Mapping[str, Any] | None = None) -> type[Paper]:
@@ -63,6 +62,29 @@ def pin(given: Source, found: Any = None) -> None:
         _objects[given.reference] = found
         for key in [key for key in _classes if key[0] == given.reference]:
             del _classes[key]
+
+
+def meant(reference: str) -> Source:
+    """What a reference means in this process. TrainableError if it leads nowhere."""
+    reference = source.absolute(reference)
+    return _pinned[reference] if reference in _pinned else source.read(reference)
+
+
+@contextlib.contextmanager
+def pinned(texts: Iterable[Source]) -> Iterator[None]:
+    """A block in which references mean these sources, whatever happens on disk; after it, what they meant before."""
+    before = dict(_pinned), dict(_objects)
+    for text in texts:
+        source.remember(text)
+        known = _pinned.get(text.reference)
+        if known is None or known.digest != text.digest:
+            pin(text)
+    try:
+        yield
+    finally:
+        for held, was in zip((_pinned, _objects), before, strict=True):
+            held.clear()
+            held.update(was)
 
 
 def at_hand(reference: str) -> bool:

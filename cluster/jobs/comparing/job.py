@@ -7,13 +7,15 @@ tested. So a run that ended in any way is taken up by the same words, or by its 
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fairsweep.analysis import upkeep
 from fairsweep.analysis.comparing.answering import Answer, answer
-from fairsweep.analysis.store import Store
+from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.checks import hint
 from fairsweep.cluster.engine.fleet import Fleet, Lane
 from fairsweep.cluster.engine.local import check_shared, connected, slots
@@ -21,19 +23,12 @@ from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
-from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of
+from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
 from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, made, resumed
 from fairsweep.cluster.jobs.driving import drive_fleet
 from fairsweep.cluster.storage import open_store
-
-SEEN = (
-    "config_id",
-    "seed",
-    "state",
-    "value",
-    "config_json",
-)  # all that a choice may depend on: no test metric
-
+from fairsweep.trainables.own.known import meant, pinned
+from fairsweep.trainables.own.source import Source, TrainableError, is_reference
 
 OVER = ("finished", "failed")
 
@@ -116,7 +111,7 @@ class Run:
             return
         chosen = choose(self.store, self._name(item), item.entrant)
         if chosen is None:
-            self._enter(item, [], "no configuration of its search is complete")
+            self._enter(item, [], why_none(self.store, self._name(item)))
         else:
             self.todo.appendleft(Item(item.entrant, item.repeat, chosen))
 
@@ -149,24 +144,33 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
 def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
     """Runs what is not done yet of a comparison; its answer (None without a row), and finished or interrupted.
 
-    UserError, MissingData, before anything is trained, for what cannot run.
+    UserError, MissingData, SweepLocked, before anything is trained, for what cannot run.
     """
     store = open_store(plan.storage)
-    _check_same(plan.spec, stored(store, plan.spec.run))
-    first = plan.entrants[0].settings
-    if len(store.derived("comparisons", plan.spec.run)) == len(plan.entrants) * plan.spec.seeds:
-        return answered(store, plan.spec.run), "finished"
-    for e in plan.entrants:
-        settings = plan.search(e, 0)
-        sweep.rehearse(settings, e.paper)
-        sweep.preflight(settings, e.paper)
-    with connected(first.cluster):
-        concurrent = slots(first.cluster, None)  # of all searches together; budget.concurrent is of each
-        check_shared(store.uri)
-        made = Run.of(plan, store, display, concurrent)
-        display.started(plan, store.uri, len(made.rows), concurrent)
-        state = drive_fleet(first, made.fleet(), display, f"fairsweep resume {plan.spec.run}")
-    return answered(store, plan.spec.run), state
+    known = stored(store, plan.spec.run)
+    _check_same(plan.spec, known)
+    _check_free(store, plan)
+    spec = plan.spec if known is None else resumed(known, plan.spec.seeds)
+    texts, news = texts_of(store, spec)
+    with pinned(texts):
+        if known is not None:
+            plan = made(spec, plan.storage)
+        if len(store.derived("comparisons", spec.run)) == len(plan.entrants) * spec.seeds:
+            return answered(store, spec.run), "finished"
+        for e in plan.entrants:
+            settings = plan.search(e, 0)
+            sweep.rehearse(settings, e.paper)
+            sweep.preflight(settings, e.paper)
+        first = plan.entrants[0].settings
+        with connected(first.cluster), upkeep.alone(store, "comparisons", spec.run, "comparison"):
+            concurrent = slots(first.cluster, None)  # of all searches together; budget.concurrent is of each
+            check_shared(store.uri)
+            begun = Run.of(plan, store, display, concurrent)
+            display.started(plan, store.uri, len(begun.rows), concurrent)
+            for text in news:
+                display.note(text)
+            state = drive_fleet(first, begun.fleet(), display, f"fairsweep resume {spec.run}")
+        return answered(store, spec.run), state
 
 
 def resume(
@@ -180,12 +184,39 @@ def resume(
     seeds = None
     for change in changes:
         key, _, text = change.partition("=")
-        if key != "seeds" or not text.removeprefix("+").isdigit():
+        if key != "seeds" or not re.fullmatch("[+]?[0-9]+", text):
             raise UserError(
                 f"{change}: a comparison can be resumed with more repeats only: seeds=N or seeds=+N"
             )
         seeds = int(text.removeprefix("+")) + (spec.seeds if text[:1] == "+" else 0)
-    return run(made(resumed(spec, seeds), storage), display)
+    grown = resumed(spec, seeds)
+    with pinned(texts_of(store, grown)[0]):
+        return run(made(grown, storage), display)
+
+
+def texts_of(store: Store, spec: Spec) -> tuple[list[Source], tuple[str, ...]]:
+    """The text of each method of the user's, and what is to be said of it: that with which the comparison began.
+
+    Files may change while it runs, or before it is taken up; a method is one text all the same.
+    """
+    texts: dict[str, Source] = {}
+    for name, _ in _sweeps(store, spec.run):
+        row = store.table("sweeps", name, columns=["source", "reference"]).to_pylist()[0]
+        if row["source"] and row["reference"] not in texts:
+            texts[row["reference"]] = Source.from_json(row["source"])
+    news = []
+    for reference in dict.fromkeys(m.trainable for m in spec.methods if is_reference(m.trainable)):
+        begun = texts.get(reference)
+        try:
+            here = meant(reference)
+        except TrainableError:
+            here = None
+        if begun is None and here is not None:
+            texts[reference] = here
+        elif begun is not None and (here is None or here.digest != begun.digest):
+            what = "has changed since the comparison began" if here else "is gone"
+            news.append(f"{reference} {what}; all of the comparison runs the text that it began with")
+    return [text for text in texts.values() if text.files or text.pickled], tuple(news)
 
 
 def stored(store: Store, name: str) -> Spec | None:
@@ -196,6 +227,24 @@ def stored(store: Store, name: str) -> Spec | None:
     return Spec.from_json(json.dumps(max(found, key=lambda spec: spec["seeds"])))
 
 
+def part_of(store: Store, name: str) -> str | None:
+    """The comparison that the sweep called `name` is of; None if it is of none, or cannot be read."""
+    try:
+        text = store.table("sweeps", name, columns=["comparison"])["comparison"][0].as_py()
+    except StoreError:
+        return None
+    return str(json.loads(text)["run"]) if text else None
+
+
+def check_alone(store: Store, name: str, verb: str) -> None:
+    """UserError where a sweep cannot be dealt with by itself, since it is of a comparison."""
+    run = part_of(store, name)
+    if run is not None:
+        raise UserError(
+            f"{name}: is a sweep of the comparison {run}, all of which is under one name: fairsweep {verb} {run}"
+        )
+
+
 def sweeps_of(store: Store, name: str) -> list[str]:
     """The sweeps of the comparison called `name`."""
     return [sweep for sweep, _ in _sweeps(store, name)]
@@ -204,8 +253,8 @@ def sweeps_of(store: Store, name: str) -> list[str]:
 def _sweeps(store: Store, name: str) -> list[tuple[str, dict[str, Any]]]:
     """The sweeps of a comparison, with what their rows say of it. Their names begin with its name."""
     found = []
-    for sweep_name in store.sweeps():
-        if sweep_name.startswith(f"{name}."):
+    for sweep_name in store.sweeps(f"{name}."):
+        if store.has(sweep_name):
             text = store.table("sweeps", sweep_name, columns=["comparison"])["comparison"][0].as_py()
             about = json.loads(text) if text else {}
             if about.get("run") == name:
@@ -219,6 +268,10 @@ def answered(store: Store, name: str) -> Answer | None:
     if not rows:
         return None
     found, spec = answer(rows), stored(store, name)
+    expected = 0 if spec is None else len(spec.methods) * len(spec.data) * spec.seeds
+    if len(rows) < expected:
+        early = f"{len(rows)} of {expected} repeats have ended; the answer may change with the others"
+        found = replace(found, notes=(early, *found.notes))
     if spec is not None and spec.grown:
         looks = ", ".join(str(n) for n in (*spec.grown, spec.seeds))
         late = f"it grew ({looks} searches of each method): with each look a winner by chance gets likelier"
@@ -232,6 +285,17 @@ def unknown(store: Store, name: str) -> UserError:
     return UserError(
         f"{name}: {store.uri} has no comparison of this name; {hint(name, known) if known else 'none yet'}"
     )
+
+
+def _check_free(store: Store, plan: Plan) -> None:
+    """UserError if the store has sweeps of other origin under the names that the comparison needs."""
+    ours, spec = set(sweeps_of(store, plan.spec.run)), plan.spec
+    names = [
+        plan.name(e, r, part) for e in plan.entrants for r in range(spec.seeds) for part in ("", "final")
+    ]
+    taken = next((name for name in (spec.run, *names) if name not in ours and store.has(name)), None)
+    if taken is not None:
+        raise UserError(f"name={spec.run}: {store.uri} has a sweep called {taken}; choose another name")
 
 
 def _check_same(asked: Spec, known: Spec | None) -> None:

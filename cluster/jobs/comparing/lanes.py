@@ -15,6 +15,7 @@ from fairsweep.cluster.engine.conductor import now
 from fairsweep.cluster.engine.fleet import Lane
 from fairsweep.cluster.jobs import growth, sources, sweep
 from fairsweep.cluster.jobs.driving import Books
+from fairsweep.trainables.own.source import is_reference
 
 
 def open_lane(
@@ -26,7 +27,8 @@ def open_lane(
     """
     record, news = None, tuple[str, ...]()
     if store.has(name):
-        settings, _ = growth.regrown(store.read(name), [], config.check)
+        own = is_reference(settings.trainable)  # the text is that of the whole comparison, see `job.texts_of`
+        settings, _ = growth.regrown(store.read(name), [sources.STORED] if own else [], config.check)
     paper = settings.paper
     if store.has(name):
         writer = store.open(name)

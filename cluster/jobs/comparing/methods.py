@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fairsweep.cluster.errors import UserError
 from fairsweep.trainables import catalog
@@ -31,43 +32,52 @@ class Method:
         ]
 
 
-def read(words: Sequence[str]) -> list[Method]:
+def read(words: Sequence[str], said: Mapping[str, Any] | None = None) -> list[Method]:
     """The methods that `words` name, each with a label of its own. UserError for what is none.
 
     A word is a paper or a file with names of it, and after colons parameters with one value or several, of which each
-    combination is a method: `dagnn:model=gcn,sgc`.
+    combination is a method: `dagnn:model=gcn,sgc`. said: `metric` and `mode`, for functions that have none.
     """
-    found = [method for word in words for method in _read(word)]
+    found = [method for word in words for method in _read(word, said)]
     if not found:
         raise UserError(f"compare: names no method; say at least two, {EXAMPLE}")
     return _named(found)
 
 
 def several(text: str) -> list[str]:
-    """The parts of a list between commas; brackets around all of it, or around a part, are kept together."""
+    """The parts of a list between commas; brackets or quotes around a part are kept, brackets around all of it not."""
     text = text.strip()
-    if text[:1] == "[" and _closes(text) == len(text) - 1:
+    if text[:1] == "[" and text[-1:] == "]" and len(cut(text, ",")) == 1:
         text = text[1:-1]
-    parts, depth, start = [], 0, 0
-    for at, sign in enumerate(text):
-        depth += (sign in "[{(") - (sign in "]})")
-        if sign == "," and depth == 0:
-            parts.append(text[start:at].strip())
+    return [part.strip() for part in cut(text, ",")]
+
+
+def cut(text: str, sign: str) -> list[str]:
+    """`text` at each `sign` that stands in no brackets and no quotes. Quotes are those that begin a value."""
+    parts, depth, start, quote, before = [], 0, 0, "", ""
+    for at, letter in enumerate(text):
+        if quote:
+            if letter == quote and before != "\\":
+                quote = ""
+        elif letter in "'\"" and (not before or before in "[{(,:= "):
+            quote = letter
+        elif letter == sign and depth == 0:
+            parts.append(text[start:at])
             start = at + 1
-    return [*parts, text[start:].strip()]
+        else:
+            depth += (letter in "[{(") - (letter in "]})")
+        before = letter
+    return [*parts, text[start:]]
 
 
-def _closes(text: str) -> int:
-    depth = 0
-    for at, sign in enumerate(text):
-        depth += (sign in "[{(") - (sign in "]})")
-        if depth == 0:
-            return at
-    return -1
+def bare(text: str) -> str:
+    """A value without the quotes around it."""
+    quoted = len(text) > 1 and text[0] in "'\"" and text[-1] == text[0]
+    return text[1:-1].replace(f"\\{text[0]}", text[0]) if quoted else text
 
 
-def _read(word: str) -> list[Method]:
-    head, *rest = _split(word)
+def _read(word: str, said: Mapping[str, Any] | None) -> list[Method]:
+    head, *rest = cut(word, ":")
     names = []
     if rest and "=" not in rest[0] and head in catalog.slugs():
         raise UserError(f"{word}: say which values of {rest[0]} are compared, {head}:{rest[0]}=A,B")
@@ -89,36 +99,39 @@ def _read(word: str) -> list[Method]:
                 reference = absolute(reference)
             except TrainableError as error:
                 raise UserError(str(error)) from None
-        catalog.get(reference)  # says what is wrong with it
+        catalog.get(reference, said)  # says what is wrong with it
         for combination in itertools.product(*choices.values()):
             found.append(Method("", reference, dict(zip(choices, combination, strict=True))))
     return found
 
 
-def _split(word: str) -> list[str]:
-    """`word` at its colons, but for those within brackets."""
-    parts, depth, start = [], 0, 0
-    for at, sign in enumerate(word):
-        depth += (sign in "[{(") - (sign in "]})")
-        if sign == ":" and depth == 0:
-            parts.append(word[start:at])
-            start = at + 1
-    return [*parts, word[start:]]
+def tails(paths: Sequence[str]) -> list[str]:
+    """The ends of paths, as many parts of each as tell different ones apart."""
+    found = []
+    for path in paths:
+        parts, n = path.split("/"), 1
+        others = {other for other in paths if other != path}
+        while n < len(parts) and any(o.split("/")[-n:] == parts[-n:] for o in others):
+            n += 1
+        found.append("/".join(parts[-n:]))
+    return found
 
 
 def _named(methods: Sequence[Method]) -> list[Method]:
     """The methods with labels: what tells them apart, in few words."""
     names = [slug_of(m.trainable) if is_reference(m.trainable) else m.trainable for m in methods]
-    values = [":".join(v.strip("'\"") for v in m.fixed.values()) for m in methods]
+    values = [":".join(bare(v) for v in m.fixed.values()) for m in methods]
     same_paper = len(set(names)) == 1 and len({m.trainable for m in methods}) == 1
     if same_paper and all(values):
         labels = list(values)
     else:
         labels = [f"{name}:{value}" if value else name for name, value in zip(names, values, strict=True)]
     if len(set(labels)) < len(labels):  # values of different parameters, or functions of different files
+        often = Counter(labels)
+        places = dict(zip((m.trainable for m in methods), tails([m.trainable for m in methods]), strict=True))
         labels = [
-            ":".join([m.trainable.rpartition("/")[2], *(f"{k}={v}" for k, v in m.fixed.items())])
-            if Counter(labels)[label] > 1
+            ":".join([places[m.trainable], *(f"{k}={v}" for k, v in m.fixed.items())])
+            if often[label] > 1
             else label
             for m, label in zip(methods, labels, strict=True)
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,13 +15,8 @@ from fairsweep.analysis.store import Store
 from fairsweep.cluster.engine.conductor import now
 from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, budget_of
 
-SEEN = (
-    "config_id",
-    "seed",
-    "state",
-    "value",
-    "config_json",
-)  # all that a choice may depend on: no test metric
+# All that a choice may depend on: no test metric.
+SEEN = ("config_id", "seed", "state", "value", "config_json")
 Scores = list[float | None]
 
 
@@ -46,6 +42,14 @@ def scores_of(store: Store, final: str, on: str) -> Scores:
     rows = store.table("trials", final).sort_by("seed").to_pylist()
     values = [row.get(f"metric.{on}") if row["state"] == "complete" else None for row in rows]
     return [v if v is not None and math.isfinite(v) else None for v in values]
+
+
+def why_none(store: Store, search: str) -> str:
+    """Why a search has nothing to choose from: what most of its trials ended with."""
+    trials = store.table("trials", search, columns=["state", "reason"]).to_pylist()
+    ends = Counter(t["reason"] for t in trials if t["state"] != "complete" and t["reason"])
+    told = f" ({ends.most_common(1)[0][0]})" if ends else ""
+    return f"no configuration of its search is complete{told}"
 
 
 def row_of(

@@ -7,29 +7,41 @@ metric (`test=false`), and its choice is by the validation objective.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from fairsweep.analysis.schema import is_name
-from fairsweep.cluster import config
+from fairsweep.cluster import choice, config, objectives
 from fairsweep.cluster.checks import hint
 from fairsweep.cluster.config import Settings
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs.comparing.methods import Method, read, several
+from fairsweep.cluster.jobs.comparing.methods import Method, bare, read, several, tails
 from fairsweep.search_spaces._parameter import hydra_word
 from fairsweep.trainables import catalog
+from fairsweep.trainables.base import OWN as OWN_DATA
 from fairsweep.trainables.base import Paper
 
 FRESH = 1_000_000  # from the seeds of searches to those of the trainings of what they chose
 APART = 1_000  # between the seeds of two repeats
 SEEDS = 5
 LONGEST = 60  # characters of a name: those of its sweeps begin with it
+LONG = 50  # characters of a method's part of them, and of a data set's
 OWN = ("seeds", "seed", "retrain", "tuning_seeds", "on", "data", "trainables")
-NUMBERS = {"seeds": 1, "seed": 0, "retrain": 1, "tuning_seeds": 1}  # and the least that each may be
+# The least and the most that each may be, so that no two trainings of a comparison share a seed.
+NUMBERS = {
+    "seeds": (1, FRESH // APART),
+    "seed": (0, 10**15),
+    "retrain": (1, APART),
+    "tuning_seeds": (1, APART),
+}
 REFUSED = {
     "trainable": "the methods are named first, as words of their own",
     "test": "a search is never tested, and what it chose always is",
@@ -131,12 +143,24 @@ class Plan:
 
     def name(self, entrant: Entrant, repeat: int, part: str = "search") -> str:
         """What a sweep is called: run, method, data and repeat."""
-        words = [self.spec.run, _plain(entrant.method.label), _plain(entrant.data.label), str(repeat)]
+        spec = self.spec
+        method = plain([m.label for m in spec.methods])[entrant.method.label]
+        data = plain([d.label for d in spec.data])[entrant.data.label]
+        words = [spec.run, method, data, str(repeat)]
         return ".".join([*words, "final"] if part == "final" else words)
 
 
-def _plain(label: str) -> str:
-    return "".join(sign if sign.isalnum() and sign.isascii() else "-" for sign in label).strip("-")
+def plain(labels: Sequence[str]) -> dict[str, str]:
+    """Each label in letters that a sweep's name may have: none equal to another, also where names ignore case."""
+    words = [re.sub("[^A-Za-z0-9]", "-", label).strip("-") for label in labels]
+    often = Counter(word.lower() for word in words)
+    found = {}
+    for label, word in zip(labels, words, strict=True):
+        if often[word.lower()] > 1 or not 0 < len(word) <= LONG:
+            mark = hashlib.sha256(label.encode()).hexdigest()[:8]
+            word = f"{word[: LONG - 9]}-{mark}".strip("-")
+        found[label] = word
+    return found
 
 
 def asked(words: Sequence[str], run: str, storage: str) -> Plan:
@@ -148,29 +172,29 @@ def asked(words: Sequence[str], run: str, storage: str) -> Plan:
     names, given, shared = _sorted(words)
     data_dir = next((w.partition("=")[2] for w in shared if w.startswith("data_dir=")), None)
     shared = [w for w in shared if not w.startswith("data_dir=")]
-    numbers: dict[str, Any] = {key: _number(given, key, low) for key, low in NUMBERS.items()}
-    methods = read([*names, *(several(given["trainables"]) if "trainables" in given else [])])
-    data = _data(given.get("data") or _shared(methods), data_dir)
+    numbers: dict[str, Any] = {key: _number(given, key, *ends) for key, ends in NUMBERS.items()}
+    listed = several(given["trainables"]) if "trainables" in given else []
+    methods = read([*names, *listed], choice.said(shared))
+    data = _data(given.get("data") or _shared(methods, choice.said(shared)), data_dir)
     spec = Spec(
         run, tuple(methods), data, "", "", **{k: v for k, v in numbers.items() if v is not None},
         words=tuple(shared),
     )  # fmt: skip
     plan = made(spec, storage)
     on, mode = _compared(plan.entrants, given.get("on"))
-    return Plan(Spec(**{**spec.__dict__, "on": on, "mode": mode}), storage, plan.entrants)
+    if len(methods) < 2:
+        raise UserError(f"compare: {methods[0].label} is the only method; name another to compare it with")
+    return Plan(replace(spec, on=on, mode=mode), storage, plan.entrants)
 
 
 def made(spec: Spec, storage: str) -> Plan:
     """The plan of a comparison. UserError, UnknownPaper, SpaceError for what cannot run."""
-    unused = {w for w in spec.words if w.startswith("space.")}
+    unused = {w for w in spec.words if _parameter(w)}
     entrants = []
     for data in spec.data:
         for method in spec.methods:
             words = [*method.words, *data.words, f"storage={hydra_word(storage)}", "keep_checkpoints=none"]
-            own = set(config.load([*method.words, *data.words]).space.parameters)
-            mine = [
-                w for w in spec.words if not w.startswith("space.") or w.split("=")[0].split(".")[1] in own
-            ]
+            mine = _words_of(method, spec.words)
             unused -= set(mine)
             tree: Any = config.compose_tree([*words, *mine])
             raw = config.as_mapping(tree)
@@ -179,11 +203,39 @@ def made(spec: Spec, storage: str) -> Plan:
                 raw["budget"]["trials"] = None
             if raw["budget"]["concurrent"] is None:
                 raw["budget"]["concurrent"] = 1  # a search is the same on any number of machines
-            entrants.append(Entrant(method, data, config.check({**raw, "seeds": spec.tuning_seeds})))
+            if raw["budget"]["minutes"] is not None:
+                said = f"budget.minutes={raw['budget']['minutes']}: {REFUSED['budget.minutes']}"
+                raise UserError(f"{said}; budget.minutes=null drops that of a group")
+            settings = config.check({**raw, "seeds": spec.tuning_seeds})
+            if len(objectives.aims(settings.tree, settings.paper)[0]) > 1:
+                raise UserError(f"metric={raw['metric']}: a method is chosen by one metric; name one")
+            entrants.append(Entrant(method, data, settings))
     if unused:
-        raise UserError(f"{min(unused)}: no method has this parameter")
-    _named_apart(spec)
+        word = min(unused)
+        fixed = [m.label for m in spec.methods if any(_is_of(_parameter(word), name) for name in m.fixed)]
+        why = (
+            f"fixed by {', '.join(fixed)}, and no other method has it"
+            if fixed
+            else "no method has this parameter"
+        )
+        raise UserError(f"{word}: {why}")
     return Plan(spec, storage, tuple(entrants))
+
+
+def _parameter(word: str) -> str:
+    """What of a space a setting is about, `lr.high` of `space.lr.high=1`; "" for other settings."""
+    key = word.partition("=")[0].lstrip("+")
+    return key.removeprefix("space.") if key.startswith("space.") else ""
+
+
+def _is_of(path: str, parameter: str) -> bool:
+    return path == parameter or path.startswith(f"{parameter}.")
+
+
+def _words_of(method: Method, words: Sequence[str]) -> list[str]:
+    """The settings that a method takes: all but those of parameters that it has not, or that it is defined by."""
+    own = set(catalog.get(method.trainable, choice.said(words)).space().parameters) - set(method.fixed)
+    return [w for w in words if not _parameter(w) or any(_is_of(_parameter(w), name) for name in own)]
 
 
 def budget_of(settings: Settings) -> tuple[str, float]:
@@ -200,55 +252,56 @@ def _sorted(words: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]
     names, given, shared = [], {}, []
     for word in words:
         key, equals, value = word.partition("=")
-        if not equals or ":" in key:
+        if not equals or ":" in key or Path(word.partition(":")[0]).is_file():  # a path may have = in it
             names.append(word)
-        elif key in REFUSED or (key == "search" and value == "listed"):
+        elif (key in REFUSED and value != "null") or (key == "search" and value == "listed"):
             raise UserError(f"{word}: {REFUSED.get(key, REFUSED['search.configs'])}")
         elif key in OWN:
             if key in given:
                 raise UserError(f"{word}: {key} is given twice")
-            given[key] = value
+            given[key] = bare(value)
         else:
             shared.append(word)
     return names, given, shared
 
 
-def _number(given: Mapping[str, str], key: str, low: int) -> int | None:
+def _number(given: Mapping[str, str], key: str, low: int, high: int) -> int | None:
     text = given.get(key)
     if text is None:
         return None
-    if not text.isdigit() or int(text) < low:
-        raise UserError(f"{key}={text}: must be a whole number of at least {low}")
+    if not re.fullmatch("[0-9]+", text) or not low <= int(text) <= high:
+        raise UserError(f"{key}={text}: must be a whole number of at least {low} and at most {high}")
     return int(text)
 
 
-def _shared(methods: Sequence[Method]) -> str:
+def _shared(methods: Sequence[Method], said: Mapping[str, Any]) -> str:
     """The first data set that all methods have. UserError if there is none."""
-    known = [catalog.get(m.trainable).datasets for m in methods]
+    known = [catalog.get(m.trainable, said).datasets for m in methods]
     found = next((name for name in known[0] if all(name in names for names in known)), None)
     if found is None:
-        said = "; ".join(f"{m.label}: {', '.join(d)}" for m, d in zip(methods, known, strict=True))
-        raise UserError(f"data is missing: the methods have no data set in common ({said})")
+        told = "; ".join(f"{m.label}: {', '.join(d)}" for m, d in zip(methods, known, strict=True))
+        raise UserError(f"data is missing: the methods have no data set in common ({told})")
     return found
 
 
 def _data(text: str, folder: str | None) -> tuple[Data, ...]:
     """The data sets: `a`, `[a,b]`, `[a,own@FOLDER]`. folder: of those that say none."""
-    found = []
-    for part in several(text):
+    found: list[tuple[str, str | None]] = []
+    for part in map(bare, several(text)):
         name, at, own = part.partition("@")
         if not name or (at and not own):
             raise UserError(f"data={text}: must name data sets, such as data=[cora,own@FOLDER]")
-        where = own if at else folder
-        label = name
-        if name == "own" and where:
-            label = config.absolute(where).rpartition("/")[2] or name
-        found.append(Data(label, name, where))
-    labels = [d.label for d in found]
-    twice = next((label for k, label in enumerate(labels) if label in labels[:k]), None)
+        where = bare(own if at else folder or "")
+        found.append((name, config.absolute(where) if where else None))
+    twice = next((pair for k, pair in enumerate(found) if pair in found[:k]), None)
     if twice is not None:
-        raise UserError(f"data={text}: {twice} is named twice")
-    return tuple(found)
+        raise UserError(f"data={text}: {twice[0]}{f'@{twice[1]}' if twice[1] else ''} is named twice")
+    ends = tails([(where or name) if name == OWN_DATA else name for name, where in found])
+    often = Counter(ends)
+    labels = [
+        f"{end}@{where}" if often[end] > 1 else end for end, (_, where) in zip(ends, found, strict=True)
+    ]
+    return tuple(Data(label, *pair) for label, pair in zip(labels, found, strict=True))
 
 
 def _compared(entrants: Sequence[Entrant], wanted: str | None) -> tuple[str, str]:
@@ -259,7 +312,7 @@ def _compared(entrants: Sequence[Entrant], wanted: str | None) -> tuple[str, str
                 f"metric={e.paper.objective}: is measured on test data; a method is chosen by a validation metric"
             )
     wanted = wanted or _counterpart(entrants[0].paper)
-    modes = set()
+    modes: dict[str, str] = {}
     for e in entrants:
         known = {m.name: m for m in e.paper.metrics}
         tests = [m.name for m in e.paper.metrics if m.split == "test"]
@@ -271,10 +324,13 @@ def _compared(entrants: Sequence[Entrant], wanted: str | None) -> tuple[str, str
             raise UserError(
                 f"on={wanted}: {e.method.label} measures it on {split} data; a test metric is compared"
             )
-        modes.add(known[wanted].mode)
+        modes.setdefault(known[wanted].mode, e.method.label)
     if len(modes) > 1:
-        raise UserError(f"on={wanted}: is to be large for one method and small for another")
-    return wanted, modes.pop()
+        raise UserError(
+            f"on={wanted}: is to be large for {modes['max']} and small for {modes['min']}; compare a metric that means"
+            " the same for all"
+        )
+    return wanted, next(iter(modes))
 
 
 def _counterpart(paper: type[Paper]) -> str:
@@ -294,22 +350,13 @@ def _counterpart(paper: type[Paper]) -> str:
     raise UserError(f"on is missing: on=NAME says which test metric of {paper.slug} is compared; {told}")
 
 
-def _named_apart(spec: Spec) -> None:
-    for what, labels in (
-        ("methods", [m.label for m in spec.methods]),
-        ("data", [d.label for d in spec.data]),
-    ):
-        plain = [_plain(label).lower() for label in labels]
-        if len(set(plain)) < len(plain) or "" in plain:
-            raise UserError(f"{what}: {', '.join(labels)} cannot be told apart in names of files; rename one")
-
-
 def resumed(spec: Spec, seeds: int | None) -> Spec:
     """The comparison with more repeats. UserError for fewer."""
     if seeds is None or seeds == spec.seeds:
         return spec
     if seeds < spec.seeds:
         raise UserError(f"seeds={seeds}: it has {spec.seeds} already, and can only grow")
+    _number({"seeds": str(seeds)}, "seeds", *NUMBERS["seeds"])
     return Spec(**{**spec.__dict__, "seeds": seeds, "grown": (*spec.grown, spec.seeds)})
 
 
