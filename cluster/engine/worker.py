@@ -95,6 +95,10 @@ class LegRunner:
         try:
             if self.paper is None:
                 self._build()
+            else:
+                self._since = (
+                    time.monotonic()
+                )  # until now it waited for the driver, which is no cost of the trial
             self._train(rows, report)
         except Pruned as end:
             report["status"], report["reason"] = "pruned", f"pruned by the trainable: {end}"
@@ -106,6 +110,7 @@ class LegRunner:
         report["rows"] = rows
         self._reported = max([self._reported, *(row["step"] for row in rows)])
         report.update(self._measurements())
+        self._spent, self._since = self._cost, None
         if self.paper is not None:
             report["attrs"] = {**self.paper.attrs, **told_by(self.paper, own=bool(self.post.source))}
             for remark in dict.fromkeys(self.paper.remarks):
@@ -145,8 +150,8 @@ class LegRunner:
     _done = 0  # steps trained
     _saved = 0  # steps in the last checkpoint
     _reported = 0  # steps that the driver has, or is being sent
-    _since: float | None = None  # when the paper's setup began
-    _spent = 0.0  # seconds that earlier legs took
+    _since: float | None = None  # when the paper's setup, or this step, began
+    _spent = 0.0  # seconds that earlier legs and steps took
     _startup = 0.0  # seconds of this leg before the setup, until they are reported
 
     def _build(self) -> None:

@@ -150,6 +150,19 @@ def test_costs_are_counted_from_the_papers_setup(tmp_path: Path, monkeypatch: py
     assert max(r["wall_s"] for r in run.store.table("results", "s").to_pylist()) < 0.5
 
 
+def test_waiting_for_a_busy_driver_is_no_cost_of_a_trial(tmp_path: Path) -> None:
+    run = engine(tmp_path, *BOWL, "budget.trials=1")
+
+    def late(payload: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.1)
+        return payload
+
+    run.run(before_report=late)
+    (row,) = trials(run.store)
+    assert row["steps"] == 9 and row["cost_s"] < 0.3
+    assert max(r["wall_s"] for r in run.store.table("results", "s").to_pylist()) < 0.3
+
+
 # -- time -----------------------------------------------------------------------------------------------
 
 
