@@ -314,8 +314,8 @@ def searches(
         if not curves:
             said.append(f"{method}: no complete configuration")
             continue
-        begin, end = max(c[0][0] for c in curves), min(c[-1][0] for c in curves)
-        times = sorted({t for c in curves for t, _ in c if begin <= t <= end} | {begin, max(begin, end)})
+        begin, end = max(c[0][0] for c in curves), max(c[-1][0] for c in curves)
+        times = sorted({t for c in curves for t, _ in c if begin <= t <= end} | {begin, end})
         changed += times[:-1]
         for t in times:
             values = [[v for at, v in c if at <= t][-1] for c in curves]
@@ -369,8 +369,8 @@ def searches(
         f"searches_{by}_{place}",
         f"The searches on {data} against {'trials' if by == 'trials' else 'cost'}",
         f"Best {objective} so far ({BETTER[mode]}), on validation data; the line is the mean over repeats, "
-        "the band goes from the least to "
-        f"the most. It begins when every repeat has a complete configuration.{beyond(out)}",
+        "the band goes from the least to the most. It begins when every repeat has a complete configuration; "
+        f"a search that has ended keeps its value.{beyond(out)}",
         f"{'; '.join(said)}.",
         table(
             made,

@@ -50,7 +50,7 @@ def parallel(trials: pa.Table, dims: Sequence[Dimension], objective: str, mode: 
                 {"kind": kind, "trial": row["trial"], "value": row["value"], "at": at, "parameter": d.name,
                  "place": d.place(value), "setting": setting}
             )  # fmt: skip
-    for at, d in enumerate(dims):
+    for at, d in enumerate(dims if shown else []):
         rows += [
             {"kind": "end", "at": at, "parameter": d.name, "place": x, "setting": t} for x, t in _marks(d)
         ]

@@ -53,6 +53,8 @@ class Pictures:
     @cached_property
     def space(self) -> Space | None:
         """What was searched; None for what is no search over hyperparameters."""
+        if not self.row["space"]:
+            return None
         try:
             return Space.from_yaml(self.row["space"], source=self.name, papers=False)
         except (SpaceError, TypeError):
@@ -187,6 +189,8 @@ class Pictures:
         return trade_offs.architecture(graph.nodes, graph.edges, row, place)
 
     def _importance(self, objective: str) -> Said:
+        if self.space is None:
+            raise UserError(f"{self.name}: is no sweep over hyperparameters")
         if objective not in self._known:
             # fANOVA of 10,000 trials takes as long as all the rest of a report; PED-ANOVA a quarter of that.
             method = "fanova" if self.trials.num_rows <= MANY else "ped_anova"

@@ -20,7 +20,7 @@ from fairsweep.analysis.plots.parts import count, number, sentence
 from fairsweep.analysis.statistics import best
 from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.jobs.pictures import Pictures
-from fairsweep.cluster.jobs.reporting_sweeps import duration
+from fairsweep.cluster.jobs.reporting_sweeps import duration, seen
 
 Row = dict[str, Any]
 
@@ -52,7 +52,7 @@ def comparison_sections(store: Store, rows: Sequence[Row], found: Answer) -> lis
     first += [Text(sentence(n)) for n in found.notes]
     return [
         Section("answer", "Who is best, by how much, how sure", first),
-        Section("scores", "Scores", [comparing.scores(rows, data) for data in sets]),
+        Section("scores", "Scores", [seen(comparing.scores(rows, data)) for data in sets]),
         *_ranked(found),
         *_searches(store, rows, sets),
         Section("rows", "Every search", [_every(rows)]),
@@ -132,7 +132,7 @@ def _searches(store: Store, rows: Sequence[Row], sets: Sequence[str]) -> list[Se
                 continue
         if mode is not None:
             figures += [
-                comparing.searches(tables, str(next(iter(aims))), mode, data, place, by)
+                seen(comparing.searches(tables, str(next(iter(aims))), mode, data, place, by))
                 for by in ("trials", "cost")
             ]
     return [Section("searches", "How the searches went", figures)] if figures else []
@@ -217,7 +217,7 @@ def claims_sections(rows: Sequence[Row]) -> list[Section]:
         Section(
             "claims",
             "Claims",
-            [claims_plot.claims(rows), Rows("claims", "Each claim", table, said, paged=len(made) > 50)],
+            [seen(claims_plot.claims(rows)), Rows("claims", "Each claim", table, said, paged=len(made) > 50)],
         )
     ]
 
@@ -242,7 +242,7 @@ def together(found: Sequence[Pictures]) -> tuple[str, list[Section]]:
     values = {p.name: (b.value.mean if (b := best(p.trials, mode)) else None) for p in plain}
     ranked = sorted(((v, n) for n, v in values.items() if v is not None), reverse=mode == "max")
     tables = {p.name: p.trials for p in plain}
-    blocks: list[Block] = [search.anytime(tables, objective, mode, by) for by in ("trials", "cost")]
+    blocks: list[Block] = [seen(search.anytime(tables, objective, mode, by)) for by in ("trials", "cost")]
     blocks.append(
         Text(
             "These are sweeps of their own, not a comparison: budgets, splits and luck may differ. "

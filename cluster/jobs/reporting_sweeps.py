@@ -152,11 +152,14 @@ def _tried(*makes: Callable[[], Figure]) -> list[Block]:
     """The figures for which there is something to show."""
     found: list[Block] = []
     for make in makes:
-        try:
-            found.append(make())
-        except UserError:
-            continue
+        with contextlib.suppress(UserError):
+            found.append(seen(make()))
     return found
+
+
+def seen(figure: Figure) -> Block:
+    """A figure, or what it has to say where there is nothing to draw."""
+    return figure if figure.data.num_rows else Text(f"{figure.title}: {figure.alt}")
 
 
 def _best(of: Pictures) -> list[Block]:
@@ -226,7 +229,8 @@ def _parameters(of: Pictures) -> list[Block]:
     each = [(lambda aim=aim: of.importance(aim)) for aim in aims]  # type: ignore[misc]
     blocks = _tried(*each, of.contour, of.parallel)
     with contextlib.suppress(UserError):
-        blocks.append(Grid(tuple(of.slices())))
+        each_one = tuple(f for f in of.slices() if f.data.num_rows)
+        blocks += [Grid(each_one)] if each_one else []
     told = (
         f"But for importance all is by {of.objective}, the first objective."
         if of.row.get("objectives")

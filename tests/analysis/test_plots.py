@@ -148,6 +148,9 @@ def test_the_comparison_by_hand() -> None:
         if r["method"] == "m"
     ]
     assert line[0] == (1.0, 3.0, 3.0, 3.0) and line[-1] == (2.0, 1.5, 1.0, 2.0)
+    short = trials([(0, 0, "complete", 5.0, 1)])  # it has ended before the others have begun to have a value
+    late = comparing.searches({"m": [short, runs["m"][0]]}, "loss", "min", "d", by="cost").rows()
+    assert [(r["at"], r["mean"]) for r in late] == [(1.0, 4.0), (2.0, 3.0)]
 
 
 def every_figure() -> list[Figure]:

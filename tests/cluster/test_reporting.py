@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from fairsweep.analysis.documents import html
+from fairsweep.analysis.documents.document import Text
+from fairsweep.analysis.plots.figure import Figure
 from fairsweep.analysis.store import Store, UnknownSweep
 from fairsweep.cluster import api
 from fairsweep.cluster.cli import run_cli
@@ -158,3 +160,18 @@ def test_bad_input_is_one_line(
 def test_an_unknown_sweep_is_said_as_everywhere(store: Store) -> None:
     with pytest.raises(UnknownSweep):
         write(store, ["nothing"])
+
+
+def test_where_there_is_nothing_to_draw_words_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.swift(monkeypatch)
+    store = Store(tmp_path)
+    about = {"paper": "p", "objective": "x", "mode": "max"}
+    with store.create("r", about, config_fields=made.FIELDS, metric_names=["x"]) as writer:
+        for k in range(3):
+            config = {"config.lr": 0.1 * (k + 1)}
+            writer.trial(f"{k}-0", number=k, config_id=k, seed=0, state="running", config_json="{}", **config)
+    found = document_of(store, ["r"])
+    assert found.answer == "r has no configuration with a value yet, of 3 configurations begun."
+    assert not [b for _, b in found.blocks() if isinstance(b, Figure)]
+    said = [b.text for s in found.sections for b in s.blocks if isinstance(b, Text)]
+    assert any("no complete configuration among 0 trials" in text for text in said)
