@@ -51,6 +51,11 @@ class Pictures:
         return found
 
     @cached_property
+    def best(self) -> dict[str, Any] | None:
+        """The best configuration, or the front; see `best_of`."""
+        return best_of(self.store, self.name)
+
+    @cached_property
     def space(self) -> Space | None:
         """What was searched; None for what is no search over hyperparameters."""
         if not self.row["space"]:
@@ -91,7 +96,7 @@ class Pictures:
             raise UserError(f"metric={wanted}: {self.name} has {', '.join(known)}")
         columns = ["trial", "step", f"metric.{wanted}"]
         results = self.store.table("results", self.name, columns=columns)
-        best = None if self.row.get("objectives") else best_of(self.store, self.name)
+        best = None if self.row.get("objectives") else self.best
         mode = self.mode if wanted == self.objective else "min" if "loss" in wanted else "max"
         return search.learning_curves(results, self.trials, wanted, mode, best["trials"] if best else ())
 

@@ -16,7 +16,6 @@ from fairsweep.analysis.plots.parts import count, number
 from fairsweep.analysis.statistics import summarise
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs.best import best_of
 from fairsweep.cluster.jobs.pictures import ALONE, FROM_SCORE, Pictures
 
 DRAWN = 6  # networks
@@ -45,7 +44,7 @@ def answer(of: Pictures) -> tuple[str, str, list[tuple[str, str]]]:
 def _sentence(of: Pictures) -> tuple[str, str]:
     if of.architectures:
         return _network(of), ""
-    best = best_of(of.store, of.name)
+    best = of.best
     total = len(set(of.trials["config_id"].to_pylist()))
     if best is None:
         told = f"{of.name} has no configuration with a value yet, of {count(total, 'configuration')} begun."
@@ -163,7 +162,7 @@ def seen(figure: Figure) -> Block:
 
 
 def _best(of: Pictures) -> list[Block]:
-    best = best_of(of.store, of.name)
+    best = of.best
     if best is None or "front" in best:
         return []
     rows = [(of.objective, best["value"], best["ci95"], best["seeds"], "chosen by")]
@@ -242,7 +241,7 @@ def _parameters(of: Pictures) -> list[Block]:
 def _fronts(of: Pictures) -> list[Block]:
     names = list(json.loads(of.row["objectives"]))
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]][:PAIRS]
-    best = best_of(of.store, of.name)
+    best = of.best
     if best is None:
         return []
     blocks = _tried(*((lambda a=a, b=b: of.front(a, b)) for a, b in pairs))  # type: ignore[misc]

@@ -194,10 +194,10 @@ def test_the_page_on_paper(browser: Any, store: Store, tmp_path: Path) -> None:
 def test_ten_thousand_trials(browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.swift(monkeypatch)
     store = made.write_sweep(tmp_path / "store", "big", 5000)
-    began = time.perf_counter()
+    began = time.process_time()  # what it takes, not what else the machine does meanwhile
     file = write(store, ["big"], tmp_path / "big.html")
-    written = time.perf_counter() - began
+    written = time.process_time() - began
     page, said, loaded = opened(browser, file)
     assert said == [] and page.locator("#trials .state").inner_text() == "1 to 50 of 10,000"
-    print(json.dumps({"written_s": written, "loaded_s": loaded, "bytes": file.stat().st_size}))
+    print(json.dumps({"written_cpu_s": written, "loaded_s": loaded, "bytes": file.stat().st_size}))
     assert written < 20 and loaded < 3
