@@ -267,9 +267,23 @@ class Store:
             raise self.unknown(sweep)
         return state
 
+    def _comparisons(self) -> list[str]:
+        """The names of comparisons; none where their table cannot be read."""
+        try:
+            return sorted(set(self.derived("comparisons").column("run").to_pylist()))
+        except StoreError:
+            return []
+
     def unknown(self, sweep: str) -> UnknownSweep:
         """What to raise of a name that no sweep has: it names close ones."""
-        names = self.sweeps()
+        names, runs = self.sweeps(), self._comparisons()
+        inner = [name for name in names if name.startswith(f"{sweep}.")]
+        if sweep in runs and inner:
+            return UnknownSweep(
+                f"{sweep}: is a comparison, which `fairsweep show` and `fairsweep report` have; its sweeps are"
+                f" {inner[0]} and {len(inner) - 1} more (`fairsweep ls --all`)"
+            )
+        names = [n for n in names if not any(n.startswith(f"{run}.") for run in runs)] + runs
         close = get_close_matches(sweep, names, n=3)
         if close:
             hint = f"did you mean {' or '.join(close)}?"

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from fairsweep.analysis import upkeep
 from fairsweep.analysis.store import Store
-from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.storage import existing, open_store
 from fairsweep.search_spaces._parameter import hydra_word

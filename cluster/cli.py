@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands import (
-    DEFAULT_STORAGE,
     claims,
     compare,
     completion,

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from fairsweep.analysis.comparing.answering import Answer
 from fairsweep.analysis.store import Store
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.api import Sweep, words
-from fairsweep.cluster.commands import DEFAULT_STORAGE
 from fairsweep.cluster.jobs import sources
 from fairsweep.cluster.storage import existing
 from fairsweep.search_spaces._parameter import hydra_word
@@ -74,7 +74,8 @@ class Comparison:
             "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in row) + "</tr>" for row in rows
         )
         top = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-        return f"<p><b>{html.escape(found.sentence)}</b></p><table><tr>{top}</tr>{cells}</table>"
+        more = f"<p>{html.escape(found.more)}</p>" if found.more else ""
+        return f"<p><b>{html.escape(found.sentence)}</b></p>{more}<table><tr>{top}</tr>{cells}</table>"
 
 
 def compare(

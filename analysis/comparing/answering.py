@@ -47,7 +47,8 @@ class Standing:
 @dataclass(frozen=True)
 class Answer:
     """`scores` (methods, data sets, repeats), NaN where a repeat failed or has not ended; `decision` None where nothing
-    can be compared yet. `used`: method -> the least and the most that one of its searches used of the budget."""
+    can be compared yet. `used`: method -> the least and the most that one of its searches used of the budget. `more`:
+    what to do next, in a sentence, where there is something."""
 
     run: str
     metric: str
@@ -61,6 +62,7 @@ class Answer:
     budget: tuple[str, float] = ("trials", 0.0)
     used: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    more: str = ""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -247,6 +249,7 @@ def jsonable(found: Answer) -> dict[str, Any]:
     return {
         "run": found.run,
         "sentence": found.sentence,
+        "next": found.more or None,
         "winner": None if decision is None else decision.winner,
         "metric": found.metric,
         "mode": found.mode,

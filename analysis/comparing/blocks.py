@@ -91,6 +91,11 @@ def smallest_p(n: int) -> float:
     return 2.0 ** (1 - n) if n else 1.0
 
 
+def fewest(comparisons: int, alpha: float = ALPHA) -> int:
+    """How many blocks the smallest p takes to be at most `alpha` after Holm's correction over so many tests."""
+    return next(m for m in range(1, 64) if smallest_p(m) * comparisons <= alpha)
+
+
 def limits_in_words(n: int, comparisons: int = 1, methods: int = 2, alpha: float = ALPHA) -> tuple[str, ...]:
     """Why `n` blocks cannot give a significant difference whatever the values are; nothing where they can.
 
@@ -99,9 +104,11 @@ def limits_in_words(n: int, comparisons: int = 1, methods: int = 2, alpha: float
     least = smallest_p(n)
     if least * comparisons <= alpha:
         return ()
-    need = next(m for m in range(1, 64) if smallest_p(m) * comparisons <= alpha)
+    need = fewest(comparisons, alpha)
     if least > alpha:
-        return (f"n={n}: no two-sided Wilcoxon can be below {_short(least)}; that needs n={need}",)
+        return (
+            f"n={n}: no two-sided Wilcoxon can be below {_short(least)}; to be significant takes n={need}",
+        )
     return (
         f"cannot be significant with {n} blocks and {methods} methods after Holm: the smallest p is "
         f"{comparisons} x {_short(least)} = {_short(min(1.0, comparisons * least))}; that needs {need} blocks",

@@ -13,17 +13,19 @@ none decides by its unit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fairsweep.analysis.comparing.blocks import ALPHA, blocks_of, differences, limits_in_words, sign_of
+from fairsweep.analysis.comparing.blocks import ALPHA, blocks_of, differences, fewest, sign_of
 from fairsweep.analysis.comparing.intervals import LEVEL
 from fairsweep.analysis.comparing.paired_tests import holm, turned
 
 DRAWS = 2000
+POWER = 0.8  # how often a lead of the size seen is found with as many blocks as `likely` says
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,12 @@ class Gap:
 
 @dataclass(frozen=True)
 class Decision:
-    """`winner` is None where no method is better than each other one; `sentence` says the answer in words."""
+    """`winner` is None where no method is better than each other one; `sentence` says the answer in words.
+
+    `least`: blocks without which no difference can be significant. `likely`: where there are as many and nobody wins,
+    blocks that would show the leader's lead in 4 of 5 comparisons, if it is as large as it looks; None where there is
+    a winner, or no lead.
+    """
 
     winner: str | None
     sentence: str
@@ -52,6 +59,8 @@ class Decision:
     n: int
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
+    least: int = 0
+    likely: int | None = None
 
 
 def decide(
@@ -107,15 +116,29 @@ def decide(
     winner = next(
         (name for name, mine in over.items() if all(g.effect > 0 and g.p_holm <= alpha for g in mine)), None
     )
-    n = len(found.blocks)
-    notes = [*found.notes, *limits_in_words(n, len(index), len(x), alpha)]
+    n, least, likely = len(found.blocks), fewest(len(index), alpha), None
+    notes = []
+    if found.left_out:
+        notes.append(
+            f"{len(found.left_out)} of {n + len(found.left_out)} repeats are left out for all, since a method has no"
+            " score there; a method that fails where it is hard gains by that"
+        )
     gone = [sets[d] for d in range(len(sets)) if d not in scale]
     if gone:
         notes.append(f"no complete repeat on {', '.join(gone)}: nothing is said of it")
     if ends is None:
         notes.append("a data set has one repeat: how far the difference is off cannot be said")
-    sentence = _sentence(winner, over, n, len(scale))
-    return Decision(winner, sentence, tuple(gaps), n, found.left_out, tuple(notes))
+    on = _where(n, len(scale))
+    if winner is None:
+        leader = max(over, key=lambda name: min(gap.effect for gap in over[name]))
+        rival = max(over[leader], key=lambda gap: (gap.p_holm, -gap.effect))
+        sentence = _open(leader, over[leader], rival, on, sign, alpha, least if n < least else 0)
+        if n >= least:
+            at = next(i for i, gap in enumerate(gaps) if {gap.a, gap.b} == {rival.a, rival.b})
+            likely = _likely(scaled[at] / share, n, len(index), alpha)
+    else:
+        sentence = _won(winner, over[winner], on, sign)
+    return Decision(winner, sentence, tuple(gaps), n, found.left_out, tuple(notes), least, likely)
 
 
 def _spread(values: np.ndarray) -> float:
@@ -146,16 +169,56 @@ def _ends(raw: np.ndarray, group: np.ndarray, seed: int) -> tuple[np.ndarray, np
     return low, high
 
 
-def _sentence(winner: str | None, over: dict[str, list[Gap]], n: int, sets: int) -> str:
-    on = f"on {n} blocks ({sets} data set{'s' if sets > 1 else ''})"
-    if winner is None:
-        leader = max(over, key=lambda name: min(gap.effect for gap in over[name]))
-        least = max(over[leader], key=lambda gap: gap.p_holm)
-        if least.effect <= 0:
-            return f"no winner {on}: {leader} and {least.b} are equal"
-        return f"no winner {on}: {leader} leads, but against {least.b} p is {least.p_holm:.2g} after Holm"
-    near = min(over[winner], key=lambda gap: gap.effect)
-    worst = max(gap.p_holm for gap in over[winner])
-    ends = "" if near.ci95 is None else f" ({near.ci95[0]:.4g} to {near.ci95[1]:.4g})"
-    lead = f"{near.difference:+.4g}{ends} against {near.b}, the next"
-    return f"{winner} is best {on}: p at most {worst:.2g} after Holm; {lead}"
+def _likely(scaled: np.ndarray, n: int, pairs: int, alpha: float) -> int | None:
+    """Blocks in all that would show the mean of `scaled` (n differences) in `POWER` of comparisons; normal theory."""
+    from scipy.stats import norm
+
+    lead, spread = abs(float(scaled.mean())), float(scaled.std(ddof=1)) if n > 1 else 0.0
+    if lead <= 1e-12 * max(1.0, spread):
+        return None
+    need = ((norm.ppf(1 - alpha / pairs / 2) + norm.ppf(POWER)) * spread / lead) ** 2
+    return max(n + 1, math.ceil(need)) if need < 1e9 else None
+
+
+def _where(n: int, sets: int) -> str:
+    repeats = f"{n} repeat{'s' if n != 1 else ''}"
+    return f"in {repeats} on {sets} data sets" if sets > 1 else f"in {repeats} on one data set"
+
+
+def _by(gap: Gap, sign: float) -> str:
+    """How far a is ahead of b, in the values' unit where that says so, too."""
+    if gap.difference * sign <= 0:  # data sets of very different scales
+        return f"by {gap.effect:.2g} standard deviations"
+    ends = ""
+    if gap.ci95 is not None:
+        low, high = sorted(sign * end for end in gap.ci95)
+        ends = f" (95 % interval {low:.3g} to {high:.3g})"
+    return f"by {sign * gap.difference:.3g}{ends}"
+
+
+def _won(winner: str, gaps: Sequence[Gap], on: str, sign: float) -> str:
+    near = min(gaps, key=lambda gap: gap.effect)
+    worst = max(gap.p_holm for gap in gaps)
+    lead = (
+        f"{winner} is best: ahead of {near.b}{', the next,' if len(gaps) > 1 else ''} {_by(near, sign)} {on}"
+    )
+    often = f"{max(0.01, 100 * worst):.2g} %"
+    return f"{lead}; chance alone gives as clear a lead in at most {often} of comparisons"
+
+
+def _open(
+    leader: str, gaps: Sequence[Gap], rival: Gap, on: str, sign: float, alpha: float, least: int
+) -> str:
+    """What is said where nobody wins. least: blocks that anything to be significant takes, if there are fewer."""
+    if rival.effect <= 0:
+        return f"no winner: {leader} and {rival.b} are equal {on}"
+    lead = f"no winner: {leader} is ahead of {rival.b} {_by(rival, sign)} {on}"
+    if least:
+        return f"{lead}, too few for any difference of {_methods(len(gaps) + 1)} to count; {least} are needed"
+    beaten = [gap.b for gap in gaps if gap.p_holm <= alpha]
+    also = f"; it is better than {', '.join(beaten)}" if beaten else ""
+    return f"{lead}, which may be chance (p = {rival.p_holm:.2g}; {alpha:.2g} or less would count){also}"
+
+
+def _methods(many: int) -> str:
+    return "two methods" if many == 2 else f"{many} methods"

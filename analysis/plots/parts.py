@@ -41,6 +41,8 @@ def count(n: int, one: str, many: str | None = None) -> str:
 
 def sentence(text: str) -> str:
     """`text` as a sentence. What begins with a symbol or a name stays as it is: `n=5`, `lr has`."""
+    if not text:
+        return ""
     word = text.split(" ", 1)[0]
     first = (
         text[:1].upper() if word in BEGINNINGS or text.startswith(("a data set ", "a group ")) else text[:1]

@@ -2,8 +2,6 @@
 
 import os
 
-DEFAULT_STORAGE = "fairsweep-store"
-
 
 def path(text: str) -> str:
     """The type of options that are paths: ~ is the home folder, also where the shell leaves it (--data-dir=~/data)."""

@@ -7,7 +7,7 @@ import shlex
 import sys
 from typing import Any
 
-from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
 
 TRIALS = 8  # candidates of an arm where `--tuning-trials` does not say

@@ -8,7 +8,7 @@ import sys
 from datetime import datetime
 from typing import Any
 
-from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
 
 EPILOG = """METHOD is a paper, or a file with names of it, and after colons parameters with one value or several:
@@ -97,11 +97,18 @@ def ended(answer: Any, state: str, name: str, storage: str, as_json: bool) -> in
         if answer is not None:
             print_answer(answer)
         print(f"store    {storage}  (table comparisons, and a sweep for each search; run {name})")
+        if answer is not None and state != "interrupted":
+            print(f"page     {_again('report', name, storage)}")
         if state == "interrupted":
-            print(f"resume   {shlex.join(['fairsweep', 'resume', name, '--storage', storage])}")
+            print(f"resume   {_again('resume', name, storage)}")
     if state == "interrupted":
         return 130
     return 0 if answer is not None and answer.decision is not None else 1
+
+
+def _again(verb: str, name: str, storage: str) -> str:
+    where = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
+    return shlex.join(["fairsweep", verb, name, *where])
 
 
 def print_answer(answer: Any) -> None:
@@ -141,6 +148,8 @@ def print_answer(answer: Any) -> None:
             )
         report.show_rows(pairs, list(pairs[0]))
     print(f"answer   {answer.sentence}")
+    if answer.more:
+        print(f"next     {answer.more}")
     searched, trained = (sum(getattr(s, what) for s in answer.standings) for what in ("search_s", "final_s"))
     kind, amount = answer.budget
     print(

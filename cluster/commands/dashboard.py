@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands.tables import existing
 from fairsweep.cluster.errors import UserError
 

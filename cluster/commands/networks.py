@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fairsweep.cluster.commands import DEFAULT_STORAGE, path
+from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster.commands import path
 from fairsweep.cluster.errors import UserError
 
 

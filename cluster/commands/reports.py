@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from fairsweep.cluster.commands import DEFAULT_STORAGE, path
+from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster.commands import path
 from fairsweep.cluster.commands.tables import existing
 
 

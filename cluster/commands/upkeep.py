@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from fairsweep.cluster.commands import DEFAULT_STORAGE
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands.tables import existing
 from fairsweep.cluster.errors import UserError
 

@@ -176,6 +176,8 @@ def of_sweep(
     step: a step, "end" or None. UserError if too little is known, or there is no such objective.
     """
     record = store.read(name)
+    if not record.sweep.get("space"):
+        raise UserError(f"{name}: is no sweep over hyperparameters")
     modes: dict[str, str] = json.loads(record.sweep.get("objectives") or "null") or {
         record.sweep["objective"]: record.sweep["mode"]
     }

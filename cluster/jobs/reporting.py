@@ -13,6 +13,7 @@ from fairsweep.analysis.plots.parts import count, sentence
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import reporting_runs as runs
+from fairsweep.cluster.jobs.comparing import job
 from fairsweep.cluster.jobs.pictures import Pictures
 from fairsweep.cluster.jobs.reporting_sweeps import answer, sections
 
@@ -55,13 +56,13 @@ def _comparison(store: Store, name: str) -> Document | None:
     rows = _rows(store, "comparisons", name)
     if not rows:
         return None
-    found = answering.answer(rows)
-    told = sentence(found.sentence)
+    found = job.answered(store, name) or answering.answer(rows)
+    told, more = sentence(found.sentence), sentence(found.more)
     parts = runs.comparison_sections(store, rows, found)
     again = runs.settings(rows, store)
     if again:
         parts.append(Section("again", "How to get this again", again))
-    return Document(f"Comparison {name}", told, "", runs.comparison_facts(found), parts)
+    return Document(f"Comparison {name}", told, more, runs.comparison_facts(found), parts)
 
 
 def _claims(store: Store, name: str) -> Document | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,7 +218,7 @@ def test_a_comparison_is_of_the_text_that_it_began_with(mine: Path, gone: bool) 
 
 
 def test_the_same_words_with_more_seeds_grow_it_and_it_says_so(
-    mine: Path, monkeypatch: pytest.MonkeyPatch
+    mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
         job, "drive_fleet", lambda settings, fleet, display, resume: here(fleet) or "finished"
@@ -229,7 +230,24 @@ def test_the_same_words_with_more_seeds_grow_it_and_it_says_so(
         words = ["m.py:two,three", "budget.trials=2", f"seeds={seeds}"]
         answer, state = job.run(plan.asked(words, "c", "store"), ComparisonDisplay())
         assert state == "finished" and answer is not None
-    assert any(note.startswith("it grew (1, 2 searches of each method)") for note in answer.notes)
+    # Nobody could have won at the first look: that it was taken costs nothing, and the next step is said.
+    assert not any(note.startswith("it grew") for note in answer.notes)
+    assert answer.more.startswith("fairsweep resume c seeds=+4 ")
+    assert " adds 4 repeats (" in answer.more and answer.more.endswith(
+        "of training), the fewest that can show a winner"
+    )
+    store = Store(str(mine / "store"))
+    spec, kept = job.stored(store, "c"), store.derived("comparisons", "c").to_pylist()
+    assert spec is not None
+    store.write_derived("comparisons", "c", [{**r, "repeat": i} for i in range(7) for r in kept[:2]])
+    monkeypatch.setattr(job, "stored", lambda store, name: replace(spec, seeds=7, grown=(6,)))
+    late = job.answered(store, "c")
+    assert late is not None and any(
+        n.startswith("it grew (6, 7 searches of each method)") for n in late.notes
+    )
+    for verb in ("best", "importance"):
+        assert run_cli([verb, "c", "--storage", str(mine / "store")]) == 2
+        assert "c: is a comparison, which `fairsweep show`" in capsys.readouterr().err
 
 
 def test_what_is_of_a_comparison_is_dealt_with_as_a_whole(

@@ -12,7 +12,7 @@ import pytest
 from fairsweep.cluster import api
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs.importance import _judged
+from fairsweep.cluster.jobs.importance import _judged, of_sweep
 from fairsweep.search_spaces.algorithms import importance as module
 from tests.cluster.test_conductor import Crash, engine
 
@@ -116,6 +116,12 @@ def test_what_cannot_be_answered_is_one_line(tmp_path: Path, capsys: pytest.Capt
         assert capsys.readouterr().err == f"fairsweep: error: {line}\n"
     with pytest.raises(UserError, match="importance needs at least 10"):
         api.open("s", tmp_path).importance()
+
+
+def test_a_row_of_a_sweep_that_names_no_space_is_one_line() -> None:
+    store = SimpleNamespace(read=lambda name: SimpleNamespace(sweep={"objective": "v", "mode": "max"}))
+    with pytest.raises(UserError, match="s: is no sweep over hyperparameters"):
+        of_sweep(store, "s")  # type: ignore[arg-type]
 
 
 def test_a_trial_that_did_not_report_at_a_step_counts_by_its_next_report() -> None:

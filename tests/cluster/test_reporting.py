@@ -74,7 +74,7 @@ class Tags(HTMLParser):
     [
         ("s", r"The best of 30 configurations has val_loss 0\.\d+ \(95 % interval .*2 seeds\); on test data"),
         ("mo", r"configurations? (is|are) the best trade-off of val_loss and val_accuracy among \d+: "),
-        ("c", r"<h1>dagnn is best on|No winner"),
+        ("c", r"<h1>dagnn is best: ahead|No winner: "),
         ("k", r"1 of 4 claims holds in direction, 1 also in size"),
         (
             "n",

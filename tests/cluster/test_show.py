@@ -76,7 +76,7 @@ def test_a_comparison_is_its_answer_its_methods_and_their_pairs(
     assert run_cli(["show", "x", "--plot", "--storage", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     table, _, drawn = out.partition("\ntest_accuracy (max), mean and 95 % interval over repeats\n")
-    assert "answer   m0 is best on 12 blocks (2 data sets)" in table and "p (Holm)" in table
+    assert "answer   m0 is best: ahead of m1, the next, by " in table and "p (Holm)" in table
     assert [line.split()[0] for line in drawn.splitlines()[:3]] == ["m0", "m1", "m2"]
     assert [line.index("●") for line in drawn.splitlines()[:3]] == sorted(
         (line.index("●") for line in drawn.splitlines()[:3]), reverse=True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,8 +16,11 @@ from typing import Any
 
 from fairsweep.analysis import upkeep
 from fairsweep.analysis.comparing.answering import Answer, answer
+from fairsweep.analysis.plots.parts import count
 from fairsweep.analysis.store import Store, StoreError
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.checks import hint
+from fairsweep.cluster.display import clock
 from fairsweep.cluster.engine.fleet import Fleet, Lane
 from fairsweep.cluster.engine.local import check_shared, connected, slots
 from fairsweep.cluster.errors import UserError
@@ -26,11 +30,12 @@ from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
 from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, made, resumed
 from fairsweep.cluster.jobs.driving import drive_fleet
-from fairsweep.cluster.storage import open_store
+from fairsweep.cluster.storage import locate, open_store
 from fairsweep.trainables.own.known import meant, pinned
 from fairsweep.trainables.own.source import Source, TrainableError, is_reference
 
 OVER = ("finished", "failed")
+HOPELESS = 20  # times the repeats that there are: nobody waits for as many
 
 
 @dataclass(frozen=True)
@@ -268,15 +273,45 @@ def answered(store: Store, name: str) -> Answer | None:
     if not rows:
         return None
     found, spec = answer(rows), stored(store, name)
-    expected = 0 if spec is None else len(spec.methods) * len(spec.data) * spec.seeds
+    if spec is None:
+        return found
+    expected = len(spec.methods) * len(spec.data) * spec.seeds
     if len(rows) < expected:
         early = f"{len(rows)} of {expected} repeats have ended; the answer may change with the others"
-        found = replace(found, notes=(early, *found.notes))
-    if spec is not None and spec.grown:
-        looks = ", ".join(str(n) for n in (*spec.grown, spec.seeds))
-        late = f"it grew ({looks} searches of each method): with each look a winner by chance gets likelier"
+        return replace(found, notes=(early, *found.notes))
+    looks = [*spec.grown, spec.seeds]
+    able = [n for n in looks if n * len(spec.data) >= (found.decision.least if found.decision else 0)]
+    if len(able) > 1:  # a look at too few repeats for a winner costs nothing
+        said = ", ".join(map(str, looks))
+        late = f"it grew ({said} searches of each method): with each look a winner by chance gets likelier"
         found = replace(found, notes=(*found.notes, late))
-    return found
+    return replace(found, more=_next(store, spec, found))
+
+
+def _next(store: Store, spec: Spec, found: Answer) -> str:
+    """What a comparison without a winner takes, and the command that adds it; "" where there is nothing to say."""
+    decision = found.decision
+    if decision is None or decision.winner is not None:
+        return ""
+    want = decision.least if decision.n < decision.least else decision.likely
+    if want is None:
+        return ""
+    sets = len(found.data_sets)
+    many = -(-(want - decision.n) // sets)
+    where = [] if store.uri == locate(DEFAULT_STORAGE) else ["--storage", store.uri]
+    command = shlex.join(["fairsweep", "resume", spec.run, f"seeds=+{many}", *where])
+    spent = sum(s.search_s + s.final_s for s in found.standings) / spec.seeds * many
+    more = count(many, "repeat") + (" on each data set" if sets > 1 else "")
+    adds = f"{command} adds {more} ({clock(spent)} of training)"
+    if decision.n < decision.least:
+        return f"{adds}, the fewest that can show a winner"
+    if want > HOPELESS * decision.n:
+        return (
+            f"so small a lead takes about {want:,} repeats to show: choose by what else matters, such as cost"
+        )
+    return (
+        f"about {want} repeats show such a lead in 4 of 5 comparisons, if it is as large as it looks: {adds}"
+    )
 
 
 def unknown(store: Store, name: str) -> UserError:
