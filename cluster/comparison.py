@@ -90,9 +90,9 @@ def compare(
 
     methods: slugs, references, functions or classes of your own, or a pair of one of these and the parameters that are
     fixed for it: `("biper", {"weight_mode": ["fp", "ste"]})` is two methods. data: sets that all have, `own@FOLDER` for
-    yours. settings: `seeds` (repeats, 5), `retrain`, `on`, `seed`, and those of every search: `budget={"trials":
-    20}`, `search`, `scheduler`, `space`, `cluster` ... The same `name` takes up what is not finished. UserError in one
-    line if it cannot run as it is set up.
+    yours. settings: `seeds` (repeats; without it as many as can show a winner, at least 5), `retrain`, `on`,
+    `seed`, and those of every search: `budget={"trials": 20}`, `search`, `scheduler`, `space`, `cluster` ... The same
+    `name` takes up what is not finished. UserError in one line if it cannot run as it is set up.
     """
     from fairsweep.cluster.engine.local import prepare_environment
 

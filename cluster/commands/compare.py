@@ -16,7 +16,8 @@ EPILOG = """METHOD is a paper, or a file with names of it, and after colons para
 
 settings of a comparison:
   data=[a,b@FOLDER]    data sets that all methods have (the first that they share); own@FOLDER for data of yours
-  seeds=5              searches of each method on each data set, the repeats of the comparison
+  seeds=N              searches of each method on each data set, the repeats of the comparison: without it the fewest
+                       that can show a winner (two methods on one data set 6, three 7, five 9), at least 5
   retrain=1            trainings of what a search chose, under fresh seeds, each tested once
   on=test_accuracy     the test metric that is compared (the counterpart of what is tuned on)
   seed=0               the first seed
@@ -24,7 +25,9 @@ settings of a comparison:
 and those of every search, the same for all methods, as `fairsweep run --help` lists them:
   budget.trials=20 | budget.total_steps=N | budget.total_minutes=N   the budget of one search
   search=tpe scheduler=asha budget.steps=100 space.lr.high=0.1 metric=... cluster.address=...
-  name=NAME            the same words with the same name, or `fairsweep resume NAME`, go on with it; seeds=+N adds"""
+  name=NAME            the same words with the same name, or `fairsweep resume NAME`, go on with it; seeds=+N adds
+
+Then `fairsweep show NAME` has the answer again, `fairsweep report NAME` a page with figures."""
 
 
 def register(add: Any) -> None:

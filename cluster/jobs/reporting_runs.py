@@ -61,6 +61,8 @@ def comparison_sections(store: Store, rows: Sequence[Row], found: Answer) -> lis
 
 def _standings(found: Answer) -> Rows:
     made = []
+    failed = any(s.failures for s in found.standings)
+    uneven = any(used != found.budget[1] for ends in found.used.values() for used in ends)
     for s in found.standings:
         low, high = found.used.get(s.method, (None, None))
         row: Row = {
@@ -74,15 +76,19 @@ def _standings(found: Answer) -> Rows:
             "searching": duration(s.search_s),
             "retraining": duration(s.final_s),
             "trials": s.trials,
-            "failed trials": s.failures,
         }
-        row |= {f"least {found.budget[0]} of a search": low, "most": high, "trainable": s.trainable}
+        if failed:
+            row["failed trials"] = s.failures
+        if uneven:
+            row |= {f"least {found.budget[0]} of a search": low, "most": high}
+        row["trainable"] = s.trainable.rpartition("/")[2]  # where it lies is said with the settings
         made.append({**row, "fixed": ", ".join(f"{k} {v}" for k, v in s.fixed.items())})
     sign = 1 if found.mode == "min" else -1
     made.sort(key=lambda r: (r["mean"] is None, sign * (r["mean"] or 0.0)))
-    said = (
-        f"Means over data sets of the means over repeats of {found.metric}, with 95 % intervals over repeats."
+    means = (
+        "Means over data sets of the means over repeats" if len(found.data_sets) > 1 else "Means over repeats"
     )
+    said = f"{means} of {found.metric} on test data, with 95 % intervals over repeats."
     table = pa.Table.from_pylist(made)
     return Rows("methods", "The methods", table.select(_known(table, table.column_names)), said)
 

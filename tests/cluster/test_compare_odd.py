@@ -290,3 +290,18 @@ def test_sweeps_of_others_under_its_names_are_not_taken_for_its_own(mine: Path) 
             job._check_free(store, made)
         upkeep.delete(store, name)
     job._check_free(store, plan.asked(["test_bowl:kind=a,b", *WORDS], "c.d", "store"))
+
+
+def test_without_seeds_there_are_as_many_as_can_show_a_winner(mine: Path) -> None:
+    asked = {
+        words: plan.asked(words.split(), "c", str(mine / "store")).spec.seeds
+        for words in ("m.py:two,three", "m.py:one,two,three", "m.py:two,three seeds=2")
+    }
+    assert list(asked.values()) == [6, 7, 2]
+
+
+def test_a_budget_that_one_method_cannot_have_names_it(mine: Path) -> None:
+    (mine / "endless.py").write_text(FILE.replace(', "steps": 1', ""))
+    words = ["m.py:two", "endless.py:three", "budget.total_steps=9"]
+    with pytest.raises(UserError, match=r"^three: budget\.total_steps=9: needs to know how many reports"):
+        job.run(plan.asked(words, "c", str(mine / "store")), ComparisonDisplay())

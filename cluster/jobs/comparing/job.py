@@ -164,7 +164,10 @@ def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
             return answered(store, spec.run), "finished"
         for e in plan.entrants:
             settings = plan.search(e, 0)
-            sweep.rehearse(settings, e.paper)
+            try:
+                sweep.rehearse(settings, e.paper)
+            except UserError as error:
+                raise UserError(f"{e.method.label}: {error}") from None
             sweep.preflight(settings, e.paper)
         first = plan.entrants[0].settings
         with connected(first.cluster), upkeep.alone(store, "comparisons", spec.run, "comparison"):

@@ -18,6 +18,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fairsweep.analysis.comparing.blocks import fewest
 from fairsweep.analysis.schema import is_name
 from fairsweep.cluster import choice, config, objectives
 from fairsweep.cluster.checks import hint
@@ -31,7 +32,7 @@ from fairsweep.trainables.base import Paper
 
 FRESH = 1_000_000  # from the seeds of searches to those of the trainings of what they chose
 APART = 1_000  # between the seeds of two repeats
-SEEDS = 5
+SEEDS = 5  # at least, where nobody says how many
 LONGEST = 60  # characters of a name: those of its sweeps begin with it
 LONG = 50  # characters of a method's part of them, and of a data set's
 OWN = ("seeds", "seed", "retrain", "tuning_seeds", "on", "data", "trainables")
@@ -176,6 +177,9 @@ def asked(words: Sequence[str], run: str, storage: str) -> Plan:
     listed = several(given["trainables"]) if "trainables" in given else []
     methods = read([*names, *listed], choice.said(shared))
     data = _data(given.get("data") or _shared(methods, choice.said(shared)), data_dir)
+    if numbers["seeds"] is None:  # so many that there can be a winner
+        pairs = len(methods) * (len(methods) - 1) // 2
+        numbers["seeds"] = max(SEEDS, -(-fewest(max(1, pairs)) // len(data)))
     spec = Spec(
         run, tuple(methods), data, "", "", **{k: v for k, v in numbers.items() if v is not None},
         words=tuple(shared),
@@ -206,7 +210,10 @@ def made(spec: Spec, storage: str) -> Plan:
             if raw["budget"]["minutes"] is not None:
                 said = f"budget.minutes={raw['budget']['minutes']}: {REFUSED['budget.minutes']}"
                 raise UserError(f"{said}; budget.minutes=null drops that of a group")
-            settings = config.check({**raw, "seeds": spec.tuning_seeds})
+            try:
+                settings = config.check({**raw, "seeds": spec.tuning_seeds})
+            except UserError as error:
+                raise UserError(f"{method.label}: {error}") from None
             if len(objectives.aims(settings.tree, settings.paper)[0]) > 1:
                 raise UserError(f"metric={raw['metric']}: a method is chosen by one metric; name one")
             entrants.append(Entrant(method, data, settings))
