@@ -1,22 +1,21 @@
-"""Search algorithms behind one ask/tell protocol, and early-stopping rules; one file a method."""
+"""Search algorithms behind one ask/tell protocol, and early-stopping rules; one file a method.
+
+Optuna, and what its samplers import (SciPy, cmaes), take a second of every process: who needs them imports them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairsweep.search_spaces.algorithms.architecture_search import ArchitectureSearch, Unique
 from fairsweep.search_spaces.algorithms.base import Algorithm, Job, Outcome, Reason
 from fairsweep.search_spaces.algorithms.constraints import ConstraintError, Costs
-from fairsweep.search_spaces.algorithms.covariance_matrix import CmaEsSearch
 from fairsweep.search_spaces.algorithms.evolution import Evolution
-from fairsweep.search_spaces.algorithms.gaussian_process import GPSearch
 from fairsweep.search_spaces.algorithms.hyperband import Hyperband
 from fairsweep.search_spaces.algorithms.local_search import LocalSearch
 from fairsweep.search_spaces.algorithms.nsga2 import NSGA2
-from fairsweep.search_spaces.algorithms.nsga2_search import NSGA2Search
-from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
 from fairsweep.search_spaces.algorithms.population import PopulationBasedTraining
 from fairsweep.search_spaces.algorithms.random_architectures import RandomArchitectures
 from fairsweep.search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
@@ -25,6 +24,9 @@ from fairsweep.search_spaces.algorithms.simple import GridSearch, ListedSearch, 
 from fairsweep.search_spaces.algorithms.stock import StockSearch
 from fairsweep.search_spaces.architectures.base import ArchitectureSpace
 from fairsweep.search_spaces.space import Space
+
+if TYPE_CHECKING:
+    from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
 
 SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "nsga2", "listed")
 SEVERAL = ("tpe", "nsga2", "random", "grid", "listed")  # that take several objectives
@@ -43,6 +45,14 @@ __all__ = [
 ]  # fmt: skip
 
 
+def __getattr__(name: str) -> Any:
+    if name != "OptunaSearch":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
+
+    return OptunaSearch
+
+
 def create_search(
     name: str, space: Space, mode: str | Sequence[str], seed: int = 0, repeats: bool = False, **options: Any
 ) -> Algorithm:
@@ -56,10 +66,11 @@ def create_search(
     if name == "nsga2":
         if isinstance(mode, str) or len(mode) < 2:
             raise ValueError("search=nsga2: is for several metrics, such as metric=[a,b]; with one take tpe")
+        from fairsweep.search_spaces.algorithms.nsga2_search import NSGA2Search
+
         return NSGA2Search(space, mode, seed, population=int(options.get("population", 20)), repeats=repeats)
-    learning: dict[str, Any] = {"tpe": OptunaSearch, "cmaes": CmaEsSearch, "gp": GPSearch}
-    if name in learning:
-        return learning[name](space, mode, seed, repeats=repeats)
+    if name in ("tpe", "cmaes", "gp"):
+        return _optunas(name)(space, mode, seed, repeats=repeats)
     if name == "random":
         return RandomSearch(space, mode, seed, repeats)
     if name == "grid":
@@ -67,6 +78,20 @@ def create_search(
     if name == "listed":
         return ListedSearch(space, mode, seed, configs=options.get("configs") or ())
     raise ValueError(f"search={name}: no such search; known: {', '.join(SEARCHES)}")
+
+
+def _optunas(name: str) -> Any:
+    if name == "cmaes":
+        from fairsweep.search_spaces.algorithms.covariance_matrix import CmaEsSearch
+
+        return CmaEsSearch
+    if name == "gp":
+        from fairsweep.search_spaces.algorithms.gaussian_process import GPSearch
+
+        return GPSearch
+    from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
+
+    return OptunaSearch
 
 
 def create_architecture_search(

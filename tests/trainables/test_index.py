@@ -19,6 +19,7 @@ for words in (["list"], ["info", "dagnn"], ["info", "dagnn", "--json"], ["space"
     assert out.getvalue(), words
 for words in (["ls"], ["show", "s"], ["best", "s"]):  # of a store that is not there: an answer, too
     assert run_cli([*words, "--storage", sys.argv[1]]) == 2, words
+import fairsweep.cluster.engine.worker  # as every worker of a sweep does
 print([name for name in ("torch", "ray", "optuna", "hydra", "wandb", "sklearn", "scipy.stats") if name in sys.modules])
 """
 
@@ -38,7 +39,9 @@ def test_what_the_file_does_not_know_is_asked_of_the_paper(monkeypatch: pytest.M
         index.entry("dagn")
 
 
-def test_telling_of_papers_and_stores_imports_neither_torch_nor_ray(tmp_path: Path) -> None:
+def test_telling_of_papers_and_stores_imports_neither_torch_nor_ray_nor_does_a_workers_start(
+    tmp_path: Path,
+) -> None:
     words = [sys.executable, "-W", "ignore", "-c", QUICK, str(tmp_path / "none")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
