@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, Group
@@ -77,10 +78,35 @@ class Guarded(Display):
                 print(f"fairsweep: no more progress is shown ({line}); the sweep goes on", file=sys.stderr)
 
 
-def _best(conductor: Conductor) -> Trial | None:
-    done = [t for t in conductor.trials.values() if t.best is not None and t.state != "failed"]
-    sign = 1.0 if conductor.rules.mode == "min" else -1.0
-    return min(done, key=lambda t: (sign * (t.best or 0.0), t.number), default=None)
+class Leader:
+    """The best trial so far. It looks at all of them only once the one that led has failed, or ended as a worse one."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self.conductor = conductor
+        self._sign = 1.0 if conductor.rules.mode == "min" else -1.0
+        self._at_rest = self._of(conductor.trials.values())
+        self._loss = self._order(self._at_rest) if self._at_rest is not None else None
+
+    def _order(self, trial: Trial) -> tuple[float, int]:
+        return self._sign * (trial.best or 0.0), trial.number
+
+    def _of(self, trials: Iterable[Trial]) -> Trial | None:
+        found = (t for t in trials if t.best is not None and t.state != "failed")
+        return min(found, key=self._order, default=None)
+
+    def ended(self, trial: Trial) -> None:
+        """To be told of each trial that comes to rest."""
+        fell = trial is self._at_rest and (
+            trial.state == "failed" or self._loss is None or self._order(trial) > self._loss
+        )
+        among = self.conductor.trials.values() if fell else filter(None, (self._at_rest, trial))
+        self._at_rest = self._of(among)
+        self._loss = self._order(self._at_rest) if self._at_rest is not None else None
+
+    def best(self) -> Trial | None:
+        """The best of those at rest and those that run; None if none has a value."""
+        running = (self.conductor.trials[i] for i in self.conductor.active)
+        return self._of((*running, *((self._at_rest,) if self._at_rest is not None else ())))
 
 
 def _counts(conductor: Conductor) -> str:
@@ -131,7 +157,7 @@ class LineDisplay(Display):
     """One line a trial, and one every quarter of a minute when nothing ends."""
 
     def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None:
-        self.conductor, self._last = conductor, time.monotonic()
+        self.conductor, self._last, self._leader = conductor, time.monotonic(), Leader(conductor)
         rules = conductor.rules
         self._print(
             f"sweep {name}: {settings.heading}, {_configurations(conductor)} x {len(rules.seeds)} seed(s), "
@@ -147,7 +173,8 @@ class LineDisplay(Display):
 
     def ended(self, trial: Trial) -> None:
         value = "" if trial.value is None else f" {self.conductor.rules.objective}={trial.value:.5g}"
-        best = _best(self.conductor)
+        self._leader.ended(trial)
+        best = self._leader.best()
         so_far = f"; best {best.best:.5g} ({best.id})" if best is not None else ""
         self._print(
             f"trial {trial.id} {trial.reason}{value} ({trial.steps} steps, {clock(trial.cost_s)}){so_far}"
@@ -168,20 +195,28 @@ class LiveDisplay(Display):
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._drawn = 0.0
+        self._next = 0.0
         self.live: Live | None = None
 
     def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None:
         self.name, self.uri, self.settings, self.conductor = name, uri, settings, conductor
+        self._leader = Leader(conductor)
         if recovery is not None and recovery.message:
             self.console.print(recovery.message, style="yellow")
         self.live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
         self.live.start()
 
     def tick(self, conductor: Conductor) -> None:
-        if self.live is not None and time.monotonic() - self._drawn > 0.25:
-            self._drawn = time.monotonic()
+        began = time.monotonic()
+        if self.live is not None and began > self._next:
             self.live.update(self._view())
+            took = (
+                time.monotonic() - began
+            )  # longer, the more trials there are: never more than a twentieth of it
+            self._next = time.monotonic() + max(0.25, 20 * took)
+
+    def ended(self, trial: Trial) -> None:
+        self._leader.ended(trial)
 
     def note(self, text: str) -> None:
         (self.live.console if self.live else self.console).print(text, style="yellow")
@@ -200,7 +235,7 @@ class LiveDisplay(Display):
             _counts(conductor) or "starting",
             f"; {clock(conductor.elapsed_s)} gone, about {_time_left(conductor)} left",
         )
-        best = _best(conductor)
+        best = self._leader.best()
         line = (
             Text(
                 f"best {conductor.rules.objective} {best.best:.5g}  {best.id}  {_shown(best.config, conductor)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from fairsweep.analysis import report
 from fairsweep.cluster.commands.tables import print_best
-from fairsweep.cluster.display import Display, Guarded, LineDisplay, LiveDisplay, clock, make_display
+from fairsweep.cluster.display import Display, Guarded, Leader, LineDisplay, LiveDisplay, clock, make_display
 from tests.cluster.test_conductor import engine
 
 
@@ -27,6 +28,7 @@ def test_the_live_view_has_best_states_and_time_left(tmp_path: Path) -> None:
     out = io.StringIO()
     display = LiveDisplay(report.console(file=out, force_terminal=True, width=140))
     display.begin("s", "store", run.settings, run.conductor, None)
+    run.conductor.on_end = display.ended
     run.run()
     view = report.console(file=(text := io.StringIO()), width=140)
     view.print(display._view())
@@ -37,6 +39,48 @@ def test_the_live_view_has_best_states_and_time_left(tmp_path: Path) -> None:
     assert re.search(r"6/6 trials: \d complete.*about \d+ s left", seen)
     assert all(trial in seen for trial in run.conductor.trials)
     assert "kind=" in seen and "9/9" in seen
+
+
+class Counted(dict[str, Any]):
+    """Counts how often all of it is looked at."""
+
+    looks = 0
+
+    def values(self) -> Any:
+        self.looks += 1
+        return super().values()
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_who_leads_is_known_without_a_look_at_all_trials(tmp_path: Path, mode: str) -> None:
+    words = ("trainable=test_bowl", "search=random", "budget.trials=60", "scheduler=asha")
+    run = engine(tmp_path, *words)
+    conductor = run.conductor
+    conductor.rules = replace(conductor.rules, mode=mode)
+    conductor.judge.mode = mode
+    all_of_them = conductor.trials = Counted(conductor.trials)
+    leader, said = Leader(conductor), []
+    sign = 1.0 if mode == "min" else -1.0
+
+    def check(trial: Any) -> None:
+        leader.ended(trial)
+        said.append(leader.best())
+        done = [t for t in dict.values(all_of_them) if t.best is not None and t.state != "failed"]
+        assert said[-1] is min(done, key=lambda t: (sign * t.best, t.number), default=None)
+
+    conductor.on_end = check
+    before = all_of_them.looks
+    run.run_open()
+    assert all_of_them.looks - before < 5 and len(said) > 60 and len({t.id for t in said if t}) > 1
+    for k in range(3):  # one after the other, the one that leads fails, or turns out worse
+        first = leader.best()
+        assert first is not None
+        if k < 2:
+            first.state = "failed"
+        else:
+            first.best = sign * 1e6
+        check(first)
+        assert leader.best() is not first
 
 
 def test_time_left_counts_how_far_running_trials_have_come(tmp_path: Path) -> None:
@@ -100,6 +144,7 @@ def test_brackets_are_shown_as_they_are_while_a_sweep_runs(tmp_path: Path) -> No
     out = io.StringIO()
     display = LiveDisplay(report.console(file=out, force_terminal=True, width=200))
     display.begin("s", "store", run.settings, run.conductor, SimpleNamespace(message=f"recovered {BRACKETS}"))
+    run.conductor.on_end = display.ended
     run.run()
     (trial,) = run.conductor.trials.values()
     trial.config["kind"] = BRACKETS
