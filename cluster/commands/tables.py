@@ -283,7 +283,7 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
         return _export_study(args, store)
     which = args.table or "results"
     table = store.table(which, args.sweep)
-    for note in store.notes(args.sweep):
+    for note in store.notes(args.sweep) if store.has(args.sweep) else ():  # a comparison has none of its own
         print(f"note: {note}", file=sys.stderr)
     name = f"{args.sweep}-{which}.{args.format}"
     file = Path(args.output or name)

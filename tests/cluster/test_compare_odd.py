@@ -248,6 +248,25 @@ def test_the_same_words_with_more_seeds_grow_it_and_it_says_so(
     for verb in ("best", "importance"):
         assert run_cli([verb, "c", "--storage", str(mine / "store")]) == 2
         assert "c: is a comparison, which `fairsweep show`" in capsys.readouterr().err
+    file = mine / "c.csv"
+    assert (
+        run_cli(
+            [
+                "export",
+                "c",
+                "--storage",
+                store.uri,
+                "--table",
+                "comparisons",
+                "--format",
+                "csv",
+                "-o",
+                str(file),
+            ]
+        )
+        == 0
+    )
+    assert len(file.read_text().splitlines()) == 1 + 14
 
 
 def test_what_is_of_a_comparison_is_dealt_with_as_a_whole(
