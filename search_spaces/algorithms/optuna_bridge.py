@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -24,8 +26,25 @@ from fairsweep.search_spaces.space import Space
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+class WarmTPE(optuna.samplers.TPESampler):
+    """TPE that goes on from the parameters that earlier samplers of a study have found in its trials.
+
+    A fresh one looks through all trials for the parameters that they share (Optuna 5.0), a third of its time.
+    """
+
+    shared: IntersectionSearchSpace | None = None
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        if self.shared is None or len(study.directions) > 1:
+            return super().infer_relative_search_space(study, trial)
+        found = self.shared.calculate(study, use_cache=True)
+        return {name: distribution for name, distribution in found.items() if not distribution.single()}
+
+
 def _tpe(seed: int) -> BaseSampler:
-    return optuna.samplers.TPESampler(seed=seed)
+    return WarmTPE(seed=seed)
 
 
 class OptunaSearch:
@@ -58,6 +77,7 @@ class OptunaSearch:
         self._jobs: dict[int, Job] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._study: optuna.Study | None = None
+        self._shared = IntersectionSearchSpace(include_pruned=True)  # the parameters of the study at hand
         self._live: dict[int, optuna.Trial] = {}  # jobs asked of the study at hand and not yet told
         self._added: dict[int, int] = {}  # jobs adopted by it and not yet told: the number of their trial
 
@@ -80,7 +100,10 @@ class OptunaSearch:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna marks parts of its samplers as experimental
             study = self._view()
-            study.sampler, attrs = self._sampler(derived_seed(self.seed, number, attempt))
+            sampler, attrs = self._sampler(derived_seed(self.seed, number, attempt))
+            if isinstance(sampler, WarmTPE) and study is self._study:
+                sampler.shared = self._shared
+            study.sampler = sampler
             trial = study.ask()
             config = self.space.suggest(trial)
         known = config in self.tried
@@ -145,7 +168,7 @@ class OptunaSearch:
             self._live, self._added = {}, {}
             for number in sorted(self._jobs):
                 study.add_trial(self._frozen(self._jobs[number], self._outcomes.get(number)))
-            self._study = study
+            self._study, self._shared = study, IntersectionSearchSpace(include_pruned=True)
         return self._study
 
     def _new_study(self) -> optuna.Study:

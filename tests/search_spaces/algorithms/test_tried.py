@@ -123,3 +123,49 @@ def test_a_space_of_fixed_values_has_one_configuration() -> None:
     search = create_search("random", Space.from_mapping({"a": 1, "b": 2}), "min")
     assert not search.finished
     assert len(search.ask(3)) == 1 and search.finished
+
+
+def test_tpe_looks_at_each_trial_once_and_suggests_what_a_fresh_sampler_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sampler is made anew for each suggestion; what it would look for in all trials is handed on to it."""
+    import optuna.search_space.intersection as module
+
+    from fairsweep.search_spaces.algorithms import optuna_bridge
+
+    looked, calculate = [], module._calculate
+
+    def counted(trials: list[Any], pruned: bool, space: Any, since: int = -1) -> Any:
+        looked.append(len(trials) - 1 - since)
+        return calculate(trials, pruned, space, since)
+
+    monkeypatch.setattr(module, "_calculate", counted)
+    space = Space.from_mapping(
+        {"x": {"type": "float", "low": 0.0, "high": 1.0, "paper": 0.5}, "n": {"type": "int", "low": 1, "high": 9,
+         "paper": 1, "when": {"kind": ["a"]}}, "kind": {"type": "categorical", "choices": ["a", "b"], "paper": "a"}},
+        source="test",
+    )  # fmt: skip
+
+    def configs(search: Any) -> list[Any]:
+        found, late = [], []
+        for k in range(60):
+            (job,) = search.ask(1)
+            found.append(dict(job.config))
+            reason = ("complete", "failed", "paused", "complete")[k % 4]
+            outcome = Outcome(
+                job.config["x"] if reason == "complete" else None, 1, reason, {1: job.config["x"]}
+            )
+            if k % 5:
+                search.tell(job, outcome)
+            else:
+                late.append((job, outcome))  # it still runs while the next ones are asked for
+            if len(late) == 3:
+                search.tell(*late.pop(0))
+        return found
+
+    warm = configs(create_search("tpe", space, "min", 3))
+    assert max(looked[30:]) < 30, "no look at all trials"
+    cold = create_search("tpe", space, "min", 3)
+    monkeypatch.setattr(optuna_bridge, "WarmTPE", optuna_bridge.optuna.samplers.TPESampler)
+    assert warm == configs(cold)
+    assert max(looked[-30:]) >= 50
