@@ -58,7 +58,7 @@ def identity(*contents: Any) -> str:
     known = hashlib.blake2b(digest_size=DIGEST)
     for content in contents:
         if hasattr(content, "indptr"):
-            known.update(identity(content.indptr, content.indices, content.data).encode())
+            known.update(_of_sparse(content).encode())
         elif isinstance(content, np.ndarray):
             kind = content.dtype.newbyteorder("<")
             known.update(f"{kind.str} {content.shape}".encode())
@@ -66,6 +66,15 @@ def identity(*contents: Any) -> str:
         else:
             known.update(repr(content).encode("utf8", "surrogatepass"))
     return known.hexdigest()
+
+
+def _of_sparse(matrix: Any) -> str:
+    """What a sparse matrix holds, however it is stored: SciPy sorts indices in place whenever an operation likes to."""
+    plain = matrix.tocsr(copy=True)
+    plain.sum_duplicates()  # sorts, too
+    plain.eliminate_zeros()
+    ends, columns = (np.asarray(found, np.int64) for found in (plain.indptr, plain.indices))
+    return identity(ends, columns, plain.data, plain.shape)
 
 
 def row_numbers(rows: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from fairsweep.trainables import catalog
@@ -176,3 +177,23 @@ def test_examples_may_be_named_in_any_container() -> None:
     ways += [pd.Index([1, 2]), pd.Series([2, 1]), np.array([1, 2], np.uint8), {1: "", 2: ""}]
     assert len({said({"test": way, "train": None}).digests()["test"] for way in ways}) == 1
     assert said({"test": [2**70]}).digests() != said({"test": [2**71]}).digests()
+
+
+def test_a_sparse_matrix_is_known_by_what_it_holds_not_by_how_it_is_stored() -> None:
+    """SciPy 1.17 sorts the indices of a matrix in place, say where it is added to another."""
+    dense = np.array([[0, 2.0, 3.0], [1.0, 0, 0]])
+    known = identity(sp.csr_matrix(dense))
+    unsorted = sp.csr_matrix(
+        (np.array([3.0, 2.0, 1.0]), np.array([2, 1, 0]), np.array([0, 2, 3])), shape=(2, 3)
+    )
+    wide = sp.csr_matrix(
+        (unsorted.data, unsorted.indices.astype(np.int64), unsorted.indptr.astype(np.int64)), (2, 3)
+    )
+    zeros = sp.csr_matrix(
+        (np.array([2.0, 3.0, 1.0, 0.0]), np.array([1, 2, 0, 2]), np.array([0, 2, 4])), shape=(2, 3)
+    )
+    for same in (unsorted, wide, zeros, sp.csc_matrix(dense), sp.coo_matrix(dense).tocsr()):
+        assert identity(same) == known
+    assert not unsorted.has_sorted_indices
+    dense[0, 1] = 2.5
+    assert identity(sp.csr_matrix(dense)) != known
