@@ -216,6 +216,11 @@ def alone(store: Store, table: str, run: str, what: str) -> Iterator[None]:
         lock.release()
 
 
+def held(store: Store, table: str, run: str) -> bool:
+    """Whether a live process has the lock of a run of a derived table."""
+    return store.folder.local and Lock(store.folder.path(f"{table}/{run}/lock")).held()
+
+
 def _copy(folder: Folder, source: str, target: str, name: str) -> None:
     """A table's file under another name of the sweep, in its rows too."""
     table, about = folder.read_parquet(source)

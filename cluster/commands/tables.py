@@ -50,7 +50,7 @@ def register(add: Any) -> None:
     p.add_argument(
         "--table",
         choices=["trials", "results", "sweeps", "claims", "architectures", "comparisons"],
-        help="which table; default results (a study is of trials and results)",
+        help="which table; default results, of a comparison comparisons (a study is of trials and results)",
     )
     p.add_argument(
         "--output",
@@ -68,7 +68,7 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
     names = [n for n in store.sweeps() if not args.tag or set(args.tag) <= set(store.tags(n))]
     rows = [_listed(store, name) for name in names]
     if not args.all:
-        rows = together(rows)
+        rows = together(rows, store)
     columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
     if any(row.get("tags") for row in rows):
         columns.append("tags")
@@ -87,8 +87,10 @@ def _ls(args: argparse.Namespace, rest: list[str]) -> int:
     return 0
 
 
-def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of sweeps, with those of a comparison as one: finished once all its searches are over."""
+def together(rows: list[dict[str, Any]], store: Any) -> list[dict[str, Any]]:
+    """The rows of sweeps, with those of a comparison as one: finished once all its repeats have a row."""
+    from fairsweep.analysis import upkeep
+
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         about = json.loads(row.get("comparison") or "{}")
@@ -100,17 +102,21 @@ def together(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         whole = found.setdefault(
             about["run"],
             {**row, "sweep": about["run"], "paper": ", ".join(methods), "data": ", ".join(sets), "trials": 0,
-             "states": [], "trials_budget": None, "comparison": None, "objective": spec["on"]},
+             "seeds": 0, "state": "", "trials_budget": None, "comparison": None, "objective": spec["on"]},
         )  # fmt: skip
         whole["trials"] += row["trials"]
-        whole["seeds"] = max(whole["seeds"] or 0, spec["seeds"])
+        whole["seeds"] = max(whole["seeds"], spec["seeds"])
         whole["created"] = min(whole["created"], row["created"])
-        whole["states"].append((about["part"], row["state"]))
-        searches = [state for part, state in whole["states"] if part == "search"]
-        done = all(state in ("finished", "failed") for _, state in whole["states"])
-        ended = done and len(searches) >= len(methods) * len(sets) * whole["seeds"]
-        running = any(state == "running" for _, state in whole["states"])
-        whole["state"] = "finished" if ended else "running" if running else "interrupted"
+        whole["expected"] = len(methods) * len(sets) * whole["seeds"]
+        if row["state"] == "running":
+            whole["state"] = "running"
+    for run, whole in found.items():
+        if "expected" in whole:
+            done = store.derived("comparisons", run).num_rows >= whole["expected"]
+            running = whole["state"] or upkeep.held(
+                store, "comparisons", run
+            )  # also between two of its sweeps
+            whole["state"] = "finished" if done else "running" if running else "interrupted"
     return list(found.values())
 
 
@@ -281,9 +287,13 @@ def _export(args: argparse.Namespace, rest: list[str]) -> int:
     store = existing(args.storage)
     if args.format == "optuna":
         return _export_study(args, store)
-    which = args.table or "results"
+    one = store.has(args.sweep)
+    compared = not one and store.derived("comparisons", args.sweep).num_rows > 0
+    which = args.table or ("comparisons" if compared else "results")
     table = store.table(which, args.sweep)
-    for note in store.notes(args.sweep) if store.has(args.sweep) else ():  # a comparison has none of its own
+    if not table.num_rows and not one:
+        raise store.unknown(args.sweep)
+    for note in store.notes(args.sweep) if one else ():
         print(f"note: {note}", file=sys.stderr)
     name = f"{args.sweep}-{which}.{args.format}"
     file = Path(args.output or name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -273,12 +275,28 @@ def test_what_is_of_a_comparison_is_dealt_with_as_a_whole(
     mine: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Crash):
-        compared(mine / "store", "m.py:two,three", *FEW, reports=7)
+        compared(mine / "store", "m.py:two,three", *FEW, "tuning_seeds=3", reports=15)
     store = Store(str(mine / "store"))
     answer = job.answered(store, "c")
     assert answer is not None and answer.notes[0].startswith("2 of 4 repeats have ended")
     lane = store.sweeps()[0]
+    for held, state in (
+        (upkeep.alone(store, "comparisons", "c", "comparison"), "running"),
+        (nullcontext(), "interrupted"),
+    ):
+        with held:
+            assert run_cli(["ls", "--storage", "store", "--json"]) == 0
+        assert [(r["sweep"], r["state"], r["seeds"]) for r in json.loads(capsys.readouterr().out)] == [
+            ("c", state, 2)
+        ]
+    assert run_cli(["export", "c", "--storage", "store", "--format", "csv"]) == 0
+    assert "c-comparisons.csv: 2 rows" in capsys.readouterr().out
     for words, said in (
+        (
+            ["best", "c"],
+            "c: is a comparison, which `fairsweep show`",
+        ),
+        (["export", "d", "--table", "comparisons"], f"d: {mine}/store has no such sweep"),
         (["resume", lane], f"{lane}: is a sweep of the comparison c, whose methods all get the same"),
         (["resume", lane, "budget.trials=+9"], f"{lane}: is a sweep of the comparison c"),
         (["delete", lane, "--yes"], f"{lane}: is a sweep of the comparison c"),

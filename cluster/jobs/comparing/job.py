@@ -146,17 +146,17 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
 # -- running ----------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
+def run(plan: Plan, display: ComparisonDisplay, news: tuple[str, ...] = ()) -> tuple[Answer | None, str]:
     """Runs what is not done yet of a comparison; its answer (None without a row), and finished or interrupted.
 
-    UserError, MissingData, SweepLocked, before anything is trained, for what cannot run.
+    news: to be said once it begins. UserError, MissingData, SweepLocked, before anything is trained, for what cannot run.
     """
     store = open_store(plan.storage)
     known = stored(store, plan.spec.run)
     _check_same(plan.spec, known)
     _check_free(store, plan)
     spec = plan.spec if known is None else resumed(known, plan.spec.seeds)
-    texts, news = texts_of(store, spec)
+    texts, found = texts_of(store, spec)
     with pinned(texts):
         if known is not None:
             plan = made(spec, plan.storage)
@@ -175,7 +175,7 @@ def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
             check_shared(store.uri)
             begun = Run.of(plan, store, display, concurrent)
             display.started(plan, store.uri, len(begun.rows), concurrent)
-            for text in news:
+            for text in (*news, *found):
                 display.note(text)
             state = drive_fleet(first, begun.fleet(), display, f"fairsweep resume {spec.run}")
         return answered(store, spec.run), state
@@ -198,8 +198,9 @@ def resume(
             )
         seeds = int(text.removeprefix("+")) + (spec.seeds if text[:1] == "+" else 0)
     grown = resumed(spec, seeds)
-    with pinned(texts_of(store, grown)[0]):
-        return run(made(grown, storage), display)
+    texts, news = texts_of(store, grown)
+    with pinned(texts):
+        return run(made(grown, storage), display, news)
 
 
 def texts_of(store: Store, spec: Spec) -> tuple[list[Source], tuple[str, ...]]:
@@ -282,6 +283,9 @@ def answered(store: Store, name: str) -> Answer | None:
     if len(rows) < expected:
         early = f"{len(rows)} of {expected} repeats have ended; the answer may change with the others"
         return replace(found, notes=(early, *found.notes))
+    if "scheduler=pbt" in spec.words:
+        last = "scheduler=pbt: what a search chose is trained anew under its last values, not along its schedule"
+        found = replace(found, notes=(*found.notes, last))
     looks = [*spec.grown, spec.seeds]
     able = [n for n in looks if n * len(spec.data) >= (found.decision.least if found.decision else 0)]
     if len(able) > 1:  # a look at too few repeats for a winner costs nothing
