@@ -14,6 +14,8 @@ from fairsweep.analysis.comparing.answering import Answer
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.api import Sweep, words
+from fairsweep.cluster.api import _word as _value
+from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import sources
 from fairsweep.cluster.storage import existing
 from fairsweep.search_spaces._parameter import hydra_word
@@ -80,7 +82,7 @@ class Comparison:
 
 def compare(
     *methods: Any,
-    data: str | Sequence[str] | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
     name: str | None = None,
     storage: str | Path = DEFAULT_STORAGE,
     quiet: bool = False,
@@ -102,22 +104,37 @@ def compare(
 
     said = [_word(method) for method in methods]
     if data is not None:
-        listed = [data] if isinstance(data, str) else list(data)
-        said.append(f"data=[{','.join(listed)}]")
+        said.append(_data(data))
     name = name or f"compare-{datetime.now():%Y%m%d-%H%M%S}"
     found = plan.asked([*said, *words(settings)], name, str(storage))
     job.run(found, ComparisonDisplay() if quiet else Lines())
     return open_comparison(name, storage)
 
 
+def _data(data: str | Path | Sequence[str | Path]) -> str:
+    """Data sets as a word of the command line; a folder is one of yours."""
+    listed = [data] if isinstance(data, (str, Path)) else list(data)
+    names = [f"own@{each}" if isinstance(each, Path) else each for each in listed]
+    return f"data=[{','.join(map(hydra_word, names))}]"
+
+
 def _word(method: Any) -> str:
-    """A method as a word of the command line."""
-    fixed: Mapping[str, Any] = {}
-    if isinstance(method, tuple):
+    """A method as a word of the command line. UserError for what is none."""
+    fixed: Any = {}
+    if isinstance(method, tuple) and len(method) == 2:
         method, fixed = method
+    elif isinstance(method, str):
+        return method  # it may have more than one, as on the command line
+    if not (isinstance(method, str) or callable(method) or hasattr(method, "fit")) or not isinstance(
+        fixed, Mapping
+    ):
+        raise UserError(
+            f"compare: {method!r} with {fixed!r} is no method: a name, function or class, or a pair of it and the"
+            " parameters that are fixed for it"
+        )
     reference = sources.reference_of(method)
     parts = [
-        f"{name}=[{','.join(hydra_word(v) for v in (value if isinstance(value, (list, tuple)) else [value]))}]"
+        f"{name}=[{','.join(_value(v, name) for v in (value if isinstance(value, (list, tuple)) else [value]))}]"
         for name, value in fixed.items()
     ]
     return ":".join([reference, *parts])

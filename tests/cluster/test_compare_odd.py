@@ -7,10 +7,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fairsweep.analysis import upkeep
 from fairsweep.analysis.store import Store, SweepLocked
+from fairsweep.cluster import comparison
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import sweep
@@ -165,6 +167,29 @@ def test_what_would_be_no_comparison_is_one_line(mine: Path, words: list[str], s
     assert not (mine / "store").exists()
 
 
+def test_a_method_with_nothing_to_tune_is_searched_once(mine: Path) -> None:
+    words = ["m.py:one,two", "m.py:two:x=0.5", "space.x.low=0.1", "budget.trials=8"]
+    found = plan.asked(words, "c", "store").entrants
+    assert [e.settings.budget["trials"] for e in found] == [8, 8, 1]
+    assert {e.budget for e in found} == {("trials", 8.0)}
+
+
+def test_methods_from_python_are_the_words_of_the_command_line(mine: Path) -> None:
+    for method, word in (
+        ("m.py:one,two", "m.py:one,two"),
+        (("m.py:two", {"x": np.float64(0.5)}), "m.py:two:x=[0.5]"),
+        (
+            ("m.py:rich", {"text": ["a,b", "c:d"], "act": "+"}),
+            "m.py:rich:text=['a,b','c:d']:act=[+]",
+        ),
+    ):
+        assert comparison._word(method) == word
+    assert comparison._data(Path("a,b")) == "data=['own@a,b']"
+    for wrong in (5, ("m.py:two", 5)):
+        with pytest.raises(UserError, match="is no method"):
+            comparison._word(wrong)
+
+
 # -- methods that fail ------------------------------------------------------------------------------------
 
 
@@ -280,15 +305,15 @@ def test_what_is_of_a_comparison_is_dealt_with_as_a_whole(
     answer = job.answered(store, "c")
     assert answer is not None and answer.notes[0].startswith("2 of 4 repeats have ended")
     lane = store.sweeps()[0]
-    for held, state in (
-        (upkeep.alone(store, "comparisons", "c", "comparison"), "running"),
-        (nullcontext(), "interrupted"),
-    ):
+    for name in store.sweeps():  # as a driver leaves them that is between two sweeps, or was interrupted
+        with store.open(name) as writer:
+            writer.close(state="finished")
+    said = []
+    for held in (upkeep.alone(store, "comparisons", "c", "comparison"), nullcontext()):
         with held:
             assert run_cli(["ls", "--storage", "store", "--json"]) == 0
-        assert [(r["sweep"], r["state"], r["seeds"]) for r in json.loads(capsys.readouterr().out)] == [
-            ("c", state, 2)
-        ]
+        said += [(r["sweep"], r["state"], r["seeds"]) for r in json.loads(capsys.readouterr().out)]
+    assert said == [("c", "running", 2), ("c", "interrupted", 2)]
     assert run_cli(["export", "c", "--storage", "store", "--format", "csv"]) == 0
     assert "c-comparisons.csv: 2 rows" in capsys.readouterr().out
     for words, said in (

@@ -149,7 +149,8 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
 def run(plan: Plan, display: ComparisonDisplay, news: tuple[str, ...] = ()) -> tuple[Answer | None, str]:
     """Runs what is not done yet of a comparison; its answer (None without a row), and finished or interrupted.
 
-    news: to be said once it begins. UserError, MissingData, SweepLocked, before anything is trained, for what cannot run.
+    news: to be said once it begins. UserError, MissingData, SweepLocked, before anything is trained, for what cannot
+    run.
     """
     store = open_store(plan.storage)
     known = stored(store, plan.spec.run)
@@ -284,7 +285,9 @@ def answered(store: Store, name: str) -> Answer | None:
         early = f"{len(rows)} of {expected} repeats have ended; the answer may change with the others"
         return replace(found, notes=(early, *found.notes))
     if "scheduler=pbt" in spec.words:
-        last = "scheduler=pbt: what a search chose is trained anew under its last values, not along its schedule"
+        last = (
+            "scheduler=pbt: what a search chose is trained anew under its last values, not along its schedule"
+        )
         found = replace(found, notes=(*found.notes, last))
     looks = [*spec.grown, spec.seeds]
     able = [n for n in looks if n * len(spec.data) >= (found.decision.least if found.decision else 0)]

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from fairsweep.analysis import statistics
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.engine.conductor import now
-from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, budget_of
+from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan
 
 # All that a choice may depend on: no test metric.
 SEEN = ("config_id", "seed", "state", "value", "config_json")
@@ -73,7 +73,7 @@ def row_of(
     good = [s for s in scores if s is not None]
     why = leak or why or ("; ".join(sorted({r["reason"] for r in again if r["state"] != "complete"})))
     failed = bool(leak) or not good
-    kind, amount = budget_of(e.settings)
+    kind, amount = e.budget
     config = json.dumps(dict(chosen)) if chosen is not None else None
     values = [t["value"] for t in trials if t["state"] == "complete" and t["config_json"] == config]
     begun = [t["started"] for t in trials if t["started"]]

@@ -99,11 +99,12 @@ class Spec:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A method on a data set, with what its searches have in common."""
+    """A method on a data set, with what its searches have in common. budget: of each, see `budget_of`."""
 
     method: Method
     data: Data
     settings: Settings
+    budget: tuple[str, float]
 
     @property
     def paper(self) -> type[Paper]:
@@ -210,13 +211,16 @@ def made(spec: Spec, storage: str) -> Plan:
             if raw["budget"]["minutes"] is not None:
                 said = f"budget.minutes={raw['budget']['minutes']}: {REFUSED['budget.minutes']}"
                 raise UserError(f"{said}; budget.minutes=null drops that of a group")
+            budget = budget_of(raw["budget"])
+            if _tuned_nowhere(method, mine):
+                raw["budget"]["trials"] = 1
             try:
                 settings = config.check({**raw, "seeds": spec.tuning_seeds})
             except UserError as error:
                 raise UserError(f"{method.label}: {error}") from None
             if len(objectives.aims(settings.tree, settings.paper)[0]) > 1:
                 raise UserError(f"metric={raw['metric']}: a method is chosen by one metric; name one")
-            entrants.append(Entrant(method, data, settings))
+            entrants.append(Entrant(method, data, settings, budget))
     if unused:
         word = min(unused)
         fixed = [m.label for m in spec.methods if any(_is_of(_parameter(word), name) for name in m.fixed)]
@@ -245,13 +249,20 @@ def _words_of(method: Method, words: Sequence[str]) -> list[str]:
     return [w for w in words if not _parameter(w) or any(_is_of(_parameter(w), name) for name in own)]
 
 
-def budget_of(settings: Settings) -> tuple[str, float]:
+def _tuned_nowhere(method: Method, words: Sequence[str]) -> bool:
+    """Whether every parameter of a method is fixed, so that it has one configuration: a baseline as it is."""
+    own = set(catalog.get(method.trainable, choice.said(words)).space().parameters)
+    said = {_parameter(word) for word in words if word.partition("=")[2][:1] not in "[{"}
+    return own <= said | set(method.fixed)
+
+
+def budget_of(budget: Mapping[str, Any]) -> tuple[str, float]:
     """What bounds a search: trials, steps or minutes, and how many."""
     for kind in ("steps", "minutes"):
-        found = settings.budget.get(f"total_{kind}")
+        found = budget.get(f"total_{kind}")
         if found is not None:
             return kind, float(found)
-    return "trials", float(settings.budget["trials"])
+    return "trials", float(budget["trials"] or 0)
 
 
 def _sorted(words: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
