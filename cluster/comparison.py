@@ -62,6 +62,15 @@ class Comparison:
         job.resume(self.store.uri, self.name, changes, ComparisonDisplay() if quiet else Lines())
         return self
 
+    def report(self, path: str | Path | None = None, format: str | None = None) -> Path:
+        """Writes a page with its answer, figures and tables, as `fairsweep report` does, and says where.
+
+        format: html, md or pdf; None: by the ending of `path`. UserError in one line for what cannot be written.
+        """
+        from fairsweep.cluster.jobs.reporting import write
+
+        return write(self.store, [self.name], path, format)
+
     def _repr_html_(self) -> str:
         found = self.answer()
         if found is None:

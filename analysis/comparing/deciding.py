@@ -216,7 +216,7 @@ def _open(
     if least:
         return f"{lead}, too few for any difference of {_methods(len(gaps) + 1)} to count; {least} are needed"
     beaten = [gap.b for gap in gaps if gap.p_holm <= alpha]
-    also = f"; it is better than {', '.join(beaten)}" if beaten else ""
+    also = f"; {leader} is better than {', '.join(beaten)}" if beaten else ""
     return f"{lead}, which may be chance (p = {rival.p_holm:.2g}; {alpha:.2g} or less would count){also}"
 
 

@@ -569,7 +569,8 @@ def test_who_does_not_win_is_told_how_many_repeats_it_takes() -> None:
     df, shift = many - 1, lead / spread * math.sqrt(many)
     assert 0.7 < 1 - nct.cdf(t.ppf(0.975, df), df, shift) < 0.9
     worse = deciding.decide(np.concatenate([x, x[:1] - 30]), methods=names)
-    assert worse.winner is None and worse.sentence.endswith("; it is better than c")
+    assert worse.winner is None
+    assert worse.sentence.endswith(("; a is better than c", "; b is better than c"))
     down = deciding.decide(-x, "min", methods=["a", "b"])
     assert down.sentence == unsure.sentence
 

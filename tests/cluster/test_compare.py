@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+import fairsweep
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.fleet import Fleet
@@ -287,6 +288,15 @@ def test_what_cannot_be_compared_is_one_line(tmp_path: Path, words: list[str], s
         plan.asked(words, "c", str(tmp_path / "store"))
     assert "\n" not in str(error.value.args[0])
     assert not (tmp_path / "store").exists()
+
+
+def test_a_comparison_opened_from_python_writes_its_report(whole: Path, tmp_path: Path) -> None:
+    found = fairsweep.open_comparison("c", whole)
+    assert found.table().num_rows == 4 and len(found.sweeps()) == 8
+    written = found.report(tmp_path / "c.md")
+    assert found.answer().sentence.partition(":")[0] in written.read_text().lower()
+    with pytest.raises(UserError, match="has no comparison of this name"):
+        fairsweep.open_comparison("d", whole)
 
 
 def test_another_comparison_of_the_same_name_is_refused(whole: Path) -> None:
