@@ -1,4 +1,4 @@
-"""Which values did well: parallel coordinates, slices, the contour of two parameters, importance."""
+"""Which values did well together: parallel coordinates, the contour of two parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fairsweep.analysis.plots.parts import (
 )
 from fairsweep.analysis.plots.search import BETTER
 
-LINES, BRIGHT, DOTS, CELLS, CHOICES = 200, 20, 600, 12, 12
+LINES, BRIGHT, CELLS = 200, 20, 12
 SIDES = {
     "left": "datum.place < 0.05",
     "center": "datum.place >= 0.05 && datum.place <= 0.95",
