@@ -146,40 +146,20 @@ def _key(row: Mapping[str, Any]) -> tuple[str, str, int]:
 # -- running ----------------------------------------------------------------------------------------------
 
 
-def run(plan: Plan, display: ComparisonDisplay, news: tuple[str, ...] = ()) -> tuple[Answer | None, str]:
+def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
     """Runs what is not done yet of a comparison; its answer (None without a row), and finished or interrupted.
 
-    news: to be said once it begins. UserError, MissingData, SweepLocked, before anything is trained, for what cannot
-    run.
+    UserError, MissingData, SweepLocked, before anything is trained, for what cannot run.
     """
     store = open_store(plan.storage)
     known = stored(store, plan.spec.run)
     _check_same(plan.spec, known)
+    if known is not None:
+        return _taken_up(store, plan.storage, resumed(known, plan.spec.seeds), display)
     _check_free(store, plan)
-    spec = plan.spec if known is None else resumed(known, plan.spec.seeds)
-    texts, found = texts_of(store, spec)
+    texts, news = texts_of(store, plan.spec)
     with pinned(texts):
-        if known is not None:
-            plan = made(spec, plan.storage)
-        if len(store.derived("comparisons", spec.run)) == len(plan.entrants) * spec.seeds:
-            return answered(store, spec.run), "finished"
-        for e in plan.entrants:
-            settings = plan.search(e, 0)
-            try:
-                sweep.rehearse(settings, e.paper)
-            except UserError as error:
-                raise UserError(f"{e.method.label}: {error}") from None
-            sweep.preflight(settings, e.paper)
-        first = plan.entrants[0].settings
-        with connected(first.cluster), upkeep.alone(store, "comparisons", spec.run, "comparison"):
-            concurrent = slots(first.cluster, None)  # of all searches together; budget.concurrent is of each
-            check_shared(store.uri)
-            begun = Run.of(plan, store, display, concurrent)
-            display.started(plan, store.uri, len(begun.rows), concurrent)
-            for text in (*news, *found):
-                display.note(text)
-            state = drive_fleet(first, begun.fleet(), display, f"fairsweep resume {spec.run}")
-        return answered(store, spec.run), state
+        return _run(store, plan, display, news)
 
 
 def resume(
@@ -198,10 +178,44 @@ def resume(
                 f"{change}: a comparison can be resumed with more repeats only: seeds=N or seeds=+N"
             )
         seeds = int(text.removeprefix("+")) + (spec.seeds if text[:1] == "+" else 0)
-    grown = resumed(spec, seeds)
-    texts, news = texts_of(store, grown)
+    return _taken_up(store, storage, resumed(spec, seeds), display)
+
+
+def _taken_up(
+    store: Store, storage: str, spec: Spec, display: ComparisonDisplay
+) -> tuple[Answer | None, str]:
+    """A comparison of the store goes on as `spec`, with the texts that it began with."""
+    texts, news = texts_of(store, spec)
     with pinned(texts):
-        return run(made(grown, storage), display, news)
+        plan = made(spec, storage)
+        _check_free(store, plan)
+        return _run(store, plan, display, news)
+
+
+def _run(
+    store: Store, plan: Plan, display: ComparisonDisplay, news: tuple[str, ...]
+) -> tuple[Answer | None, str]:
+    """Checks what runs and runs it. news: to be said once it begins."""
+    spec = plan.spec
+    if len(store.derived("comparisons", spec.run)) == len(plan.entrants) * spec.seeds:
+        return answered(store, spec.run), "finished"
+    for e in plan.entrants:
+        settings = plan.search(e, 0)
+        try:
+            sweep.rehearse(settings, e.paper)
+        except UserError as error:
+            raise UserError(f"{e.method.label}: {error}") from None
+        sweep.preflight(settings, e.paper)
+    first = plan.entrants[0].settings
+    with connected(first.cluster), upkeep.alone(store, "comparisons", spec.run, "comparison"):
+        concurrent = slots(first.cluster, None)  # of all searches together; budget.concurrent is of each
+        check_shared(store.uri)
+        begun = Run.of(plan, store, display, concurrent)
+        display.started(plan, store.uri, len(begun.rows), concurrent)
+        for text in news:
+            display.note(text)
+        state = drive_fleet(first, begun.fleet(), display, f"fairsweep resume {spec.run}")
+    return answered(store, spec.run), state
 
 
 def texts_of(store: Store, spec: Spec) -> tuple[list[Source], tuple[str, ...]]:
