@@ -104,6 +104,21 @@ class Trivial(_Quadratic):
 
 
 @register
+class Short(_Quadratic):
+    """One step of 4 ms, and a line in `trace` in its data folder when it is over."""
+
+    slug = "test_short"
+    length = 1
+
+    def test(self) -> dict[str, float]:
+        time.sleep(0.004)
+        if self.setting.data_dir is not None:
+            with open(self.setting.data_dir / "trace", "a") as f:
+                f.write(f"{self.config['x']!r}\n")
+        return super().test()
+
+
+@register
 class Slow(_Quadratic):
     """Takes 50 ms a step and notes every step that is really computed in `trace` in its data folder."""
 

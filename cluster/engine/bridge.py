@@ -1,9 +1,10 @@
 """Ray Tune adapters: Paper -> tune.Trainable, Conductor -> tune Searcher, TrialScheduler and Callback.
 
 A Tune trial is a *place* for trials: it begins with a leg and, while there is more to do, is handed the
-next one in its warm process (`take`), which costs one actor call. Tune gives what it is good at:
-resources, placement, actors and the loss of them. It is never asked to restore anything; the store is
-the source of truth.
+next ones in its warm process (`take`), which costs one actor call; of short trials several at a time
+(`engine.bundles`), so that what a message costs in Tune's controller is paid by all of them. Tune gives what it is
+good at: resources, placement, actors and the loss of them. It is never asked to restore anything; the store is the
+source of truth.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.conductor import Conductor, Leg
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
@@ -30,38 +32,38 @@ from fairsweep.cluster.errors import DriverEnded
 
 
 class PaperTrainable(tune.Trainable):
-    """Runs legs of trials of one paper. Configuration: `post` (what the sweep is) and `leg`, as JSON."""
+    """Runs legs of trials of one paper. Configuration: `post` (what the sweep is) and `legs`, as JSON."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config["post"])
-        self._runner.take(Leg.from_json(config["leg"]))
+        self.take(config["legs"])
 
     def _begin(self, text: str) -> None:
         post = Post(**json.loads(text))
         if post.board:
             read_from_board(post.board)
-        self._post, self._runner = text, LegRunner(post)
+        self._post, self._bundle = text, Bundle(LegRunner(post))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.take(new_config["leg"], new_config["post"])
+        self.take(new_config["legs"], new_config["post"])
         return True
 
-    def take(self, leg: str, post: str = "") -> None:
-        """The next leg, called by the driver just before the next `train`. post: of its sweep, if it is another."""
+    def take(self, legs: str, post: str = "") -> None:
+        """The next legs, called by the driver just before the next `train`. post: of their sweep, if it is another."""
         if post and post != self._post:
-            self._runner.close()
+            self._bundle.runner.close()
             self._begin(post)
-        self._runner.take(Leg.from_json(leg))
+        self._bundle.take([Leg.from_dict(leg) for leg in json.loads(legs)])
 
     def step(self) -> dict[str, Any]:
-        return {"report": json.dumps(self._runner.step())}
+        return {"report": json.dumps(self._bundle.step())}
 
     def stash(self) -> None:
         """Checkpoints an unfinished leg before the place is given up."""
-        self._runner.stash()
+        self._bundle.runner.stash()
 
     def cleanup(self) -> None:
-        self._runner.close()
+        self._bundle.runner.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         return None
@@ -76,10 +78,20 @@ class Places:
     def __init__(self, conductor: Conductor | Fleet, post_of: Callable[[str], str]) -> None:
         """post_of: what workers are told of a sweep; "" is the name of the only one."""
         self.conductor, self.post_of = conductor, post_of
-        self.holds: dict[str, str] = {}  # Tune trial id -> our trial
+        self.holds: dict[str, list[str]] = {}  # Tune trial id -> our trials, the one that runs first
         self.sweep: dict[str, str] = {}  # Tune trial id -> the sweep that its worker was told of last
-        self.killed: dict[str, str] = {}  # our trial id -> why the driver killed its worker
+        self.killed: dict[str, str] = {}  # Tune trial id -> why the driver killed its worker
         self.fatal: BaseException | None = None  # what went wrong in the driver itself; never swallowed
+
+    def next_legs(self, place: str, most: int) -> tuple[str, str] | None:
+        """What `place` is to run next: the legs, and the post of their sweep if it was not told of it yet; as JSON."""
+        legs = self.conductor.next_legs(most)
+        if not legs:
+            return None
+        known, sweep = self.sweep.get(place), legs[0].sweep
+        self.holds[place], self.sweep[place] = [leg.key for leg in legs], sweep
+        told = json.dumps([leg.__dict__ for leg in legs])
+        return told, "" if known == sweep else self.post_of(sweep)
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
@@ -109,11 +121,10 @@ class LegSearcher(Searcher):
 
     def _suggest(self, trial_id: str) -> Any:
         conductor = self.places.conductor
-        leg = conductor.next_leg()
-        if leg is None:
+        given = self.places.next_legs(trial_id, 1)
+        if given is None:
             return Searcher.FINISHED if conductor.finished else None
-        self.places.holds[trial_id], self.places.sweep[trial_id] = leg.key, leg.sweep
-        return {"post": self.places.post_of(leg.sweep), "leg": leg.to_json()}
+        return {"legs": given[0], "post": given[1]}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         pass
@@ -140,30 +151,32 @@ class LegScheduler(FIFOScheduler):
             return self._on_result(trial, result)
 
     def _on_result(self, trial: TuneTrial, result: dict[str, Any]) -> str:
-        conductor = self.places.conductor
-        held = self.places.holds[trial.trial_id]
-        payload = json.loads(result["report"])
-        if payload["trial"] != held.rpartition("/")[2]:
-            raise RuntimeError(f"place {trial.trial_id} holds {held} and reported {payload['trial']}")
-        if conductor.report(held, payload):
+        conductor, place = self.places.conductor, trial.trial_id
+        held = self.places.holds[place]
+        message = json.loads(result["report"])
+        lane = held[0].rpartition("/")[0]
+        told = [*(report["trial"] for report in message["reports"]), *message["unbegun"]]
+        if told != [key.rpartition("/")[2] for key in held]:
+            raise RuntimeError(f"place {place} holds {held} and reported {told}")
+        going_on = conductor.reports(message["reports"], message["unbegun"], lane)
+        if going_on is not None:
+            held[:] = [f"{lane}/{going_on}" if lane else going_on]
             return TrialScheduler.CONTINUE
         actor: Any = trial.temporary_state.ray_actor
-        if conductor.trials[held].cut_off:
+        if conductor.trials[held[len(message["reports"]) - 1]].cut_off:
             _wait_for(actor.stash.remote(), seconds=10)
-        leg = conductor.next_leg()
-        if leg is None:
+        given = self.places.next_legs(place, message["most"])
+        if given is None:
             return TrialScheduler.STOP
-        place, known = trial.trial_id, self.places.sweep[trial.trial_id]
-        self.places.holds[place], self.places.sweep[place] = leg.key, leg.sweep
-        actor.take.remote(leg.to_json(), "" if known == leg.sweep else self.places.post_of(leg.sweep))
+        actor.take.remote(*given)
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         held = self.places.holds[trial.trial_id]
         error = _error_of(trial)
-        reason = self.places.killed.pop(held, None) or _reason(error)
+        reason = self.places.killed.pop(trial.trial_id, None) or _reason(error)
         with self.places.guard():
-            self.places.conductor.lost(held, f"{type(error).__name__}: {error}", reason)
+            self.places.conductor.lost_bundle(held, f"{type(error).__name__}: {error}", reason)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -179,8 +192,7 @@ class Watch(Callback):
         self._stopping_since: float | None = None
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        held = self.places.holds.get(trial.trial_id)
-        if held is not None:
+        for held in self.places.holds.get(trial.trial_id, ()):
             self.places.conductor.heard_from(held)
 
     def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
@@ -201,15 +213,15 @@ class Watch(Callback):
             if conductor.elapsed_s - self._stopping_since > self.GRACE_S:
                 late = {i: "interrupted" for i in conductor.active}
         for trial in trials if late else ():
-            held = self.places.holds.get(trial.trial_id)
+            held = [i for i in self.places.holds.get(trial.trial_id, ()) if i in late]
             actor = trial.temporary_state.ray_actor
             if (
                 trial.status == TuneTrial.RUNNING
-                and held in late
-                and held not in self.places.killed
+                and held
+                and trial.trial_id not in self.places.killed
                 and actor
             ):
-                self.places.killed[held] = late[held]
+                self.places.killed[trial.trial_id] = late[held[0]]
                 ray.kill(actor, no_restart=True)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The driver's side of a sweep, without Ray: who runs next, what a report means, what goes into the store.
 
 A *trial* is one configuration under one seed. It runs in one or more *legs*: from its start, or from its
-last checkpoint, to the next pause, loss or end. The conductor hands out legs, writes every report down
-before it acts on it, and tells the search algorithm the truth. All its state is a function of the store's
+last checkpoint, to the next pause, loss or end. The conductor hands out legs (`engine.handing`), writes every report
+down before it acts on it, and tells the search algorithm the truth. All its state is a function of the store's
 rows, so a sweep that ended in any way can be taken up again (`engine.replay`).
 """
 
@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,11 @@ if TYPE_CHECKING:
     from fairsweep.analysis.store import SweepWriter
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.engine.aims import Aims
-from fairsweep.cluster.engine.asking import Asker
-from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, pending_row, result_row
-from fairsweep.cluster.engine.judging import OVER, Judge
-from fairsweep.cluster.engine.purse import Purse
-from fairsweep.cluster.engine.trial import ENDED, PARENT, Leg, Nursery, Rules, Trial, combine, now, trial_id
-from fairsweep.search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
+from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, result_row
+from fairsweep.cluster.engine.handing import Handing
+from fairsweep.cluster.engine.judging import OVER
+from fairsweep.cluster.engine.trial import ENDED, PARENT, Leg, Rules, Trial, combine, now, trial_id
+from fairsweep.search_spaces.algorithms import Algorithm, Outcome, Scheduler
 from fairsweep.search_spaces.space import Space
 
 __all__ = ["Conductor", "Leg", "Rules", "Trial", "combine", "now", "trial_id"]
@@ -34,8 +32,8 @@ BEAT_S = 5.0  # between entries of the time that was used, where no report carri
 REPORT_BEAT_S = 1.0
 
 
-class Conductor:
-    """Hands out legs (`next_leg`), takes reports (`report`) and losses (`lost`), and keeps the books."""
+class Conductor(Handing):
+    """Hands out legs (`next_leg`, `next_legs`), takes reports (`report`) and losses (`lost`), and keeps the books."""
 
     def __init__(
         self,
@@ -48,26 +46,15 @@ class Conductor:
         columns: Mapping[str, Any] | None = None,
         on_end: Callable[[Trial], None] | None = None,
     ) -> None:
-        self.rules, self.space = rules, space
-        self.algorithm, self.scheduler, self.writer = algorithm, scheduler, writer
-        self.judge = Judge(scheduler, rules.mode)
-        self.columns = dict(columns or {})
+        super().__init__(rules, space, algorithm, scheduler, writer, columns or {})
         self.on_end = on_end
         self.on_note: Callable[[str], None] | None = None
-        self.trials: dict[str, Trial] = {}
-        self.groups = self.judge.groups
-        self.active: set[str] = set()
-        self.waiting: deque[str] = deque()  # asked, or to be continued, and not running
-        self.purse = Purse(rules, self.judge)
-        self.asker = Asker(rules, algorithm, self.purse)
-        self.jobs = self.asker.jobs
         self.told: dict[int, Outcome] = {}
         self.interrupted = False
         self.wants_reports = bool(getattr(algorithm, "wants_reports", False))
         self.clock = Clock(writer, rules.spent_s, rules.minutes)
         self.notes = Notes(writer)
         self.aims: Aims | None = None  # where there are several objectives
-        self.nursery: Nursery | None = None
         self._ended: list[Trial] = []  # of which `on_end` has not been told
 
     # -- budget ---------------------------------------------------------------------------------------
@@ -103,109 +90,6 @@ class Conductor:
     def _no_more(self) -> bool:
         return self.stopping or self.purse.empty
 
-    # -- legs -----------------------------------------------------------------------------------------
-
-    def next_leg(self) -> Leg | None:
-        """The next thing to run, or None if no slot is free, nothing is ready or the sweep is stopping."""
-        if self._no_more or len(self.active) >= self.rules.concurrent:
-            return None
-        trial_id = self._next_id()
-        if trial_id is None:
-            return None
-        trial = self.trials[trial_id]
-        first = trial.state == "pending" and trial.steps == trial.born and trial.retries == 0
-        trial.state, trial.reason, trial.heard = "running", "", time.monotonic()
-        self.active.add(trial.id)
-        self.writer.trial(trial.id, state="running", reason="", **({"started": now()} if first else {}))
-        return Leg.of(trial)
-
-    def _next_id(self, peek: bool = False) -> str | None:
-        if self.waiting:
-            return self.waiting[0] if peek else self.waiting.popleft()
-        if self.nursery is not None and self.nursery.due:
-            if peek:
-                return ""
-            self.nursery.deliver()
-            return self._next_id()
-        promotable = self.judge.promotable()
-        if promotable and self._affords(promotable):
-            return promotable[0].id if peek else self._promote(promotable)
-        if peek and self.asker.may(self._under_way()):
-            return ""
-        while not peek and (job := self.asker.next(self._under_way(), bool(self.active))) is not None:
-            self.begin(job)
-            if self.waiting:  # else none of the trials can run, and they have failed
-                return self.waiting.popleft()
-        if not self.active and not any(t.state == "complete" for t in self.trials.values()):
-            survivor = self.judge.survivor()
-            if survivor and not self._affords(survivor):
-                survivor = next(filter(self._affords, self.judge.resting()), [])
-            if survivor:
-                return survivor[0].id if peek else self._promote(survivor)
-        return None
-
-    def _affords(self, trials: list[Trial]) -> bool:
-        """Whether the configuration of `trials`, which rests, can be trained to its end."""
-        return self.purse.affords(self.purse.need(trials[0].config_id), self._under_way())
-
-    def _under_way(self) -> list[Trial]:
-        """Those that run or are to run, if it matters."""
-        return [self.trials[i] for i in (*self.active, *self.waiting)] if self.purse.limited else []
-
-    def begin(self, job: Job) -> None:
-        """Makes the trials of a new configuration, which wait for their turn."""
-        self.jobs[job.number] = job
-        with self.writer.batch():
-            for seed in self.rules.seeds:
-                trial = self.add(job, seed)
-                row = pending_row(trial, job, self.rules, self.space)
-                self.writer.trial(trial.id, **row, **self.columns)
-            self.enqueue(self.groups[job.number])
-
-    def enqueue(self, trials: Iterable[Trial]) -> None:
-        """Lets pending trials wait for their turn; one that cannot even begin has failed."""
-        for trial in trials:
-            if trial.fault:
-                self.end(trial, "failed", "its fidelity cannot be told", {}, trial.fault)
-            else:
-                self.waiting.append(trial.id)
-
-    def add(self, job: Job, seed: int) -> Trial:
-        minimum, maximum, fault = self.rules.extent(job.config)
-        name = trial_id(job.number, seed)
-        unit = self.groups[job.number][0].id if job.number in self.groups else name
-        trial = Trial(
-            id=name,
-            number=len(self.trials),
-            config_id=job.number,
-            seed=seed,
-            config=dict(job.config),
-            minimum=minimum,
-            maximum=maximum,
-            milestones=self.scheduler.milestones(minimum, maximum, unit),
-            attrs=dict(job.attrs),
-            fault=fault,
-        )
-        self.trials[trial.id] = trial
-        self.judge.add(trial)
-        return trial
-
-    def _promote(self, trials: list[Trial]) -> str:
-        """Sends the trials of a configuration on, and returns the first to run."""
-        unit = self.judge.unit(trials[0])
-        self.scheduler.promoted(unit)
-        self.writer.event("promote", trial=unit)
-        self.waiting.extendleft(t.id for t in reversed(trials))
-        return self.waiting.popleft()
-
-    def _release(self) -> None:
-        """Sends on the trials whose configuration goes on without a pause, now that it was judged."""
-        for trial in self.judge.released:
-            trial.state, trial.reason = "pending", ""
-            self.waiting.append(trial.id)
-            self.writer.trial(trial.id, state="pending", reason="")
-        self.judge.released.clear()
-
     # -- reports --------------------------------------------------------------------------------------
 
     def report(self, trial_id: str, payload: Mapping[str, Any]) -> bool:
@@ -216,10 +100,33 @@ class Conductor:
         are of (None: that of the best objective), `failure` (reason, error), `notes` (text, and
         whether it is said once a sweep only) and the worker's measurements.
         """
+        going_on = self._report(trial_id, payload)
+        self._announce()
+        return going_on
+
+    def reports(
+        self, payloads: Sequence[Mapping[str, Any]], unbegun: Sequence[str] = (), lane: str = ""
+    ) -> str | None:
+        """The reports of a place on its bundle, written down together. The trial that goes on there, if one does.
+
+        unbegun: trials of the bundle that had no time left to begin. lane: which sweep of a fleet it is.
+        """
+        going_on = None
+        self.writer.grow([name for p in payloads for row in p["rows"] for name in row["metrics"]])
+        with self.writer.batch():
+            self.hand_back(unbegun)
+            for payload in payloads:
+                if self._report(payload["trial"], payload):
+                    going_on = payload["trial"]
+        self._announce()
+        return going_on
+
+    def _report(self, trial_id: str, payload: Mapping[str, Any]) -> bool:
         trial = self.trials[trial_id]
         if trial_id not in self.active:  # already given up; its checkpoint brings these rows again
             return False
         trial.heard = time.monotonic()
+        self.ahead.discard(trial_id)
         rows = [row for row in payload["rows"] if row["step"] > trial.steps]
         decision, going_on = "continue", False
         self.writer.grow([name for row in rows for name in row["metrics"]])
@@ -255,7 +162,6 @@ class Conductor:
                 self.end(trial, "paused", self.purse.why(trial), payload)
             else:
                 going_on = True
-        self._announce()
         return going_on
 
     def _complete(self, trial: Trial, payload: Mapping[str, Any]) -> None:
@@ -272,7 +178,15 @@ class Conductor:
 
         charged: whether it counts among the losses that a trial survives.
         """
-        self._lose(trial_id, error, reason, charged)
+        self.lost_bundle([trial_id], error, reason, charged)
+
+    def lost_bundle(
+        self, trial_ids: Sequence[str], error: str, reason: str = "worker died", charged: bool = True
+    ) -> None:
+        """A worker ended without a report on these. Which of several did it, nobody knows: each runs alone now."""
+        with self.writer.batch():
+            for trial_id in reversed(trial_ids):
+                self._lose(trial_id, error, reason, charged and len(trial_ids) == 1)
         self._announce()
 
     def _lose(self, trial_id: str, error: str, reason: str, charged: bool = True) -> None:
@@ -286,8 +200,9 @@ class Conductor:
             self.end(trial, "failed", failed, {}, error)
         else:
             trial.retries += charged
-            trial.state = "pending"
+            trial.state, trial.alone = "pending", True
             self.active.discard(trial_id)
+            self.ahead.discard(trial_id)
             self.waiting.appendleft(trial_id)
             reason = bounded(reason, REASON)
             with self.writer.batch():
@@ -366,6 +281,7 @@ class Conductor:
     ) -> None:
         trial.state, trial.reason = state, bounded(reason, REASON)
         self.active.discard(trial.id)
+        self.ahead.discard(trial.id)
         with self.writer.batch():
             self.writer.trial(trial.id, **ended_row(trial, payload, error))
             if state in OVER:

@@ -7,7 +7,7 @@ that no open lane can use gets the next lane, and a warm worker takes legs of on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,7 +49,8 @@ class Fleet:
 
     def next_leg(self) -> Leg | None:
         """The next thing to run, of an open lane or of one that is opened for it."""
-        if self.stopping or len(self.active) >= self.rules.concurrent:
+        busy = sum(lane.conductor.busy for lane in self.lanes.values())
+        if self.stopping or busy >= self.rules.concurrent:
             return None
         for lane in list(self.lanes.values()):
             leg = self._of(lane)
@@ -66,6 +67,14 @@ class Fleet:
                 return leg
         return None
 
+    def next_legs(self, most: int) -> list[Leg]:
+        """See `Conductor.next_legs`; all are of one lane."""
+        first = self.next_leg()
+        if first is None:
+            return []
+        further = self.lanes[first.sweep].conductor.legs_after(first, most - 1)
+        return [first, *(replace(leg, sweep=first.sweep) for leg in further)]
+
     def _of(self, lane: Lane) -> Leg | None:
         """The next leg of a lane. One that is over is closed."""
         leg = lane.conductor.next_leg()
@@ -81,15 +90,20 @@ class Fleet:
         self.done(lane.name)
         self._dry = False
 
-    def report(self, key: str, payload: Any) -> bool:
-        """See `Conductor.report`."""
-        conductor, trial = self.find(key)
-        return conductor.report(trial, payload)
+    def reports(self, payloads: Sequence[Any], unbegun: Sequence[str], lane: str) -> str | None:
+        """See `Conductor.reports`."""
+        return self.lanes[lane].conductor.reports(payloads, unbegun)
 
     def lost(self, key: str, error: str, reason: str = "worker died", charged: bool = True) -> None:
         """See `Conductor.lost`."""
-        conductor, trial = self.find(key)
-        conductor.lost(trial, error, reason, charged)
+        self.lost_bundle([key], error, reason, charged)
+
+    def lost_bundle(
+        self, keys: Sequence[str], error: str, reason: str = "worker died", charged: bool = True
+    ) -> None:
+        """See `Conductor.lost_bundle`."""
+        conductor, _ = self.find(keys[0])
+        conductor.lost_bundle([self.find(key)[1] for key in keys], error, reason, charged)
 
     def heard_from(self, key: str) -> None:
         """See `Conductor.heard_from`."""

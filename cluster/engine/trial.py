@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -58,7 +57,7 @@ class Rules:
 
     def given_up(self, trial: Trial, reason: str, charged: bool) -> str:
         """Why a trial whose worker is lost has failed; empty if it is tried again."""
-        if reason == "timed out":
+        if reason == "timed out" and charged:
             return f"timed out: no report for {self.timeout_s:g} s after step {trial.steps}"
         if charged and trial.retries >= self.retries:
             return f"{reason} {trial.retries + 1} times, last after step {trial.steps}"
@@ -94,6 +93,7 @@ class Trial:
     heard: float = 0.0  # monotonic time of the last sign of life
     attrs: dict[str, Any] = field(default_factory=dict)
     fault: str = ""  # why it cannot even begin
+    alone: bool = False  # a worker was lost that had it: it shares no bundle with others
     born: int = 0  # the step after which it began as a copy of another trial
 
     @property
@@ -147,14 +147,10 @@ class Leg:
             trial.id, trial.config, trial.seed, trial.steps, trial.maximum, trial.milestones, trial.parent
         )
 
-    def to_json(self) -> str:
-        return json.dumps(self.__dict__)
-
     @classmethod
-    def from_json(cls, text: str) -> Leg:
-        raw = json.loads(text)
-        raw["milestones"] = tuple(raw["milestones"])
-        return cls(**raw)
+    def from_dict(cls, raw: Mapping[str, Any]) -> Leg:
+        """A leg of what JSON made of its attributes."""
+        return cls(**{**raw, "milestones": tuple(raw["milestones"])})
 
 
 class Nursery(Protocol):

@@ -17,6 +17,8 @@ from fairsweep.search_spaces.space import Space
 class _Untold(ABC):
     """What asks without regard to what it is told."""
 
+    untold = True  # so it may be asked ahead of what it will be told
+
     def __init__(self, tried: Tried) -> None:
         self.tried, self._next = tried, 0
 

@@ -68,7 +68,7 @@ def here(fleet: Fleet, reports: int | None = None) -> None:
                 raise Crash
             reports = None if reports is None else reports - 1
             key, runner = place
-            if not fleet.report(key, json.loads(json.dumps(runner.step()))):
+            if fleet.reports([json.loads(json.dumps(runner.step()))], (), key.rpartition("/")[0]) is None:
                 runner.stash()
                 places.remove(place)
 

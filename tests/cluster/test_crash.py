@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -235,3 +236,74 @@ def test_a_search_runs_from_the_command_line_and_can_grow(tmp_path: Path, grow: 
         assert code == 0, err
         assert "front of 9 scored" in out and "architecture.svg" in out
         assert len(architectures(tmp_path)) == 9
+
+
+def bundled_and_killed(tmp_path: Path, trials: int, drivers: int, workers: int, seed: int) -> None:
+    """A sweep of short trials in bundles, on one slot, whose driver and workers are killed at random moments."""
+    from tests.cluster.test_conductor import engine
+
+    rng, store = random.Random(seed), tmp_path / "store"
+    (tmp_path / "trace").touch()
+    command = [
+        "run", "trainable=test_short", "search=random", f"budget.trials={trials}", "name=s", f"storage={store}",
+        f"data_dir={tmp_path}", "budget.concurrent=1", "keep_checkpoints=none", "--quiet",
+    ]  # fmt: skip
+    acknowledged: dict[tuple[str, int], float] = {}
+    for kill in range(drivers + 1):
+        process = start(*command)
+        command = ["resume", "s", "--storage", str(store), "--quiet"]
+        for _ in range(workers // (drivers + 1)):
+            wait_for_reports(process, store, len(acknowledged))
+            time.sleep(rng.uniform(0.0, 0.4))
+            for number, what in descendants(process.pid).items():
+                if "PaperTrainable" in what:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(number, signal.SIGKILL)
+            found = reports(store)
+            assert acknowledged.items() <= found.items()
+            acknowledged = found
+        if kill == drivers:
+            break
+        wait_for_reports(process, store, len(acknowledged))
+        time.sleep(rng.uniform(0.0, 0.4))
+        assert process.poll() is None, "the sweep ended before it was killed; give it more trials"
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        found = reports(store)
+        assert acknowledged.items() <= found.items(), "a report that was acknowledged is gone"
+        acknowledged = found
+        by_id = {t["trial"]: t for t in Store(store).table("trials", "s").to_pylist()}
+        with open(tmp_path / "trace", "a") as f:
+            f.write(f"killed {json.dumps([repr(by_id[t]['config.x']) for t, _ in found])}\n")
+    code, _, err = finish(process, 400)
+    assert code == 0, err
+    final, rows = reports(store), Store(store).table("trials", "s").sort_by("number").to_pylist()
+    assert acknowledged.items() <= final.items()
+    assert [t["state"] for t in rows] == ["complete"] * trials
+    assert sorted(final) == [(t["trial"], 1) for t in rows]
+    whole = engine(
+        tmp_path / "whole", "trainable=test_short", "search=random", f"budget.trials={trials}"
+    ).conductor
+    asked = [whole.next_legs(1)[0].config]
+    while len(asked) < trials:
+        whole.active.clear()  # as if it were over: what is suggested does not depend on it
+        asked.append(whole.next_legs(1)[0].config)
+    assert [json.loads(t["config_json"]) for t in rows] == asked
+    done: set[str] = set()
+    for line in (tmp_path / "trace").read_text().splitlines():
+        if line.startswith("killed "):
+            done |= set(json.loads(line.removeprefix("killed ")))
+        else:
+            assert line not in done, "a finished trial was run again"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_bundles_survive_kills_of_driver_and_workers(tmp_path: Path) -> None:
+    bundled_and_killed(tmp_path, trials=1500, drivers=1, workers=4, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_bundles_survive_twenty_kills_of_each(tmp_path: Path) -> None:
+    bundled_and_killed(tmp_path, trials=5000, drivers=20, workers=21, seed=20)

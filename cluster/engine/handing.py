@@ -1,0 +1,215 @@
+"""What runs next: trials that wait, then those that have earned to go on, then new configurations.
+
+Legs of short trials are handed out several at a time (`engine.bundles`), where nothing that is reported meanwhile could
+change which they are: the search does not learn, and nobody is stopped early or for want of budget.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairsweep.analysis.store import SweepWriter
+from fairsweep.cluster.engine.asking import Asker
+from fairsweep.cluster.engine.books import pending_row
+from fairsweep.cluster.engine.judging import Judge
+from fairsweep.cluster.engine.purse import Purse
+from fairsweep.cluster.engine.trial import Leg, Nursery, Rules, Trial, now, trial_id
+from fairsweep.search_spaces.algorithms import Algorithm, Job, Scheduler
+from fairsweep.search_spaces.space import Space
+
+
+class Handing:
+    """The half of a `Conductor` that hands out legs. `ahead`: trials among the active that wait at their place."""
+
+    def __init__(
+        self,
+        rules: Rules,
+        space: Space,
+        algorithm: Algorithm,
+        scheduler: Scheduler,
+        writer: SweepWriter,
+        columns: Mapping[str, Any],
+    ) -> None:
+        self.rules, self.space = rules, space
+        self.algorithm, self.scheduler, self.writer = algorithm, scheduler, writer
+        self.columns = dict(columns)
+        self.judge = Judge(scheduler, rules.mode)
+        self.trials: dict[str, Trial] = {}
+        self.groups = self.judge.groups
+        self.active: set[str] = set()
+        self.ahead: set[str] = set()
+        self.waiting: deque[str] = deque()  # asked, or to be continued, and not running
+        self.purse = Purse(rules, self.judge)
+        self.asker = Asker(rules, algorithm, self.purse)
+        self.jobs = self.asker.jobs
+        self.nursery: Nursery | None = None
+
+    @property
+    def _no_more(self) -> bool:
+        raise NotImplementedError
+
+    def end(
+        self, trial: Trial, state: str, reason: str, payload: Mapping[str, Any], error: str | None = None
+    ) -> None:
+        raise NotImplementedError
+
+    def next_leg(self) -> Leg | None:
+        """The next thing to run, or None if no slot is free, nothing is ready or the sweep is stopping."""
+        if self._no_more or self.busy >= self.rules.concurrent:
+            return None
+        return self._hand_out()
+
+    @property
+    def busy(self) -> int:
+        """How many places run its legs."""
+        return len(self.active) - len(self.ahead)
+
+    def next_legs(self, most: int) -> list[Leg]:
+        """The next leg, and up to `most` - 1 for its place to run after it; none if there is no next one."""
+        with self.writer.batch() if most > 1 and self.untold else nullcontext():
+            first = self.next_leg()
+            return [] if first is None else [first, *self.legs_after(first, most - 1)]
+
+    def legs_after(self, first: Leg, most: int) -> list[Leg]:
+        """Up to `most` legs that can go with `first`: they are what follows, whatever is reported of it."""
+        legs: list[Leg] = []
+        if most <= 0 or not self.untold or self.trials[first.trial].alone:
+            return legs
+        most = min(most, self._fair)
+        with self.writer.batch():
+            while len(legs) < most and not (self.waiting and self.trials[self.waiting[0]].alone):
+                leg = self._hand_out()
+                if leg is None:
+                    break
+                self.ahead.add(leg.trial)
+                legs.append(leg)
+        return legs
+
+    @property
+    def untold(self) -> bool:
+        """Whether what is handed out next is the same whatever is reported until then."""
+        asks_blindly = getattr(self.algorithm, "untold", False)
+        return asks_blindly and self.scheduler.name == "none" and not self.purse.limited
+
+    @property
+    def _fair(self) -> int:
+        """How many legs one place may have ahead of those that are left, so that all end at about the same time."""
+        if self.rules.trials is None:
+            return sys.maxsize
+        unasked = (self.rules.trials - len(self.jobs)) * len(self.rules.seeds)
+        return math.ceil((unasked + len(self.waiting)) / (2 * self.rules.concurrent))
+
+    def hand_back(self, trial_ids: Sequence[str]) -> None:
+        """Legs that a place has not begun: they come first when the next one is handed out."""
+        for i in reversed(trial_ids):
+            if i in self.active:
+                self.active.discard(i)
+                self.ahead.discard(i)
+                self.trials[i].state = "pending"
+                self.waiting.appendleft(i)
+                self.writer.trial(i, state="pending")
+
+    def _hand_out(self) -> Leg | None:
+        trial_id = self._next_id()
+        if trial_id is None:
+            return None
+        trial = self.trials[trial_id]
+        first = trial.state == "pending" and trial.steps == trial.born and trial.retries == 0
+        trial.state, trial.reason, trial.heard = "running", "", time.monotonic()
+        self.active.add(trial.id)
+        self.writer.trial(trial.id, state="running", reason="", **({"started": now()} if first else {}))
+        return Leg.of(trial)
+
+    def _next_id(self, peek: bool = False) -> str | None:
+        if self.waiting:
+            return self.waiting[0] if peek else self.waiting.popleft()
+        if self.nursery is not None and self.nursery.due:
+            if peek:
+                return ""
+            self.nursery.deliver()
+            return self._next_id()
+        promotable = self.judge.promotable()
+        if promotable and self._affords(promotable):
+            return promotable[0].id if peek else self._promote(promotable)
+        if peek and self.asker.may(self._under_way()):
+            return ""
+        while not peek and (job := self.asker.next(self._under_way(), bool(self.active))) is not None:
+            self.begin(job)
+            if self.waiting:  # else none of the trials can run, and they have failed
+                return self.waiting.popleft()
+        if not self.active and not any(t.state == "complete" for t in self.trials.values()):
+            survivor = self.judge.survivor()
+            if survivor and not self._affords(survivor):
+                survivor = next(filter(self._affords, self.judge.resting()), [])
+            if survivor:
+                return survivor[0].id if peek else self._promote(survivor)
+        return None
+
+    def _affords(self, trials: list[Trial]) -> bool:
+        """Whether the configuration of `trials`, which rests, can be trained to its end."""
+        return self.purse.affords(self.purse.need(trials[0].config_id), self._under_way())
+
+    def _under_way(self) -> list[Trial]:
+        """Those that run or are to run, if it matters."""
+        return [self.trials[i] for i in (*self.active, *self.waiting)] if self.purse.limited else []
+
+    def begin(self, job: Job) -> None:
+        """Makes the trials of a new configuration, which wait for their turn."""
+        self.jobs[job.number] = job
+        with self.writer.batch():
+            for seed in self.rules.seeds:
+                trial = self.add(job, seed)
+                row = pending_row(trial, job, self.rules, self.space)
+                self.writer.trial(trial.id, **row, **self.columns)
+            self.enqueue(self.groups[job.number])
+
+    def enqueue(self, trials: Iterable[Trial]) -> None:
+        """Lets pending trials wait for their turn; one that cannot even begin has failed."""
+        for trial in trials:
+            if trial.fault:
+                self.end(trial, "failed", "its fidelity cannot be told", {}, trial.fault)
+            else:
+                self.waiting.append(trial.id)
+
+    def add(self, job: Job, seed: int) -> Trial:
+        minimum, maximum, fault = self.rules.extent(job.config)
+        name = trial_id(job.number, seed)
+        unit = self.groups[job.number][0].id if job.number in self.groups else name
+        trial = Trial(
+            id=name,
+            number=len(self.trials),
+            config_id=job.number,
+            seed=seed,
+            config=dict(job.config),
+            minimum=minimum,
+            maximum=maximum,
+            milestones=self.scheduler.milestones(minimum, maximum, unit),
+            attrs=dict(job.attrs),
+            fault=fault,
+        )
+        self.trials[trial.id] = trial
+        self.judge.add(trial)
+        return trial
+
+    def _promote(self, trials: list[Trial]) -> str:
+        """Sends the trials of a configuration on, and returns the first to run."""
+        unit = self.judge.unit(trials[0])
+        self.scheduler.promoted(unit)
+        self.writer.event("promote", trial=unit)
+        self.waiting.extendleft(t.id for t in reversed(trials))
+        return self.waiting.popleft()
+
+    def _release(self) -> None:
+        """Sends on the trials whose configuration goes on without a pause, now that it was judged."""
+        for trial in self.judge.released:
+            trial.state, trial.reason = "pending", ""
+            self.waiting.append(trial.id)
+            self.writer.trial(trial.id, state="pending", reason="")
+        self.judge.released.clear()
