@@ -38,6 +38,7 @@ lint: $(STAMP)  ## style, types, direction of imports
 
 benchmarks: $(STAMP)  ## measure against stock Ray Tune and bare Optuna
 	$(BIN)/python -m tests.benchmarks.bench_overhead
+	$(BIN)/python -m tests.benchmarks.bench_speed
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_search
 
