@@ -13,34 +13,16 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from fairsweep.search_spaces.algorithms.base import Job, Outcome, ask_each
 from fairsweep.search_spaces.algorithms.tried import Tried
+from fairsweep.search_spaces.algorithms.warm_tpe import Seen, WarmTPE
 from fairsweep.search_spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-class WarmTPE(optuna.samplers.TPESampler):
-    """TPE that goes on from the parameters that earlier samplers of a study have found in its trials.
-
-    A fresh one looks through all trials for the parameters that they share (Optuna 5.0), a third of its time.
-    """
-
-    shared: IntersectionSearchSpace | None = None
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        if self.shared is None or len(study.directions) > 1:
-            return super().infer_relative_search_space(study, trial)
-        found = self.shared.calculate(study, use_cache=True)
-        return {name: distribution for name, distribution in found.items() if not distribution.single()}
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -50,7 +32,7 @@ def _tpe(seed: int) -> BaseSampler:
 class OptunaSearch:
     """Search with an Optuna sampler, used as it is; TPE, unless another is given.
 
-    The sampler is made anew for every suggestion with a seed derived from (seed, number). What it knows
+    The sampler begins anew for every suggestion with a seed derived from (seed, number). What it knows
     is then exactly the study, and the study is a function of the jobs and outcomes: a replay of the log
     suggests what the uninterrupted search would have suggested.
     """
@@ -71,13 +53,13 @@ class OptunaSearch:
             raise ValueError(f"mode={mode!r}: must be min or max")
         self.mode = self.modes[0]
         self.space, self.seed = space, seed
-        self._make_sampler = sampler
+        self._make_sampler, self._tpe = sampler, WarmTPE(seed=seed)
         self.tried = Tried(space, repeats)
         self._distributions = space.distributions()
         self._jobs: dict[int, Job] = {}
         self._outcomes: dict[int, Outcome] = {}
         self._study: optuna.Study | None = None
-        self._shared = IntersectionSearchSpace(include_pruned=True)  # the parameters of the study at hand
+        self._seen = Seen()  # of the study at hand
         self._live: dict[int, optuna.Trial] = {}  # jobs asked of the study at hand and not yet told
         self._added: dict[int, int] = {}  # jobs adopted by it and not yet told: the number of their trial
 
@@ -101,8 +83,6 @@ class OptunaSearch:
             warnings.simplefilter("ignore")  # Optuna marks parts of its samplers as experimental
             study = self._view()
             sampler, attrs = self._sampler(derived_seed(self.seed, number, attempt))
-            if isinstance(sampler, WarmTPE) and study is self._study:
-                sampler.shared = self._shared
             study.sampler = sampler
             trial = study.ask()
             config = self.space.suggest(trial)
@@ -118,7 +98,10 @@ class OptunaSearch:
 
     def _sampler(self, seed: int) -> tuple[BaseSampler, dict[str, Any]]:
         """A sampler for the next suggestion, and attributes of the job that comes of it."""
-        return self._make_sampler(seed), {}
+        if self._make_sampler is not _tpe:
+            return self._make_sampler(seed), {}
+        self._tpe.begin(seed, self._seen)
+        return self._tpe, {}
 
     def _view(self) -> optuna.Study:
         """The study to ask: `study`, or another that is made for one suggestion."""
@@ -168,7 +151,7 @@ class OptunaSearch:
             self._live, self._added = {}, {}
             for number in sorted(self._jobs):
                 study.add_trial(self._frozen(self._jobs[number], self._outcomes.get(number)))
-            self._study, self._shared = study, IntersectionSearchSpace(include_pruned=True)
+            self._study, self._seen = study, Seen()
         return self._study
 
     def _new_study(self) -> optuna.Study:
