@@ -1,10 +1,9 @@
-"""Ray Tune adapters: Paper -> tune.Trainable, Conductor -> tune Searcher, TrialScheduler and Callback.
+"""Ray Tune adapters: Paper -> tune.Trainable, Conductor -> tune Searcher, TrialScheduler and Stopper.
 
-A Tune trial is a *place* for trials: it begins with a leg and, while there is more to do, is handed the
-next ones in its warm process (`take`), which costs one actor call; of short trials several at a time
-(`engine.bundles`), so that what a message costs in Tune's controller is paid by all of them. Tune gives what it is
-good at: resources, placement, actors and the loss of them. It is never asked to restore anything; the store is the
-source of truth.
+A Tune trial is a *place* for trials: it begins with a leg, whose first report comes by Tune. From then on the place's
+actor is called directly, by a thread that runs the rounds of an `engine.exchange`: it is handed the next legs in its
+warm process, of short trials several at a time (`engine.bundles`). Tune gives what it is good at: resources, placement,
+actors and the loss of them. It is never asked to restore anything; the store is the source of truth.
 """
 
 from __future__ import annotations
@@ -12,18 +11,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.conductor import Conductor, Leg
+from fairsweep.cluster.engine.exchange import Exchange
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.weights import read_from_board
@@ -36,7 +37,7 @@ class PaperTrainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._begin(config["post"])
-        self.take(config["legs"])
+        self._take(config["legs"])
 
     def _begin(self, text: str) -> None:
         post = Post(**json.loads(text))
@@ -45,18 +46,26 @@ class PaperTrainable(tune.Trainable):
         self._post, self._bundle = text, Bundle(LegRunner(post))
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.take(new_config["legs"], new_config["post"])
+        self._take(new_config["legs"], new_config["post"])
         return True
 
-    def take(self, legs: str, post: str = "") -> None:
-        """The next legs, called by the driver just before the next `train`. post: of their sweep, if it is another."""
+    def _take(self, legs: str, post: str = "") -> None:
         if post and post != self._post:
             self._bundle.runner.close()
             self._begin(post)
         self._bundle.take([Leg.from_dict(leg) for leg in json.loads(legs)])
 
     def step(self) -> dict[str, Any]:
-        return {"report": json.dumps(self._bundle.step())}
+        return {"report": self.work()}
+
+    def work(self, legs: str = "", post: str = "") -> str:
+        """The next message to the driver (JSON, see `Bundle.step`) on `legs`, or on those that the place has.
+
+        post: of their sweep, if it is another than the one that the worker knows.
+        """
+        if legs:
+            self._take(legs, post)
+        return json.dumps(self._bundle.step())
 
     def stash(self) -> None:
         """Checkpoints an unfinished leg before the place is given up."""
@@ -72,37 +81,171 @@ class PaperTrainable(tune.Trainable):
         return None
 
 
+class RayWires:
+    """Calls the actors of places, and waits for all of them at once."""
+
+    STASH_S = 10.0
+    IDLE_S = 0.01  # between looks, while no place works
+
+    def __init__(self) -> None:
+        self.actors: dict[str, Any] = {}
+        self._calls: dict[Any, str] = {}  # what has not come yet -> its place
+
+    def join(self, place: str, actor: Any) -> None:
+        """A place that is reached by `actor` from now on."""
+        self.actors[place] = actor
+
+    def leave(self, place: str) -> None:
+        """A place of which nothing is awaited any more."""
+        self.actors.pop(place, None)
+        for call in [call for call, of in list(self._calls.items()) if of == place]:
+            self._calls.pop(call, None)
+
+    def ready(self, timeout: float) -> list[tuple[str, Mapping[str, Any] | BaseException]]:
+        calls = list(self._calls)
+        if not calls:
+            time.sleep(min(timeout, self.IDLE_S))
+            return []
+        first, rest = ray.wait(calls, timeout=timeout)
+        if first and rest:
+            first += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+        came = [(self._calls.pop(call, ""), call) for call in first]
+        return [(place, _got(call)) for place, call in came if place]
+
+    def send(self, place: str, legs: str = "", post: str = "") -> None:
+        self._calls[self.actors[place].work.remote(legs, post)] = place
+
+    def stash(self, places: Sequence[str]) -> None:
+        calls = [self.actors[place].stash.remote() for place in places]
+        with contextlib.suppress(Exception):  # such a trial then goes on from an older checkpoint
+            ray.wait(calls, num_returns=len(calls), timeout=self.STASH_S)
+
+
+def _got(call: Any) -> Mapping[str, Any] | BaseException:
+    try:
+        message: Mapping[str, Any] = json.loads(ray.get(call))
+    except ray.exceptions.RayError as error:
+        return error
+    return message
+
+
 class Places:
-    """Which Tune trial holds which of our trials; shared by the three adapters below."""
+    """The places of one Tune run, shared by the three adapters below, and the thread that runs the rounds."""
 
-    def __init__(self, conductor: Conductor | Fleet, post_of: Callable[[str], str]) -> None:
-        """post_of: what workers are told of a sweep; "" is the name of the only one."""
-        self.conductor, self.post_of = conductor, post_of
-        self.holds: dict[str, list[str]] = {}  # Tune trial id -> our trials, the one that runs first
-        self.sweep: dict[str, str] = {}  # Tune trial id -> the sweep that its worker was told of last
-        self.killed: dict[str, str] = {}  # Tune trial id -> why the driver killed its worker
-        self.fatal: BaseException | None = None  # what went wrong in the driver itself; never swallowed
+    LOOK_S = 0.1  # between two looks
+    WAIT_S = 0.02  # of a round, for places that have joined meanwhile
+    GRACE_S = 15.0  # of running trials, once the sweep is to end
+    RELEASE_S = 2.0  # without work, after which a place gives its resources back
 
-    def next_legs(self, place: str, most: int) -> tuple[str, str] | None:
-        """What `place` is to run next: the legs, and the post of their sweep if it was not told of it yet; as JSON."""
-        legs = self.conductor.next_legs(most)
-        if not legs:
-            return None
-        known, sweep = self.sweep.get(place), legs[0].sweep
-        self.holds[place], self.sweep[place] = [leg.key for leg in legs], sweep
-        told = json.dumps([leg.__dict__ for leg in legs])
-        return told, "" if known == sweep else self.post_of(sweep)
+    def __init__(
+        self, conductor: Conductor | Fleet, post_of: Callable[[str], str], tick: Callable[[], None]
+    ) -> None:
+        self.conductor, self.tick = conductor, tick
+        self.wires = RayWires()
+        self.exchange = Exchange(conductor, self.wires, post_of)
+        self.trials: dict[str, TuneTrial] = {}  # those that have not ended, by place
+        self.controller: Any = None  # Tune's
+        self.killed: dict[str, tuple[str, list[str]]] = {}  # place -> why it was ended by us, what it held
+        self._started: set[str] = set()
+        self._stopping_since: float | None = None
+        self._over = threading.Event()
+        self._rounds = threading.Thread(target=self._run, name="fairsweep-exchange", daemon=True)
 
     @contextlib.contextmanager
-    def guard(self) -> Iterator[None]:
-        """Keeps what goes wrong in the block, which Tune may take for a trial's fault; after that, nothing is done."""
-        if self.fatal is not None:
-            raise self.fatal
+    def running(self) -> Iterator[None]:
+        """Runs the rounds beside the block."""
+        self._rounds.start()
         try:
             yield
-        except BaseException as error:
-            self.fatal = error
-            raise
+        finally:
+            self._over.set()
+            self._rounds.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._over.is_set():
+                self.exchange.round(self.WAIT_S)
+        except BaseException as error:  # the controller's thread raises it
+            self.exchange.fatal = self.exchange.fatal or error
+            self.exchange.stirred.set()
+
+    # -- in the thread of Tune's controller -----------------------------------------------------------
+
+    def joined(self, trial: TuneTrial, message: Mapping[str, Any]) -> None:
+        """A place has told the first time, by Tune; from now on it is called directly."""
+        place = trial.trial_id
+        with self.exchange.lock:
+            self.wires.join(place, trial.temporary_state.ray_actor)
+            self.exchange.deliver(place, message)
+
+    def lost(self, trial: TuneTrial) -> None:
+        """The worker of a place has ended, or could not be started."""
+        place = trial.trial_id
+        with self.exchange.guard():
+            error = self.exchange.broken.get(place) or _error_of(trial)
+            held = self._leave(place)
+            reason, meant = self.killed.pop(place, ("", held))
+            if held:
+                why = reason or _reason(error)
+                # Between the kill and its effect, the place may have told, and got others.
+                self.conductor.lost_bundle(
+                    held, f"{type(error).__name__}: {error}", why, charged=held == meant
+                )
+
+    def _leave(self, place: str) -> list[str]:
+        self.trials.pop(place, None)
+        self._started.discard(place)
+        self.wires.leave(place)
+        return self.exchange.forget(place)
+
+    def look(self) -> bool:
+        """Looks after time: what hangs is ended, what is idle released, the display breathes. True: all is over."""
+        if all(place in self.wires.actors for place in self.trials):
+            # Tune waits for nothing, and would ask again at once.
+            self.exchange.stirred.wait(self.LOOK_S)
+        self.exchange.stirred.clear()
+        with self.exchange.guard():
+            gone = ray_gone()
+            if gone:
+                raise DriverEnded(gone)
+            self._see_who_began()
+            self.conductor.beat()
+            self.tick()
+            self._end_what_is_late()
+            for place in self.exchange.broken:
+                # Tune learns that an actor is lost by a call to it that fails.
+                if place in self.trials and place in self.wires.actors:
+                    ray.kill(self.wires.actors.pop(place), no_restart=True)
+                    self.controller._schedule_trial_train(self.trials[place])
+            if self.conductor.finished:
+                return True
+            for place in self.exchange.idle(self.RELEASE_S):
+                trial = self.trials[place]
+                self._leave(place)
+                self.controller.stop_trial(trial)
+            return False
+
+    def _see_who_began(self) -> None:
+        for place, trial in self.trials.items():
+            if place not in self._started and trial.status == TuneTrial.RUNNING:
+                self._started.add(place)
+                for held in self.exchange.holds.get(place, ()):
+                    self.conductor.heard_from(held)
+
+    def _end_what_is_late(self) -> None:
+        conductor = self.conductor
+        late = {i: "timed out" for i in conductor.overdue()}
+        if conductor.stopping:
+            if self._stopping_since is None:
+                self._stopping_since = conductor.elapsed_s
+            if conductor.elapsed_s - self._stopping_since > self.GRACE_S:
+                late = {i: "interrupted" for i in conductor.active}
+        for place, trial in self.trials.items() if late else ():
+            held = [i for i in self.exchange.holds.get(place, ()) if i in late]
+            actor = trial.temporary_state.ray_actor
+            if trial.status == TuneTrial.RUNNING and held and place not in self.killed and actor:
+                self.killed[place] = late[held[0]], list(self.exchange.holds[place])
+                ray.kill(actor, no_restart=True)
 
 
 class LegSearcher(Searcher):
@@ -116,14 +259,10 @@ class LegSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
-        with self.places.guard():
-            return self._suggest(trial_id)
-
-    def _suggest(self, trial_id: str) -> Any:
-        conductor = self.places.conductor
-        given = self.places.next_legs(trial_id, 1)
+        given = self.places.exchange.first(trial_id)
         if given is None:
-            return Searcher.FINISHED if conductor.finished else None
+            with self.places.exchange.lock:
+                return Searcher.FINISHED if self.places.conductor.finished else None
         return {"legs": given[0], "post": given[1]}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
@@ -140,99 +279,45 @@ class LegSearcher(Searcher):
 
 
 class LegScheduler(FIFOScheduler):
-    """Passes reports to the conductor and the conductor's next leg to the place that has become free."""
+    """Tells the places of what Tune does with them."""
 
     def __init__(self, places: Places) -> None:
         super().__init__()
         self.places = places
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        with self.places.guard():
-            return self._on_result(trial, result)
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        self.places.controller = tune_controller
+        self.places.trials[trial.trial_id] = trial
 
-    def _on_result(self, trial: TuneTrial, result: dict[str, Any]) -> str:
-        conductor, place = self.places.conductor, trial.trial_id
-        held = self.places.holds[place]
-        message = json.loads(result["report"])
-        lane = held[0].rpartition("/")[0]
-        told = [*(report["trial"] for report in message["reports"]), *message["unbegun"]]
-        if told != [key.rpartition("/")[2] for key in held]:
-            raise RuntimeError(f"place {place} holds {held} and reported {told}")
-        going_on = conductor.reports(message["reports"], message["unbegun"], lane)
-        if going_on is not None:
-            held[:] = [f"{lane}/{going_on}" if lane else going_on]
-            return TrialScheduler.CONTINUE
-        actor: Any = trial.temporary_state.ray_actor
-        if conductor.trials[held[len(message["reports"]) - 1]].cut_off:
-            _wait_for(actor.stash.remote(), seconds=10)
-        given = self.places.next_legs(place, message["most"])
-        if given is None:
-            return TrialScheduler.STOP
-        actor.take.remote(*given)
-        return TrialScheduler.CONTINUE
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        self.places.joined(trial, json.loads(result["report"]))
+        return TrialScheduler.NOOP  # Tune calls the actor no more
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        held = self.places.holds[trial.trial_id]
-        error = _error_of(trial)
-        reason = self.places.killed.pop(trial.trial_id, None) or _reason(error)
-        with self.places.guard():
-            self.places.conductor.lost_bundle(held, f"{type(error).__name__}: {error}", reason)
+        self.places.lost(trial)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class Watch(Callback):
-    """Looks after time: starts the clock of a leg, ends what hangs, and lets the display breathe."""
+class Watch(tune.Stopper):
+    """Is asked once in every step of Tune's controller.
 
-    GRACE_S = 15.0
+    A callback would be, too; but where there is one, Tune 2.60 imports all that it knows (W&B, MLflow, Comet),
+    to count it.
+    """
 
-    def __init__(self, places: Places, tick: Callable[[], None]) -> None:
-        self.places, self.tick = places, tick
-        self._stopping_since: float | None = None
+    def __init__(self, places: Places) -> None:
+        self.places = places
 
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        for held in self.places.holds.get(trial.trial_id, ()):
-            self.places.conductor.heard_from(held)
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
 
-    def on_step_begin(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        with self.places.guard():
-            self._look(trials)
-
-    def _look(self, trials: list[TuneTrial]) -> None:
-        conductor = self.places.conductor
-        gone = ray_gone()
-        if gone:
-            raise DriverEnded(gone)
-        conductor.beat()
-        self.tick()
-        late = {i: "timed out" for i in conductor.overdue()}
-        if conductor.stopping:
-            if self._stopping_since is None:
-                self._stopping_since = conductor.elapsed_s
-            if conductor.elapsed_s - self._stopping_since > self.GRACE_S:
-                late = {i: "interrupted" for i in conductor.active}
-        for trial in trials if late else ():
-            held = [i for i in self.places.holds.get(trial.trial_id, ()) if i in late]
-            actor = trial.temporary_state.ray_actor
-            if (
-                trial.status == TuneTrial.RUNNING
-                and held
-                and trial.trial_id not in self.places.killed
-                and actor
-            ):
-                self.places.killed[trial.trial_id] = late[held[0]]
-                ray.kill(actor, no_restart=True)
+    def stop_all(self) -> bool:
+        return self.places.look()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def _wait_for(ref: Any, seconds: float) -> None:
-    try:
-        ray.get(ref, timeout=seconds)
-    except Exception:  # the trial then goes on from an older checkpoint
-        return
 
 
 def _error_of(trial: TuneTrial) -> BaseException | None:

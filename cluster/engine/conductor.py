@@ -22,7 +22,7 @@ from fairsweep.cluster.engine.aims import Aims
 from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, result_row
 from fairsweep.cluster.engine.handing import Handing
 from fairsweep.cluster.engine.judging import OVER
-from fairsweep.cluster.engine.trial import ENDED, PARENT, Leg, Rules, Trial, combine, now, trial_id
+from fairsweep.cluster.engine.trial import ENDED, PARENT, Answer, Leg, Rules, Trial, combine, now, trial_id
 from fairsweep.search_spaces.algorithms import Algorithm, Outcome, Scheduler
 from fairsweep.search_spaces.space import Space
 
@@ -111,15 +111,51 @@ class Conductor(Handing):
 
         unbegun: trials of the bundle that had no time left to begin. lane: which sweep of a fleet it is.
         """
-        going_on = None
-        self.writer.grow([name for p in payloads for row in p["rows"] for name in row["metrics"]])
+        self._grow(payloads)
         with self.writer.batch():
-            self.hand_back(unbegun)
-            for payload in payloads:
-                if self._report(payload["trial"], payload):
-                    going_on = payload["trial"]
+            going_on = self._reports(payloads, unbegun)
         self._announce()
         return going_on
+
+    def trade(self, messages: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Answer]:
+        """What places tell, written down in one append together with what each of them is to run next.
+
+        messages: the lane, which only a fleet has, and what `Bundle.step` gave.
+        """
+        self._grow([payload for _, message in messages for payload in message["reports"]])
+        with self.writer.batch():
+            answers = [self._heard(message) for _, message in messages]
+            for k, (_, message) in enumerate(messages):
+                if not answers[k].going_on:
+                    answers[k] = replace(answers[k], legs=self.next_legs(message["most"]))
+        self._announce()
+        return answers
+
+    def think(self) -> None:
+        """What can be done while trials run, so that nobody waits for it later."""
+
+    def heard_all(self, messages: Sequence[Mapping[str, Any]]) -> list[Answer]:
+        """What places tell, written down in one append; the answers name no legs yet."""
+        self._grow([payload for message in messages for payload in message["reports"]])
+        with self.writer.batch():
+            answers = [self._heard(message) for message in messages]
+        self._announce()
+        return answers
+
+    def _heard(self, message: Mapping[str, Any]) -> Answer:
+        going_on = self._reports(message["reports"], message["unbegun"])
+        return Answer(going_on or "", cut_off=self.trials[message["reports"][-1]["trial"]].cut_off)
+
+    def _reports(self, payloads: Sequence[Mapping[str, Any]], unbegun: Sequence[str]) -> str | None:
+        going_on = None
+        self.hand_back(unbegun)
+        for payload in payloads:
+            if self._report(payload["trial"], payload):
+                going_on = payload["trial"]
+        return going_on
+
+    def _grow(self, payloads: Sequence[Mapping[str, Any]]) -> None:
+        self.writer.grow([name for p in payloads for row in p["rows"] for name in row["metrics"]])
 
     def _report(self, trial_id: str, payload: Mapping[str, Any]) -> bool:
         trial = self.trials[trial_id]

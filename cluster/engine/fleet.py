@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fairsweep.cluster.engine.conductor import Conductor, Leg, Rules, Trial
+from fairsweep.cluster.engine.trial import Answer
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,24 @@ class Fleet:
     def reports(self, payloads: Sequence[Any], unbegun: Sequence[str], lane: str) -> str | None:
         """See `Conductor.reports`."""
         return self.lanes[lane].conductor.reports(payloads, unbegun)
+
+    def trade(self, messages: Sequence[tuple[str, Any]]) -> list[Answer]:
+        """See `Conductor.trade`; an append for each lane. Where a trial was cut off, nobody gets legs yet."""
+        answers: dict[int, Answer] = {}
+        for name in dict.fromkeys(lane for lane, _ in messages):
+            of_lane = [k for k, (lane, _) in enumerate(messages) if lane == name]
+            heard = self.lanes[name].conductor.heard_all([messages[k][1] for k in of_lane])
+            answers.update(zip(of_lane, heard, strict=True))
+        if not any(answer.cut_off for answer in answers.values()):
+            for k, (_, message) in enumerate(messages):
+                if not answers[k].going_on:
+                    answers[k] = replace(answers[k], legs=self.next_legs(message["most"]))
+        return [answers[k] for k in range(len(messages))]
+
+    def think(self) -> None:
+        """See `Conductor.think`."""
+        for lane in self.lanes.values():
+            lane.conductor.think()
 
     def lost(self, key: str, error: str, reason: str = "worker died", charged: bool = True) -> None:
         """See `Conductor.lost`."""

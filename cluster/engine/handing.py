@@ -11,7 +11,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ class Handing:
 
     def next_legs(self, most: int) -> list[Leg]:
         """The next leg, and up to `most` - 1 for its place to run after it; none if there is no next one."""
-        with self.writer.batch() if most > 1 and self.untold else nullcontext():
+        with self.writer.batch():
             first = self.next_leg()
             return [] if first is None else [first, *self.legs_after(first, most - 1)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Protocol
@@ -151,6 +151,18 @@ class Leg:
     def from_dict(cls, raw: Mapping[str, Any]) -> Leg:
         """A leg of what JSON made of its attributes."""
         return cls(**{**raw, "milestones": tuple(raw["milestones"])})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To what a place told: the trial that goes on there, else what it runs next; both empty if there is nothing now.
+
+    cut_off: its last trial has not come to its end and is to write a checkpoint.
+    """
+
+    going_on: str
+    legs: Sequence[Leg] = ()
+    cut_off: bool = False
 
 
 class Nursery(Protocol):

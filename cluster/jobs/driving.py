@@ -205,7 +205,7 @@ def _run_on_tune(
     for _ in range(MAX_ENGINE_RESTARTS):
         if conductor.finished:
             return
-        places = Places(conductor, post_of)
+        places = Places(conductor, post_of, lambda: display.tick(watched))
         with tempfile.TemporaryDirectory(prefix="fairsweep-tune-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(PaperTrainable, resources),
@@ -220,20 +220,21 @@ def _run_on_tune(
                     storage_path=scratch,
                     name="sweep",
                     verbose=0,
-                    callbacks=[Watch(places, lambda: display.tick(watched))],
+                    stop=Watch(places),
                 ),
             )
             try:
-                tuner.fit()
+                with places.running():
+                    tuner.fit()
             except Exception as error:
-                if places.fatal is not None:
-                    raise places.fatal from None
+                if places.exchange.fatal is not None:
+                    raise places.exchange.fatal from None
                 if ray_gone():
                     raise DriverEnded(str(ray_gone())) from None
                 failure = describe(error).removeprefix("raised ")
                 display.note(f"Tune's controller failed and is started anew: {failure}")
-        if places.fatal is not None:
-            raise places.fatal
+        if places.exchange.fatal is not None:
+            raise places.exchange.fatal
         for trial_id in list(conductor.active):
             conductor.lost(
                 trial_id, "the Tune controller ended while the trial ran", "worker lost", charged=False
