@@ -229,6 +229,16 @@ class Folder:
                     break
         return f"{folder}/{uuid.uuid4().hex[:8]}-{base}"
 
+    def link(self, name: str, other: str) -> bool:
+        """Gives a file a second name; durable once a file is written beside that. False where it cannot have one."""
+        try:
+            os.link(self.path(name), self.path(other))
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EMLINK, errno.EXDEV):
+                return False
+            raise
+        return True
+
     def exchange(self, folder: str, other: str) -> bool:
         """Makes two folders change places at once, durably; False where the file system cannot."""
         rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if self.local else None
@@ -383,12 +393,12 @@ class Appender:
     def __init__(self, folder: Folder, where: str, number: int) -> None:
         self._folder, self._where, self.number = folder, where, number
         self._handle: int | None = None
-        self._size = 0
+        self.size = 0  # bytes of a local file
         self._broken = ""
         if folder.local:
             path = folder.path(self._name())
             self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            self._size = os.fstat(self._handle).st_size
+            self.size = os.fstat(self._handle).st_size
             folder.sync_folder(where)
 
     def _name(self) -> str:
@@ -415,7 +425,7 @@ class Appender:
         except OSError as error:
             message = f"{self._folder.path(self._name())}: cannot append: {_line(error)}"
             try:
-                os.ftruncate(self._handle, self._size)
+                os.ftruncate(self._handle, self.size)
             except OSError:
                 self._broken = message
             raise StoreError(message) from error
@@ -424,7 +434,7 @@ class Appender:
         except OSError as error:  # what is on disk after a failed sync is unknown, so nothing may follow it
             self._broken = f"{self._folder.path(self._name())}: cannot sync: {_line(error)}"
             raise StoreError(self._broken) from error
-        self._size += len(frame)
+        self.size += len(frame)
 
     def close(self) -> None:
         if self._handle is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,9 +100,16 @@ def scan(path: str, data: bytes) -> Segment:
 
 @dataclass
 class Log:
-    """All segments of a sweep, in order."""
+    """The segments of a sweep, in order. `earlier` reads those before them, once rows of those are asked for."""
 
     segments: list[Segment] = field(default_factory=list)
+    earlier: Callable[[], list[Segment]] | None = None
+
+    def _reach(self, first: int) -> None:
+        """Makes sure that rows from number `first` on are among `segments`, if they are in the log."""
+        if self.earlier is not None and (self.first is None or first < self.first):
+            earlier, self.earlier = self.earlier, None
+            self.segments[:0] = earlier()
 
     @property
     def frames(self) -> list[Frame]:
@@ -110,6 +117,7 @@ class Log:
 
     @property
     def first(self) -> int | None:
+        """The number of the first row in `segments`."""
         return next((s.frames[0].seq for s in self.segments if s.frames), None)
 
     @property
@@ -123,6 +131,8 @@ class Log:
 
     def holds(self, first: int, last: int) -> bool:
         """Whether every row numbered `first` .. `last` is in the log."""
+        if first <= last:
+            self._reach(first)
         for frame in self.frames:
             if frame.seq <= first <= frame.last:
                 first = frame.last + 1
@@ -130,6 +140,8 @@ class Log:
 
     def rows(self, table: str, first: int, last: int | None = None) -> list[tuple[int, dict[str, Any]]]:
         """Rows of `table` with numbers `first` .. `last`, in order."""
+        if last is None or first <= last:
+            self._reach(first)
         found = []
         for frame in self.frames:
             if frame.last >= first and (last is None or frame.seq <= last):
@@ -139,7 +151,7 @@ class Log:
         return found
 
     def fault(self, sealed: int) -> str | None:
-        """What is wrong in the middle of the log, or None. A torn end is no fault: nobody was told of it.
+        """What is wrong in the middle of `segments`, or None. A torn end is no fault: nobody was told of it.
 
         Nor is it one that rows up to `sealed` are missing, for those are elsewhere.
         """

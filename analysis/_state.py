@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from fairsweep.analysis import schema
 from fairsweep.analysis._files import Folder, Lock, StoreDamaged, StoreError, Unreadable
-from fairsweep.analysis._log import Log, scan
+from fairsweep.analysis._log import Log, Segment, scan
+from fairsweep.analysis._trials import TrialRows
 from fairsweep.analysis.schema import SCHEMA_VERSION, Schemas
 
 _PART = re.compile(r"(?:part|events)-(\d+)-(\d+)\.parquet")
@@ -75,6 +76,11 @@ class Part:
     rows: pa.Table | None = None
     problem: str = ""
 
+    @property
+    def length(self) -> int:
+        """How many numbers it spans."""
+        return self.last - self.first + 1
+
 
 @dataclass
 class Sealed:
@@ -90,10 +96,20 @@ class Sealed:
     trials: int = 0
 
 
-def read_log(folder: Folder, paths: Paths) -> Log:
-    """All segments, scanned."""
+def read_log(folder: Folder, paths: Paths, sealed: int = 0) -> Log:
+    """The segments, scanned: those with rows after number `sealed`, the others where rows of them are asked for.
+
+    On a remote file system all of them: what two writers have appended there is only seen side by side.
+    """
     names = [n for n in folder.names(paths.log) if _SEGMENT.fullmatch(n)]
-    return Log([scan(folder.path(f"{paths.log}/{n}"), folder.read(f"{paths.log}/{n}")) for n in names])
+
+    def scanned(name: str) -> Segment:
+        return scan(folder.path(f"{paths.log}/{name}"), folder.read(f"{paths.log}/{name}"))
+
+    found: list[Segment] = []
+    while names and not (folder.local and found and found[0].frames and found[0].frames[0].seq <= sealed + 1):
+        found.insert(0, scanned(names.pop()))
+    return Log(found, (lambda: [scanned(name) for name in names]) if names else None)
 
 
 def list_parts(folder: Folder, paths: Paths, table: str, where: str | None = None) -> list[Part]:
@@ -101,7 +117,7 @@ def list_parts(folder: Folder, paths: Paths, table: str, where: str | None = Non
     where = where or (paths.results if table == "results" else paths.log)
     found = [(n, _PART.fullmatch(n)) for n in folder.names(where)]
     parts = [Part(f"{where}/{n}", int(m[1]), int(m[2])) for n, m in found if m]
-    return sorted(parts, key=lambda p: (p.first - p.last, p.first))
+    return sorted(parts, key=lambda p: (-p.length, p.first))
 
 
 def check_version(folder: Folder, name: str, about: dict[str, Any]) -> None:
@@ -112,16 +128,6 @@ def check_version(folder: Folder, name: str, about: dict[str, Any]) -> None:
             f"{folder.path(name)}: schema version {version}, and this fairsweep reads versions up to "
             f"{SCHEMA_VERSION}; upgrade fairsweep to read it"
         )
-
-
-def merge_row(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
-    """Upserts an encoded row of `trials`."""
-    rows.setdefault(row["trial"], {}).update(row)
-
-
-def by_number(rows: Collection[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of `trials` in the order in which the trials were made."""
-    return sorted(rows, key=lambda r: (r.get("number") is None, r.get("number") or 0))
 
 
 @dataclass
@@ -178,7 +184,7 @@ class _Reading:
         base, sealed = self._sealed_row()
         parts = {t: self._read_parts(t) for t in ("results", "events") if t in tables}
         trials = self._sealed_trials() if "trials" in tables else None
-        self.log = read_log(self.folder, self.paths)
+        self.log = read_log(self.folder, self.paths, sealed.sealed)
         if base is None and self.log.first is None:
             others = self.folder.exists(self.paths.trials) or list_parts(self.folder, self.paths, "results")
             if not (self._row_problem or others):
@@ -378,12 +384,10 @@ class _Reading:
             self.repairs.append(f"{self.folder.path(self.paths.trials)} {problem}")
         changes = self.log.rows("trials", seq + 1)
         base = layout.empty_table() if table is None else schema.conform(table, layout)
-        if not changes:
-            return base
-        rows = {r["trial"]: r for r in schema.to_encoded(base)}
+        rows = TrialRows(self.paths.sweep, base)
         for _, change in changes:
-            merge_row(rows, change)
-        return schema.to_arrow(by_number(rows.values()), base.schema, self.paths.sweep)
+            rows.change(change)
+        return rows.packed(base.schema)
 
     def _check_counts(self, state: State) -> None:
         for table, column in (("results", "rows_results"), ("trials", "rows_trials")):

@@ -15,15 +15,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fairsweep.analysis import _log, schema
+from fairsweep.analysis import _log
 from fairsweep.analysis._files import Appender, Folder, Lock, StoreError, SweepLocked, UnknownSweep
 from fairsweep.analysis._record import Recovery, SweepRecord, record_of
 from fairsweep.analysis._sealing import Sealing
-from fairsweep.analysis._state import Paths, State, merge_row, read_log
+from fairsweep.analysis._state import Paths, State, read_log
+from fairsweep.analysis._trials import TrialRows
 from fairsweep.analysis.schema import Schemas
 
 SEAL_EVERY_S = 3.0
 SEAL_EVERY_ROWS = 5_000
+SEGMENT = 1 << 20  # bytes of a log file after which, once all of it is sealed, the next one begins
 _EPOCH_STRIDE = 10_000_000  # log objects of one remote writer; the next writer begins at the next multiple
 
 
@@ -135,7 +137,7 @@ class SweepWriter(Sealing):
                 message="; ".join(self.record.notes),
             )
         self._row = dict(state.row)
-        self._trials = {r["trial"]: r for r in schema.to_encoded(state.tables["trials"])}
+        self._trials = TrialRows(self.name, state.tables["trials"])
         self._seq = state.last
         self._sealed = state.sealed.sealed
         self._set_torn_aside(state)
@@ -206,11 +208,10 @@ class SweepWriter(Sealing):
 
         StoreError, with nothing changed, for a name that no column can have.
         """
+        if self._metrics.issuperset(metric_names):
+            return
         with self._mutex:
-            known = set(self._schemas.results.names)
-            new = [n for n in dict.fromkeys(metric_names) if schema.METRIC + n not in known]
-            if not new:
-                return
+            new = [n for n in dict.fromkeys(metric_names) if n not in self._metrics]
             try:
                 grown = self._schemas.with_metrics(new)
             except ValueError as error:
@@ -284,17 +285,20 @@ class SweepWriter(Sealing):
         for table, row in rows:
             self._seq += 1
             if table == "trials":
-                merge_row(self._trials, row)
+                self._trials.change(row)
                 self._trials_changed = True
             elif table == "sweeps":
                 self._row.update(row)
             else:
                 self._pending[table].append((self._seq, row))
                 self._counts[table] += 1
-        due = time.monotonic() >= self._next_seal or len(self._pending["results"]) >= SEAL_EVERY_ROWS
-        if seal and due:
+        due, many = time.monotonic() >= self._next_seal, max(map(len, self._pending.values()))
+        if seal and (due or many >= SEAL_EVERY_ROWS):
             try:
-                self.seal()
+                if due:
+                    self.seal()
+                else:
+                    self._shed()
             except OSError as error:  # the rows are safe in the log; the next seal writes them
                 warnings.warn(f"sweep {self.name}: cannot seal yet: {error}", RuntimeWarning, stacklevel=3)
 
@@ -308,10 +312,25 @@ class SweepWriter(Sealing):
                 if self._seq > self._sealed:
                     self._check_fence()
                     self._seal()
+                    self._turn_over()
             finally:
                 # Rewriting the trials costs more the more there are: never more than a twentieth of the time.
                 took = time.monotonic() - began
                 self._next_seal = time.monotonic() + max(self.seal_every, 20 * took)
+
+    def _shed(self) -> None:
+        """Writes new results and events as Parquet, which costs what they do; the trials are sealed in time."""
+        self._check_fence()
+        self._seal_parts()
+        for table in self._pending:
+            self._merge(table)
+
+    def _turn_over(self) -> None:
+        """Goes on in a new log file where the last one is long: readers read those with rows that are not sealed."""
+        if self._folder.local and self._appender is not None and self._appender.size >= SEGMENT:
+            full, number = self._appender, self._appender.number + 1
+            self._appender = Appender(self._folder, self._paths.log, number)
+            full.close()
 
     # -- ending ---------------------------------------------------------------------------------------
 

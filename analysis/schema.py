@@ -209,19 +209,17 @@ class Encoder:
         self._by_name = {field.name: _value_encoder(field.type) for field in schema}
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        out = {}
-        for name, value in row.items():
-            encode = self._by_name.get(name)
-            if encode is None:
-                close = get_close_matches(name, self._by_name, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise KeyError(f"table {self._table} has no column {name!r}{hint}")
-            if value is not None:
-                try:
-                    value = encode(value)
-                except (TypeError, ValueError, OverflowError) as error:
-                    raise TypeError(f"{self._table} column {name}={value!r}: {error}") from None
-            out[name] = value
+        out, by_name = {}, self._by_name
+        name, value = "", None
+        try:
+            for name, value in row.items():
+                out[name] = None if value is None else by_name[name](value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeError(f"{self._table} column {name}={value!r}: {error}") from None
+        except KeyError:
+            close = get_close_matches(name, by_name, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise KeyError(f"table {self._table} has no column {name!r}{hint}") from None
         return out
 
 
@@ -231,7 +229,7 @@ def _value_encoder(kind: pa.DataType) -> Callable[[Any], Any]:
     if pa.types.is_boolean(kind):
         return _bool
     if pa.types.is_integer(kind):
-        return lambda value: _integer(value, kind)
+        return _integer_encoder(kind)
     if pa.types.is_timestamp(kind):
         return _microseconds
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -247,15 +245,21 @@ def _float(value: Any) -> float:
     return float(value)
 
 
-def _integer(value: Any, kind: pa.DataType) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError("must be a whole number")
-    number = int(value)
-    bits = kind.bit_width - (0 if pa.types.is_unsigned_integer(kind) else 1)
-    low = 0 if pa.types.is_unsigned_integer(kind) else -(2**bits)
-    if not low <= number < 2**bits:
-        raise OverflowError(f"does not fit {kind}")
-    return number
+def _integer_encoder(kind: pa.DataType) -> Callable[[Any], int]:
+    unsigned = pa.types.is_unsigned_integer(kind)
+    above = 2 ** (kind.bit_width - (0 if unsigned else 1))
+    low = 0 if unsigned else -above
+
+    def encode(value: Any) -> int:
+        if type(value) is not int:
+            if isinstance(value, bool) or not isinstance(value, Integral):
+                raise TypeError("must be a whole number")
+            value = int(value)
+        if not low <= value < above:
+            raise OverflowError(f"does not fit {kind}")
+        return value
+
+    return encode
 
 
 def _bool(value: Any) -> bool:
@@ -267,6 +271,8 @@ def _bool(value: Any) -> bool:
 
 
 def _string(value: Any) -> str:
+    if type(value) is str and value.isascii():
+        return value
     if not isinstance(value, str):
         raise TypeError("must be a string")
     try:
