@@ -170,3 +170,24 @@ def test_lanes_are_traded_each_in_its_books(tmp_path: Path) -> None:
     exchanged(fleet, wires, fleet.post_of)
     assert essence(tmp_path / "a") == essence(tmp_path / "b")
     assert len(wires.places) == 2
+
+
+def test_who_was_given_to_a_place_that_is_being_killed_is_not_charged(tmp_path: Path) -> None:
+    """A place tells just before the driver's kill for a timeout takes effect, and was handed others by then."""
+    from fairsweep.cluster.engine.bridge import Places
+
+    made = engine(tmp_path, *TRIVIAL, "budget.trials=4", "budget.trial_timeout=60", "budget.retries=0")
+    places = Places(made.conductor, lambda sweep: json.dumps(asdict(made.post)), lambda: None)
+    wires = Here(lambda post: Simple())
+    places.exchange.wires = wires
+    wires.send("p", *(places.exchange.first("p") or ()))
+    late = list(places.exchange.holds["p"])
+    places.killed["p"] = "timed out", late
+    places.exchange.round(0.0)
+    after = list(places.exchange.holds["p"])
+    assert after != late
+    places.lost(SimpleNamespace(trial_id="p", pickled_error_file=None))  # type: ignore[arg-type]
+    run(made, Here(lambda post: Simple()))
+    rows = close(made)
+    assert [t["state"] for t in rows] == ["complete"] * 4
+    assert [t["retries"] for t in rows] == [0] * 4

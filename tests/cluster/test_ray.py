@@ -62,6 +62,20 @@ def test_asha_with_one_slot_pauses_and_promotes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_places_that_are_released_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A place without work gives its resources back; what waits for others to end then begins at a new one."""
+    from fairsweep.cluster.engine.bridge import Places
+
+    monkeypatch.setattr(Places, "RELEASE_S", 0.0)
+    given: list[str] = []
+    leave = Places._leave
+    monkeypatch.setattr(Places, "_leave", lambda self, place: (given.append(place), leave(self, place))[1])
+    rows = trials(run(tmp_path, "trainable=test_bowl", "budget.trials=9", "scheduler=hyperband"))
+    assert {t["steps"] for t in rows} == {1, 3, 9}
+    assert given, "no place was released"
+
+
+@pytest.mark.slow
 def test_hyperband_on_ray_pauses_promotes_and_trains_a_bracket_whole(tmp_path: Path) -> None:
     rows = trials(run(tmp_path, "trainable=test_bowl", "budget.trials=17", "scheduler=hyperband"))
     assert {t["steps"] for t in rows} == {1, 3, 9}
