@@ -1,7 +1,7 @@
 """Checkpoints of trials, in the store: written whole or not at all, checked when read.
 
-One file a checkpoint, `<trial>/<step>.ckpt`: a line with the SHA-256 of what follows, then `torch.save`
-bytes that load with `weights_only=True`. The newest that is intact counts.
+One file a checkpoint, `<trial>/<step>.ckpt`: a line with the SHA-256 of what follows, then `torch.save` bytes that load
+with `weights_only=True`, or JSON where it says the same and PyTorch is not imported. The newest that is intact counts.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -59,9 +60,10 @@ class Checkpoints:
     def save(self, trial: str, step: int, state: Mapping[str, Any], plain: bool = False) -> None:
         """Writes a checkpoint and drops all but the newest two. StorageFault, with no file left behind.
 
-        plain: there is nothing in it but what JSON holds, and bytes in the place of values: PyTorch is not imported.
+        plain: there is nothing in it but what JSON holds, and bytes in the place of values: PyTorch is not imported. It
+        never is for a state of such values.
         """
-        body = _plain(state) if plain else _torch(state)
+        body = _plain(state) if plain or ("torch" not in sys.modules and _is_plain(state)) else _torch(state)
         folder = self._folder(trial)
         temporary = f"{folder}/{step}{TEMPORARY}"
         with _storage(f"the checkpoint of step {step} cannot be written"):
@@ -137,6 +139,8 @@ def _torch(state: Mapping[str, Any]) -> bytes:
 
 def prove(state: Any, name: str) -> None:
     """TrainableError if `state`, of a class called `name`, could be written and not be read again."""
+    if _is_plain(state):
+        return
     try:
         _read(_torch({"state": state}))
     except Exception as error:  # of PyTorch, of pickle, of the objects in the state
@@ -161,6 +165,16 @@ def _foreign(state: Any, where: str = "") -> tuple[str, str] | None:
     ):
         return where, type(state).__name__
     return next((found for key, value in inside if (found := _foreign(value, f"{where}[{key!r}]"))), None)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether `_read` gives back of `_plain` what it was given, to the type."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and _is_plain(v) for key, v in value.items()) and list(value) != ["bytes"]
+    if kind is list:
+        return all(map(_is_plain, value))
+    return value is None or kind in (bool, int, float, str, bytes)
 
 
 def _plain(state: Mapping[str, Any]) -> bytes:

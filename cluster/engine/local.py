@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fairsweep.cluster.engine.lean import lean_start, workers_as_they_are
 from fairsweep.cluster.errors import UserError
 
 CONNECT_S = 10.0
@@ -121,8 +122,7 @@ class _Pulse:
         """Why it is taken for gone; None as long as it is there."""
         for process in self.core:
             if process.poll() is not None:
-                name = Path(str(process.args[0])).name  # type: ignore[index]
-                return f"Ray's {name} has ended ({_ending(process.returncode)})"
+                return f"Ray's {_name(process)} has ended ({_ending(process.returncode)})"
         if self.address is not None and time.monotonic() - self._asked > SILENT_S / 4:
             self._asked = time.monotonic()
             with contextlib.suppress(OSError):
@@ -131,6 +131,10 @@ class _Pulse:
             if time.monotonic() - self._heard > SILENT_S:
                 return f"the cluster at {self.address[0]}:{self.address[1]} does not answer any more"
         return None
+
+
+def _name(process: subprocess.Popen[Any]) -> str:
+    return Path(str(process.args[0])).name  # type: ignore[index]
 
 
 def _ending(code: int) -> str:
@@ -146,8 +150,10 @@ def ray_gone() -> str | None:
 
 
 @contextlib.contextmanager
-def _own_session() -> Iterator[list[subprocess.Popen[Any]]]:
+def _own_session(meanwhile: Callable[[], object]) -> Iterator[list[subprocess.Popen[Any]]]:
     """Gives what Ray starts in the block a session of its own, and yields those processes.
+
+    meanwhile: done once, when the last of them has been started and Ray would wait for it.
 
     A signal to the driver's process group, as `timeout`, a closing terminal or a shell's `kill %1` send it, would
     else end Ray under the driver. Its processes end with the driver all the same: the kernel tells them when it dies.
@@ -164,6 +170,8 @@ def _own_session() -> Iterator[list[subprocess.Popen[Any]]]:
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **{**options, "start_new_session": True})
             started.append(self)
+            if _name(self) == CORE[-1]:
+                meanwhile()
 
     services.ConsolePopen = Apart  # type: ignore[misc]
     try:
@@ -189,7 +197,8 @@ def _shut_down(ray: Any) -> None:
 def connected(options: Mapping[str, Any]) -> Iterator[str]:
     """Connects to Ray and yields where; shuts down only what it started.
 
-    An embedded Ray listens on the loopback interface only.
+    An embedded Ray listens on the loopback interface only. options: of the group `cluster`; `concurrent` as well,
+    where it is known how many trials run at a time.
     """
     prepare_environment()
     if not os.environ.get("RAY_AUTH_TOKEN"):
@@ -204,7 +213,8 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     if ray.is_initialized():
-        yield "the Ray of this process"
+        with workers_as_they_are(inherited=False):
+            yield "the Ray of this process"
         return
     _read_environment()
     try:
@@ -214,7 +224,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
                 _pulse.address = (host.strip("[]"), int(port))
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
-            with _own_session() as started:
+            with lean_start(options) as further, _own_session(_import_tune) as started:
                 ray.init(
                     address="local",  # without it Ray attaches to whatever cluster was last started here
                     num_cpus=options.get("cpus"),
@@ -222,8 +232,9 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _node_ip_address="127.0.0.1",
+                    **further,
                 )
-            _pulse.core = [p for p in started if Path(str(p.args[0])).name in CORE]  # type: ignore[index]
+            _pulse.core = [p for p in started if _name(p) in CORE]
     except Exception as error:  # Ray raises bare Exception where its start takes too long
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         if address is None:
@@ -238,9 +249,14 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
             "RAY_AUTH_TOKEN"
         ) from None
     try:
-        yield f"the cluster at {address}" if address else "an embedded Ray on this machine"
+        with workers_as_they_are(inherited=address is None):
+            yield f"the cluster at {address}" if address else "an embedded Ray on this machine"
     finally:
         _shut_down(ray)
+
+
+def _import_tune() -> None:
+    import ray.tune  # noqa: F401
 
 
 def slots(options: Mapping[str, Any], wanted: int | None) -> int:

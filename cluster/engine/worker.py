@@ -25,6 +25,7 @@ from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault, prov
 from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.engine.failures import NotFinite, describe, is_storage_fault
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
+from fairsweep.cluster.engine.lean import WORKERS_ENVIRONMENT
 from fairsweep.cluster.tracking import Tracker, make_tracker
 from fairsweep.cluster.tune.adapter import register as register_tune
 from fairsweep.trainables import catalog, objective
@@ -70,6 +71,8 @@ class LegRunner:
     def __init__(self, post: Post, group: Any = None) -> None:
         """group: what trains in the paper's place, as a `cluster.engine.group.Group` does."""
         self.post, self.group = post, group
+        for name, value in WORKERS_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         if post.plugins:
             os.environ["FAIRSWEEP_PLUGINS"] = post.plugins
             if post.folder not in sys.path:

@@ -83,7 +83,10 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
 @contextlib.contextmanager
 def engine(settings: Settings, store: Store) -> Iterator[int]:
     """Connects to Ray, makes sure that all of it sees the store, and yields how many trials run at a time."""
-    with connected(settings.cluster):
+    budget = settings.budget
+    trials = budget["trials"] * settings.seeds if budget.get("trials") else None
+    most = min(filter(None, (budget["concurrent"], trials)), default=None)
+    with connected({**settings.cluster, "concurrent": most}):
         concurrent = slots(settings.cluster, settings.budget["concurrent"])
         check_shared(store.uri)
         yield concurrent

@@ -1,0 +1,85 @@
+"""How a Ray of one's own starts: what a sweep needs of it, and nothing else.
+
+`ray.init` (2.60) starts an autoscaler, a log monitor and the dashboard's server also where none is asked for, waits
+for the server, loads the dashboard's modules into its agent, and imports them here to see whether they are there. No
+sweep needs any of it, and together it takes as long as the rest. Ray without it is Ray as `pip install ray` brings it
+(`--minimal`), with `--no-monitor` and `--include-log-monitor=false` of `ray start`.
+
+Its first workers import what a trial needs before they are asked for one, and Tune takes such a worker: it asks for
+none with an environment of its own, which would be a new process that imports Ray twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ALWAYS = ("ray.tune", "pyarrow.fs", "omegaconf")  # of `bridge`
+HEAVY = (
+    "torch",
+    "torch._dynamo",
+    "scipy.sparse",
+    "sklearn",
+)  # where the driver needed it to build the first trial
+# What Tune (2.60) tells each worker by an environment of its own; https://github.com/ray-project/ray/issues/28197
+WORKERS_ENVIRONMENT = {"PL_DISABLE_FORK": "1"}
+
+
+def preloaded(options: Mapping[str, Any]) -> list[str]:
+    """What the first workers, one a CPU, import on their own; nothing where many of them would do it in vain."""
+    cpus = int(options.get("cpus") or os.cpu_count() or 1)
+    places = int(cpus / float(options.get("cpus_per_trial", 1)))
+    if options.get("gpus_per_trial") or 2 * min(places, options.get("concurrent") or places) < cpus:
+        return []
+    return [*ALWAYS, *(name for name in HEAVY if name in sys.modules)]
+
+
+@contextlib.contextmanager
+def lean_start(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """`ray.init` within starts what is needed alone; yields what is to be said to it. options: see `connected`."""
+    from ray._private import parameter, services, utils
+
+    def without_extras(**wanted: Any) -> Any:
+        return params(**{**wanted, "no_monitor": True, "include_log_monitor": False})
+
+    params = parameter.RayParams
+    workers = dict(WORKERS_ENVIRONMENT)
+    # Ray says this to a worker when it gets its trial, but what has been imported by then has read it already.
+    workers["OMP_NUM_THREADS"] = str(max(1, int(options.get("cpus_per_trial", 1))))
+    with contextlib.ExitStack() as stack:
+        for name in [name for name in workers if name not in os.environ]:
+            os.environ[name] = workers[name]
+            stack.callback(os.environ.pop, name, None)
+        for module, name, other in (
+            (parameter, "RayParams", without_extras),
+            (services, "start_api_server", lambda *arguments, **options: ("", None)),
+            (utils, "get_dashboard_dependency_error", lambda: ImportError("not wanted")),
+        ):
+            if hasattr(module, name):
+                stack.callback(setattr, module, name, getattr(module, name))
+                setattr(module, name, other)
+        yield {"_system_config": {"preload_python_modules": preloaded(options)}}
+
+
+@contextlib.contextmanager
+def workers_as_they_are(inherited: bool) -> Iterator[None]:
+    """Tune within asks for workers without an environment of their own, where they miss nothing by it. Imports Tune.
+
+    inherited: they are of a Ray that was started here, so that they have what Tune would pass on to them.
+    """
+    from ray.tune.execution import class_cache
+
+    cache: Any = class_cache
+    with contextlib.ExitStack() as stack:
+        for name, left in (
+            ("DEFAULT_ENV_VARS", lambda was: {k: v for k, v in was.items() if k not in WORKERS_ENVIRONMENT}),
+            ("ENV_VARS_TO_PROPAGATE", lambda was: set() if inherited else was),
+        ):
+            if hasattr(cache, name):
+                was = getattr(cache, name)
+                stack.callback(setattr, cache, name, was)
+                setattr(cache, name, left(was))
+        yield
