@@ -22,63 +22,18 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from fairsweep.cluster.engine.bundles import Bundle
-from fairsweep.cluster.engine.conductor import Conductor, Leg
+from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.exchange import Exchange
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
-from fairsweep.cluster.engine.weights import read_from_board
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.place import Place
 from fairsweep.cluster.errors import DriverEnded
 
 
 class PaperTrainable(tune.Trainable):
-    """Runs legs of trials of one paper. Configuration: `post` (what the sweep is) and `legs`, as JSON."""
+    """What Tune knows a place as. `local.connected` has it make an actor of `light`."""
 
-    def setup(self, config: dict[str, Any]) -> None:
-        self._begin(config["post"])
-        self._take(config["legs"])
-
-    def _begin(self, text: str) -> None:
-        post = Post(**json.loads(text))
-        if post.board:
-            read_from_board(post.board)
-        self._post, self._bundle = text, Bundle(LegRunner(post))
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._take(new_config["legs"], new_config["post"])
-        return True
-
-    def _take(self, legs: str, post: str = "") -> None:
-        if post and post != self._post:
-            self._bundle.runner.close()
-            self._begin(post)
-        self._bundle.take([Leg.from_dict(leg) for leg in json.loads(legs)])
-
-    def step(self) -> dict[str, Any]:
-        return {"report": self.work()}
-
-    def work(self, legs: str = "", post: str = "") -> str:
-        """The next message to the driver (JSON, see `Bundle.step`) on `legs`, or on those that the place has.
-
-        post: of their sweep, if it is another than the one that the worker knows.
-        """
-        if legs:
-            self._take(legs, post)
-        return json.dumps(self._bundle.step())
-
-    def stash(self) -> None:
-        """Checkpoints an unfinished leg before the place is given up."""
-        self._bundle.runner.stash()
-
-    def cleanup(self) -> None:
-        self._bundle.runner.close()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        return None
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        return None
+    light = Place
 
 
 class RayWires:

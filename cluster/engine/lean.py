@@ -5,8 +5,8 @@ for the server, loads the dashboard's modules into its agent, and imports them h
 sweep needs any of it, and together it takes as long as the rest. Ray without it is Ray as `pip install ray` brings it
 (`--minimal`), with `--no-monitor` and `--include-log-monitor=false` of `ray start`.
 
-Its first workers import what a trial needs before they are asked for one, and Tune takes such a worker: it asks for
-none with an environment of its own, which would be a new process that imports Ray twice.
+Its first workers import what a trial needs before they are asked for one, and Tune takes such a worker: it is not asked
+for one with an environment of its own, a new process that imports Ray twice, nor for one that knows Tune.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ALWAYS = ("ray.tune", "pyarrow.fs", "omegaconf")  # of `bridge`
+ALWAYS = ("numpy", "pyarrow.fs", "omegaconf")  # of `place`
 HEAVY = (
     "torch",
     "torch._dynamo",
     "scipy.sparse",
     "sklearn",
 )  # where the driver needed it to build the first trial
-# What Tune (2.60) tells each worker by an environment of its own; https://github.com/ray-project/ray/issues/28197
+# What Tune (2.60) tells each worker by an environment of its own: https://github.com/ray-project/ray/issues/28197
 WORKERS_ENVIRONMENT = {"PL_DISABLE_FORK": "1"}
 
 
@@ -65,21 +65,40 @@ def lean_start(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def workers_as_they_are(inherited: bool) -> Iterator[None]:
-    """Tune within asks for workers without an environment of their own, where they miss nothing by it. Imports Tune.
+def light_actors(inherited: bool) -> Iterator[None]:
+    """Tune within makes of a trainable with a class `light` an actor of that class, in a worker as it is. Imports Tune.
 
-    inherited: they are of a Ray that was started here, so that they have what Tune would pass on to them.
+    Such an actor gets its configuration and a folder to work in, and nothing that only Tune can unpickle.
+    inherited: workers are of a Ray that was started here, so that they have what Tune would pass on to them.
     """
+    import ray
     from ray.tune.execution import class_cache
 
-    cache: Any = class_cache
-    with contextlib.ExitStack() as stack:
-        for name, left in (
-            ("DEFAULT_ENV_VARS", lambda was: {k: v for k, v in was.items() if k not in WORKERS_ENVIRONMENT}),
-            ("ENV_VARS_TO_PROPAGATE", lambda was: set() if inherited else was),
-        ):
-            if hasattr(cache, name):
-                was = getattr(cache, name)
-                stack.callback(setattr, cache, name, was)
-                setattr(cache, name, left(was))
+    def made(cache: Any, trainable: Any) -> Any:
+        light = getattr(trainable, "light", None)
+        if light is None:
+            return get(cache, trainable)
+        passed_on = () if inherited else class_cache.ENV_VARS_TO_PROPAGATE
+        env = {name: os.environ[name] for name in passed_on if name in os.environ}
+        actor: Any = ray.remote(**({"runtime_env": {"env_vars": env}} if env else {"max_restarts": 0}))(light)
+        options = actor.options
+        actor.options = lambda **wanted: _Begun(options(**wanted))
+        return actor
+
+    get = class_cache._ActorClassCache.get
+    class_cache._ActorClassCache.get = made  # type: ignore[method-assign]
+    try:
         yield
+    finally:
+        class_cache._ActorClassCache.get = get  # type: ignore[method-assign]
+
+
+class _Begun:
+    """Makes an actor of what Tune would give a trainable of its own."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def remote(self, config: Mapping[str, Any], storage: Any) -> Any:
+        plain = {key: value for key, value in config.items() if isinstance(value, str)}
+        return self.actor.remote(plain, str(storage.trial_working_directory))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fairsweep.cluster.engine.lean import lean_start, workers_as_they_are
+from fairsweep.cluster.engine.lean import lean_start, light_actors
 from fairsweep.cluster.errors import UserError
 
 CONNECT_S = 10.0
@@ -213,7 +213,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     if ray.is_initialized():
-        with workers_as_they_are(inherited=False):
+        with light_actors(inherited=False):
             yield "the Ray of this process"
         return
     _read_environment()
@@ -249,7 +249,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
             "RAY_AUTH_TOKEN"
         ) from None
     try:
-        with workers_as_they_are(inherited=address is None):
+        with light_actors(inherited=address is None):
             yield f"the cluster at {address}" if address else "an embedded Ray on this machine"
     finally:
         _shut_down(ray)

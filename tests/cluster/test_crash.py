@@ -256,7 +256,7 @@ def bundled_and_killed(tmp_path: Path, trials: int, drivers: int, workers: int, 
             wait_for_reports(process, store, len(acknowledged))
             time.sleep(rng.uniform(0.0, 0.4))
             for number, what in descendants(process.pid).items():
-                if "PaperTrainable" in what:
+                if "ray::Place" in what:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(number, signal.SIGKILL)
             found = reports(store)

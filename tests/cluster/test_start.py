@@ -23,9 +23,19 @@ import torch
 from fairsweep.cluster.engine.local import connected
 
 class Trial:
+    def __init__(self, config, folder):
+        self.given = [config, folder]
     def look(self):
-        modules = [m for m in ("torch", "ray.tune", "pyarrow.fs") if m in sys.modules]
-        return [os.getpid(), modules, os.environ.get("OMP_NUM_THREADS"), os.environ.get("PL_DISABLE_FORK")]
+        modules = [m for m in ("torch", "ray.tune", "pyarrow.fs", "pandas") if m in sys.modules]
+        return [os.getpid(), modules, os.environ.get("OMP_NUM_THREADS"), os.environ.get("PL_DISABLE_FORK"), *self.given]
+
+class Known:
+    light = Trial
+
+class Storage:  # nothing that the worker could unpickle
+    trial_working_directory = "/folder"
+    def __reduce__(self):
+        raise TypeError
 
 def words(p):
     with __import__("contextlib").suppress(psutil.Error):
@@ -45,18 +55,18 @@ with connected({"cpus": 1, "cpus_per_trial": 1.0}):
         if c.status == psutil.CONN_LISTEN and c.pid in {me.pid, *(p.pid for p in inside)}
     }
     kinds = {p.pid: words(p) for p in inside}
-    actor = _ActorClassCache().get(Trial).remote()
+    of_tune = _ActorClassCache().get(Known).options(num_cpus=1)
+    actor = of_tune.remote(config={"post": "p", "__trial_info__": Storage()}, storage=Storage())
     trial = ray.get(actor.look.remote())
     as_before = [
         parameter.RayParams.__module__, services.start_api_server.__module__,
         utils.get_dashboard_dependency_error.__module__,
     ]
-from ray.tune.execution import class_cache
+as_before.append(_ActorClassCache.get.__module__)
 print(json.dumps({
     "listening": sorted(listening), "words": list(kinds.values()), "first": first,
     "trial": trial, "as_before": as_before,
-    "threads here": os.environ.get("OMP_NUM_THREADS"), "env": class_cache.DEFAULT_ENV_VARS,
-    "propagated": len(class_cache.ENV_VARS_TO_PROPAGATE),
+    "threads here": os.environ.get("OMP_NUM_THREADS"),
 }))
 """
 
@@ -83,16 +93,17 @@ def test_an_embedded_ray_starts_nothing_that_no_sweep_needs(embedded: dict[str, 
     for unneeded in ("monitor.py", "dashboard.py", "log_monitor.py"):
         assert unneeded not in running
     # Ray is as it was: who uses it beside us, in a notebook, gets what it asks for.
-    assert embedded["as_before"] == ["ray._private.parameter", "ray._private.services", "ray._private.utils"]
-    assert embedded["env"] == {"PL_DISABLE_FORK": "1"} and embedded["propagated"] > 0
+    private = [f"ray._private.{name}" for name in ("parameter", "services", "utils")]
+    assert embedded["as_before"] == [*private, "ray.tune.execution.class_cache"]
     assert embedded["threads here"] is None
 
 
 @pytest.mark.timeout(180)
 def test_tune_takes_a_worker_that_has_imported_what_a_trial_needs(embedded: dict[str, Any]) -> None:
-    pid, modules, threads, no_fork = embedded["trial"]
+    pid, modules, threads, no_fork, config, folder = embedded["trial"]
     assert pid in embedded["first"]
-    assert modules == ["torch", "ray.tune", "pyarrow.fs"]  # torch since the driver had it
+    assert modules == ["torch", "pyarrow.fs"]  # torch since the driver had it; of Tune, nothing
+    assert config == {"post": "p"} and folder == "/folder"
     assert threads == "1"  # before torch and numpy read it
     assert no_fork == "1"
 
@@ -127,12 +138,15 @@ said("rehearsed")
 """
 WORKER = """
 import sys
-from fairsweep.cluster.engine.conductor import Leg
-from fairsweep.cluster.engine.worker import LegRunner, Post
+import json
+from dataclasses import asdict
 from fairsweep.cluster.engine.checkpoints import Checkpoints
-runner = LegRunner(Post("s", "test_bowl", sys.argv[1]))
-runner.take(Leg("00000-0", {"x": 0.5, "y": 1, "kind": "a"}, 0, 0, 3, ()))
-report = runner.step()
+from fairsweep.cluster.engine.place import Place
+from fairsweep.cluster.engine.trial import Leg
+from fairsweep.cluster.engine.worker import Post
+leg = Leg("00000-0", {"x": 0.5, "y": 1, "kind": "a"}, 0, 0, 3, ())
+config = {"post": json.dumps(asdict(Post("s", "test_bowl", sys.argv[1]))), "legs": json.dumps([asdict(leg)])}
+[report] = json.loads(Place(config, sys.argv[1]).train()["report"])["reports"]
 assert report["status"] == "complete", report
 assert Checkpoints(sys.argv[1]).load("00000-0")["step"] == 3
 print("trained", *(m for m in HEAVY if m in sys.modules))
