@@ -34,7 +34,27 @@ def preloaded(options: Mapping[str, Any]) -> list[str]:
     places = int(cpus / float(options.get("cpus_per_trial", 1)))
     if options.get("gpus_per_trial") or 2 * min(places, options.get("concurrent") or places) < cpus:
         return []
-    return [*ALWAYS, *(name for name in HEAVY if name in sys.modules)]
+    trained = ["torch._dynamo"] if "torch" in sys.modules else []  # of the first step of an optimiser
+    return [*ALWAYS, *(name for name in HEAVY if name in sys.modules), *trained]
+
+
+@contextlib.contextmanager
+def nothing_compiled() -> Iterator[None]:
+    """Optimisers that are made within do not import PyTorch's compiler, which takes a second: none of them steps.
+
+    `add_param_group` (2.13) does it, to be left alone by the compiler.
+    """
+    if "torch" not in sys.modules or "torch._dynamo" in sys.modules:
+        yield
+        return
+    from torch.optim import Optimizer
+
+    wrapped = Optimizer.add_param_group
+    Optimizer.add_param_group = getattr(wrapped, "__wrapped__", wrapped)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Optimizer.add_param_group = wrapped  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

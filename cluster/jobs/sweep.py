@@ -21,6 +21,7 @@ from fairsweep.cluster.engine.aims import Aims
 from fairsweep.cluster.engine.breeding import Breeder
 from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
+from fairsweep.cluster.engine.lean import nothing_compiled
 from fairsweep.cluster.engine.local import check_shared, connected, slots
 from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.worker import Post
@@ -256,7 +257,7 @@ def rehearse(settings: Settings, paper: type[Paper]) -> None:
 def preflight(settings: Settings, paper: type[Paper]) -> None:
     """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials."""
     try:
-        with data_at_hand(), known.at_home(paper):
+        with data_at_hand(), known.at_home(paper), nothing_compiled():
             paper().setup(*_first_trial(settings, paper))
     except MissingData:
         raise

@@ -26,7 +26,7 @@ class Trial:
     def __init__(self, config, folder):
         self.given = [config, folder]
     def look(self):
-        modules = [m for m in ("torch", "ray.tune", "pyarrow.fs", "pandas") if m in sys.modules]
+        modules = [m for m in ("torch", "ray.tune", "pyarrow.fs", "pandas", "torch._dynamo") if m in sys.modules]
         return [os.getpid(), modules, os.environ.get("OMP_NUM_THREADS"), os.environ.get("PL_DISABLE_FORK"), *self.given]
 
 class Known:
@@ -102,7 +102,11 @@ def test_an_embedded_ray_starts_nothing_that_no_sweep_needs(embedded: dict[str, 
 def test_tune_takes_a_worker_that_has_imported_what_a_trial_needs(embedded: dict[str, Any]) -> None:
     pid, modules, threads, no_fork, config, folder = embedded["trial"]
     assert pid in embedded["first"]
-    assert modules == ["torch", "pyarrow.fs"]  # torch since the driver had it; of Tune, nothing
+    assert modules == [
+        "torch",
+        "pyarrow.fs",
+        "torch._dynamo",
+    ]  # torch since the driver had it; of Tune, nothing
     assert config == {"post": "p"} and folder == "/folder"
     assert threads == "1"  # before torch and numpy read it
     assert no_fork == "1"
@@ -135,6 +139,18 @@ from fairsweep.cluster.jobs import sweep
 sweep.rehearse(settings, settings.paper)
 sweep.preflight(settings, settings.paper)
 said("rehearsed")
+"""
+PAPER = """
+import sys
+from fairsweep.cluster import config
+from fairsweep.cluster.jobs import sweep
+settings = config.load(["trainable=dagnn", "data=digits_knn", "search=random", f"storage={sys.argv[1]}"])
+sweep.preflight(settings, settings.paper)
+print("built", *(m for m in (*HEAVY, "torch._dynamo") if m in sys.modules))
+from torch.optim import SGD
+from torch import zeros
+SGD([zeros(1, requires_grad=True)], lr=0.1)
+print("left", *(m for m in ("torch._dynamo",) if m in sys.modules))  # PyTorch is as it was
 """
 WORKER = """
 import sys
@@ -172,6 +188,12 @@ def test_the_driver_imports_nothing_before_it_needs_it(tmp_path: Path) -> None:
         "pyarrow",
         "rich",
     }  # Ray has not been thought of: no refusal waits
+
+
+def test_to_build_the_first_trial_takes_neither_scikit_learn_nor_a_compiler(tmp_path: Path) -> None:
+    found = stages(PAPER, tmp_path)
+    assert found["built"] == {"torch", "scipy", "hydra", "pyarrow", "numpy", "rich"}
+    assert found["left"] == {"torch._dynamo"}
 
 
 def test_a_worker_whose_paper_needs_no_torch_imports_none(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from fairsweep.trainables.base import DataError
+from fairsweep.trainables.datasets.bundled import load_digits
 from fairsweep.trainables.datasets.cache import cached_arrays
 from fairsweep.trainables.datasets.fetch import sha256, wheel_member
 from fairsweep.trainables.datasets.own import graphs as own_graphs

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
-from sklearn.datasets import load_digits
 
 from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets.bundled import load_digits
 
 
 @dataclass(frozen=True, eq=False)

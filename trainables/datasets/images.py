@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from fairsweep.trainables.base import DataError, DataNotFound
+from fairsweep.trainables.datasets.bundled import load_digits
 from fairsweep.trainables.datasets.cache import cached_arrays
 from fairsweep.trainables.datasets.cifar_jpeg import read_jpegs
 from fairsweep.trainables.datasets.fetch import sha256 as _sha256

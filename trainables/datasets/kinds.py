@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from fairsweep.trainables.base import DataError
 
@@ -46,6 +45,8 @@ class Images:
 
 def stratified_split(labels: np.ndarray, held_out: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the part to keep and of the `held_out` part, both sorted; always the same split."""
+    from sklearn.model_selection import train_test_split
+
     keep, out = train_test_split(np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0)
     return np.sort(keep), np.sort(out)
 

@@ -16,7 +16,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
-from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
 from fairsweep.trainables.base import DataError, Metric
@@ -142,6 +141,8 @@ def _stratified(
     graphs: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     seed = int(rng.integers(2**31))
+    from sklearn.model_selection import train_test_split
+
     keep, out = train_test_split(graphs, test_size=count, stratify=labels[graphs], random_state=seed)
     return keep, out
 
