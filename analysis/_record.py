@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from fairsweep.analysis import schema
@@ -14,17 +16,28 @@ from fairsweep.analysis._state import State
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """All rows of a sweep: `trials` by id in the order of their number, `results` and `events` by `seq`.
+    """All rows of a sweep: `trials` by id in the order of their number, `reports` and `events` by `seq`.
 
-    Rows of `sweep`, `trials` and `results` have every column of their table. An event is
-    `{"seq": n, "kind": kind, ...}` with the fields that it was written with.
+    Rows of `sweep` and `trials` have every column of their table. `reports` is the table `results`; `results` are its
+    rows as dicts, which of a million take seconds and a gigabyte. An event is `{"seq": n, "kind": kind, ...}` with the
+    fields that it was written with.
     """
 
     sweep: dict[str, Any]
     trials: dict[str, dict[str, Any]]
-    results: list[dict[str, Any]]
+    reports: pa.Table
     events: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def results(self) -> list[dict[str, Any]]:
+        return schema.to_rows(self.reports)
+
+    @property
+    def last(self) -> int:
+        """The number of the last report or event; 0 where there is none."""
+        reported = pc.max(self.reports.column("seq")).as_py() or 0
+        return max([reported, *(event["seq"] for event in self.events)])
 
 
 @dataclass(frozen=True)
@@ -42,7 +55,7 @@ def record_of(state: State) -> SweepRecord:
     trials = {r["trial"]: r for r in schema.to_rows(state.tables["trials"])}
     seqs, kinds, rows = (state.tables["events"].column(c).to_pylist() for c in ("seq", "kind", "row"))
     events = [{"seq": s, "kind": k, **json.loads(r)} for s, k, r in zip(seqs, kinds, rows, strict=True)]
-    return SweepRecord(sweep, trials, schema.to_rows(state.tables["results"]), events, notes_of(state))
+    return SweepRecord(sweep, trials, state.tables["results"], events, notes_of(state))
 
 
 def notes_of(state: State) -> list[str]:

@@ -52,7 +52,7 @@ class SweepWriter(Sealing):
         super().__init__(folder, sweep, schemas)
         self.uri = uri
         self.recovery: Recovery | None = None
-        self.record = SweepRecord({}, {}, [], [])
+        self.record = SweepRecord({}, {}, schemas.results.empty_table(), [])
         self._file_lock = lock
         self._mutex = threading.RLock()
         self._buffer: list[_log.Row] | None = None
@@ -102,7 +102,7 @@ class SweepWriter(Sealing):
             writer._appender = Appender(folder, paths.log, writer._number(log))
             writer._commit([("sweeps", writer._encoders["sweeps"](row))], seal=False)
             writer.seal()
-            writer.record = SweepRecord(dict(row), {}, [], [])
+            writer.record = SweepRecord(dict(row), {}, schemas.results.empty_table(), [])
             return writer
         except BaseException:
             if lock is not None:
@@ -131,7 +131,7 @@ class SweepWriter(Sealing):
         self.record = record_of(state)
         if not state.closed or state.log.torn_bytes:
             self.recovery = Recovery(
-                rows=len(self.record.results),
+                rows=self.record.reports.num_rows,
                 events=len(self.record.events),
                 torn_bytes=state.log.torn_bytes,
                 message="; ".join(self.record.notes),
@@ -141,8 +141,7 @@ class SweepWriter(Sealing):
         self._seq = state.last
         self._sealed = state.sealed.sealed
         self._set_torn_aside(state)
-        for table, count in (("results", len(self.record.results)), ("events", len(self.record.events))):
-            self._counts[table] = count
+        self._counts = {t: state.tables[t].num_rows for t in self._counts}
         if state.closed:
             self._first = [("sweeps", {"closed": False})]
         log = state.log

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -315,16 +315,11 @@ def to_rows(table: pa.Table) -> list[dict[str, Any]]:
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(column.type):
-        return [
-            None if v is None else datetime.fromtimestamp(0, timezone.utc) + v for v in _since_epoch(column)
-        ]
+        since = column.cast(pa.int64()).to_pylist()
+        return [None if v is None else _EPOCH + timedelta(microseconds=v) for v in since]
     if column.null_count == 0 and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         return column.to_numpy().tolist()  # ten times the speed of to_pylist
     return column.to_pylist()
-
-
-def _since_epoch(column: pa.ChunkedArray) -> list[Any]:
-    return column.cast(pa.int64()).cast(pa.duration("us")).to_pylist()
 
 
 def to_encoded(table: pa.Table) -> list[dict[str, Any]]:

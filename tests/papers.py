@@ -104,6 +104,18 @@ class Trivial(_Quadratic):
 
 
 @register
+class Long(_Quadratic):
+    """Fifty reports, of which the first few say nothing yet; how many is a matter of the configuration."""
+
+    slug = "test_long"
+    length = 50
+
+    @classmethod
+    def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
+        return Fidelity("epoch", 6 if config["kind"] == "a" else 4, steps or cls.length)
+
+
+@register
 class Short(_Quadratic):
     """One step of 4 ms, and a line in `trace` in its data folder when it is over."""
 

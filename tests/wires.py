@@ -32,6 +32,36 @@ class Simple:
         return {"reports": [complete(leg) for leg in self.legs], "unbegun": [], "most": 1}
 
 
+class Steady:
+    """A place that tells of its trials step by step, `each` steps a message; like a worker it stops at milestones."""
+
+    def __init__(self, each: int = 1) -> None:
+        self.each = each
+
+    def take(self, legs: Sequence[Leg]) -> None:
+        self.legs, self.done = list(legs), legs[0].done
+
+    def step(self) -> dict[str, Any]:
+        reports = [self._report(self.legs[0])]
+        while reports[-1]["status"] == "complete" and self.legs[1:]:
+            self.take(self.legs[1:])
+            reports.append(self._report(self.legs[0]))
+        return {"reports": reports, "unbegun": [leg.trial for leg in self.legs[1:]], "most": 1}
+
+    def _report(self, leg: Leg) -> dict[str, Any]:
+        rows: list[dict[str, Any]] = []
+        while self.done < leg.maximum and len(rows) < self.each:
+            self.done += 1
+            x = leg.config["x"]
+            loss = (x - 0.3) ** 2 + (0.5 + leg.seed / 9 - x) / self.done + (self.done * 7 % 5) / 50
+            rows.append({**complete(leg)["rows"][0], "step": self.done, "wall_s": self.done / 64})
+            rows[-1]["metrics"] = {"val_loss": loss, "train_loss": 0.1}
+            if self.done in leg.milestones:
+                break
+        status = "complete" if self.done == leg.maximum else "running"
+        return {**complete(leg), "rows": rows, "status": status, "cost_s": self.done / 64}
+
+
 def complete(leg: Leg) -> dict[str, Any]:
     """The report on a leg that is run to its end in one step."""
     metrics = {"val_loss": (leg.config["x"] - 0.3) ** 2, "train_loss": 0.1}

@@ -22,6 +22,7 @@ from fairsweep.cluster.engine.aims import Aims
 from fairsweep.cluster.engine.books import REASON, Clock, Notes, ended_row, exhausted, result_row
 from fairsweep.cluster.engine.handing import Handing
 from fairsweep.cluster.engine.judging import OVER
+from fairsweep.cluster.engine.stretches import Stretch
 from fairsweep.cluster.engine.trial import ENDED, PARENT, Answer, Leg, Rules, Trial, combine, now, trial_id
 from fairsweep.search_spaces.algorithms import Algorithm, Outcome, Scheduler
 from fairsweep.search_spaces.space import Space
@@ -311,6 +312,18 @@ class Conductor(Handing):
         if self.aims is not None:
             self.aims.see(trial, step, metrics)
         return decision
+
+    def passed(self, stretch: Stretch) -> None:
+        """Enters the reports of an earlier run, as `judged` did one by one."""
+        trial, before = stretch.trial, stretch.trial.steps
+        for step, value in stretch.told:
+            self.judge.enter(trial, step, value)
+        if self.wants_reports:
+            trial.reports.update(stretch.told)
+        self.judge.report(trial, stretch.step, None)
+        self.purse.went(trial, before)
+        if stretch.wall_s > trial.cost_s:  # its row was written when it last came to rest
+            self.purse.took(trial, stretch.wall_s)
 
     def end(
         self, trial: Trial, state: str, reason: str, payload: Mapping[str, Any], error: str | None = None

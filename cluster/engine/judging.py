@@ -39,7 +39,7 @@ class Judge:
         """Enters the objective of a step, None if it was not measured, and says what becomes of the trial."""
         trial.steps = step
         if value is not None and math.isfinite(value):
-            self._enter(trial, step, value)
+            self.enter(trial, step, value)
         if step not in trial.milestones:
             return "stop" if trial.id in self.condemned else "continue"
         if trial.best is not None:
@@ -53,7 +53,9 @@ class Judge:
         gone_on = verdict == "pause" and not self.scheduler.rests(self.unit(trial))
         return "continue" if gone_on else verdict
 
-    def _enter(self, trial: Trial, step: int, value: float) -> None:
+    def enter(self, trial: Trial, step: int, value: float) -> None:
+        """Enters an objective that is a number; nothing is decided."""
+
         def better(than: float) -> bool:
             return value < than if self.mode == "min" else value > than
 

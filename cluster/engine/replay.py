@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fairsweep.analysis.schema import to_rows
 from fairsweep.cluster.engine import breeding
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.judging import OVER
+from fairsweep.cluster.engine.stretches import Stretch, stretches
 from fairsweep.cluster.engine.trial import PARENT, Trial
 from fairsweep.search_spaces.algorithms import Job
 
@@ -36,8 +39,10 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
         conductor.purse.took(trial, row.get("cost_s") or 0.0)
     kept = {row["trial"]: (row["value"], row["best_step"]) for row in rows if row["state"] == "complete"}
     watched = (conductor.rules.objective,) if conductor.aims is None else conductor.aims.watched
-    for entry in sorted([*record.results, *record.events], key=lambda e: e["seq"]):
-        if "kind" in entry:
+    for _, entry in heapq.merge(_reported(conductor, record, watched), _decided(record), key=lambda e: e[0]):
+        if isinstance(entry, Stretch):
+            conductor.passed(entry)
+        elif "kind" in entry:
             _event(conductor, entry, kept)
         else:
             metrics = {name: entry.get(f"metric.{name}") for name in watched}
@@ -63,6 +68,26 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
     conductor.enqueue(unfinished)
     for config_id in sorted(conductor.jobs):
         conductor.tell(config_id)
+
+
+def _reported(
+    conductor: Conductor, record: SweepRecord, watched: Sequence[str]
+) -> Iterator[tuple[int, Stretch | dict[str, Any]]]:
+    """By number, the stretches of all reports; with several objectives the reports, for their points are of one."""
+    if conductor.aims is None:
+        whole, rules = conductor.wants_reports, conductor.rules
+        for stretch in stretches(
+            record.reports, record.events, conductor.trials, rules.objective, rules.mode, whole
+        ):
+            yield stretch.seq, stretch
+        return
+    wanted = ["seq", "trial", "step", "wall_s", *(f"metric.{name}" for name in watched)]
+    for row in to_rows(record.reports.select([c for c in wanted if c in record.reports.column_names])):
+        yield row["seq"], row
+
+
+def _decided(record: SweepRecord) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    return ((event["seq"], event) for event in sorted(record.events, key=lambda e: e["seq"]))
 
 
 def _end(conductor: Conductor, trial: Trial, state: str, kept: Mapping[str, tuple[Any, Any]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import pyarrow.compute as pc
 from omegaconf import OmegaConf
 
 from fairsweep.analysis.store import SweepRecord, SweepWriter
@@ -116,7 +117,7 @@ def used_s(record: SweepRecord) -> float:
     known = record.sweep.get("elapsed_s")
     if known is not None:
         return float(known)
-    last = max((row["time"] for row in record.results if row.get("time")), default=None)
+    last = pc.max(record.reports.column("time")).as_py()
     began = record.sweep.get("created")
     return max(0.0, (last - began).total_seconds()) if last and began else 0.0
 
@@ -136,19 +137,19 @@ def check_totals(settings: Any, record: SweepRecord, changes: Sequence[str], aga
 
     again: failed ones are among them.
     """
-    name, steps, seconds = record.sweep["sweep"], dict[str, int](), dict[str, float]()
-    for row in record.results:
-        steps[row["trial"]] = max(row["step"], steps.get(row["trial"], 0))
-        seconds[row["trial"]] = max(row["wall_s"] or 0.0, seconds.get(row["trial"], 0.0))
-    rows = record.trials.values()
-    minutes = settings.budget.get("total_minutes")
+    minutes, limit = settings.budget.get("total_minutes"), settings.budget.get("total_steps")
+    if minutes is None and limit is None:
+        return
+    name, rows = record.sweep["sweep"], record.trials.values()
+    most = record.reports.group_by("trial").aggregate([("step", "max"), ("wall_s", "max")]).to_pydict()
+    steps = dict(zip(most["trial"], most["step_max"], strict=True))
+    seconds = {t: s or 0.0 for t, s in zip(most["trial"], most["wall_s_max"], strict=True)}
     spent = sum(max(row.get("cost_s") or 0.0, seconds.get(row["trial"], 0.0)) for row in rows)
     if minutes is not None and spent >= 60 * minutes and (record.sweep["state"] != "finished" or changes):
         raise UserError(
             f"budget.total_minutes={minutes:g}: the trials of {name} have taken {clock(spent)} of it;"
             " budget.total_minutes=+N adds N minutes"
         )
-    limit = settings.budget.get("total_steps")
     if limit is None:
         return
     going_on = ("pending", "running", "interrupted", *(("failed",) if again else ()))
@@ -192,7 +193,7 @@ def retry_failed(writer: SweepWriter) -> int:
             row.update(again)
             writer.trial(row["trial"], **again, error=None)
             writer.event("rerun", trial=row["trial"])
-    last = max([e["seq"] for e in (*writer.record.results, *writer.record.events)], default=0)
+    last = writer.record.last
     for offset, row in enumerate(failed, start=1):
         writer.record.events.append({"seq": last + offset, "kind": "rerun", "trial": row["trial"]})
     return len(failed)
