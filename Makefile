@@ -39,6 +39,8 @@ lint: $(STAMP)  ## style, types, direction of imports
 benchmarks: $(STAMP)  ## measure against stock Ray Tune and bare Optuna
 	$(BIN)/python -m tests.benchmarks.bench_overhead
 	$(BIN)/python -m tests.benchmarks.bench_speed
+	$(BIN)/python -m tests.benchmarks.bench_start
+	$(BIN)/python -m tests.benchmarks.bench_claims
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_search
 

@@ -291,14 +291,13 @@ def claims(
     prepare_environment()
     from datetime import datetime
 
-    from fairsweep.cluster.display import make_display
     from fairsweep.cluster.jobs import claims as job
     from fairsweep.cluster.jobs import sources
 
     name = name or f"claims-{datetime.now():%Y%m%d-%H%M%S}"
     chosen = job.with_claims([sources.reference_of(paper) for paper in papers])
     groups = job.plan(chosen, name, str(storage), words(settings), seed, seeds, only, tuned)
-    job.run(groups, name, str(storage), lambda: make_display(quiet))
+    job.run(groups, name, str(storage), quiet)
     return open_store(str(storage)).derived("claims", name)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep.search_spaces.space import Space
-from fairsweep.trainables.base import Fidelity, Metric, Paper, Setting, Tiny
+from fairsweep.trainables.base import Claim, Fidelity, Metric, Paper, Setting, Tiny
 from fairsweep.trainables.catalog import register
 
 
@@ -113,6 +113,22 @@ class Long(_Quadratic):
     @classmethod
     def fidelity(cls, config: Mapping[str, Any], steps: int | None = None) -> Fidelity:
         return Fidelity("epoch", 6 if config["kind"] == "a" else 4, steps or cls.length)
+
+
+@register
+class Claiming(_Quadratic):
+    """Claims something on two sets of data, so that its claims run as two sweeps."""
+
+    slug = "test_claiming"
+    length = 1
+    datasets = ("bowl", "bowl2")
+    claims = tuple(
+        Claim(
+            f"kind_matters_not_{data}", "", {"kind": "a"}, {"kind": "b"}, "test_loss", 0.0, "direction",
+            data=data, tunes=("x",),
+        )
+        for data in ("bowl", "bowl2")
+    )  # fmt: skip
 
 
 @register

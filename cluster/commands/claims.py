@@ -48,7 +48,6 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
 
     from fairsweep.analysis import report
     from fairsweep.analysis.claims_report import markdown
-    from fairsweep.cluster.display import make_display
     from fairsweep.cluster.jobs import claims
     from fairsweep.cluster.storage import open_store
 
@@ -84,10 +83,7 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
     chosen = claims.with_claims(slugs, args.all)
     groups = claims.plan(chosen, name, args.storage, words, args.seed, args.seeds, args.only, tuned)
 
-    def display() -> Any:
-        return make_display(args.quiet or args.json)
-
-    rows, state = claims.run(groups, name, args.storage, display)
+    rows, state = claims.run(groups, name, args.storage, args.quiet or args.json)
     if args.json:
         report.print_json({"run": name, "state": state, "claims": rows})
     else:

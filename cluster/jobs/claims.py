@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -20,11 +21,10 @@ from fairsweep.analysis._derived import CLAIMS
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import config
 from fairsweep.cluster.config import Settings
-from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine.conductor import now
 from fairsweep.cluster.engine.local import connected
-from fairsweep.cluster.errors import MissingData, UserError
-from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs.claims_running import Display, Lines, run_all
 from fairsweep.cluster.jobs.claims_tuning import Tuning, listed
 from fairsweep.cluster.storage import open_store
 from fairsweep.search_spaces.space import Space, SpaceError
@@ -141,11 +141,7 @@ def distinct(arms: Sequence[Arms]) -> list[dict[str, Any]]:
 
 
 def run(
-    groups: Sequence[Group],
-    name: str,
-    storage: str,
-    make_display: Callable[[], Display],
-    on_verdicts: Callable[[list[dict[str, Any]]], None] | None = None,
+    groups: Sequence[Group], name: str, storage: str, quiet: bool = False
 ) -> tuple[list[dict[str, Any]], str]:
     """Runs what is not finished yet and judges; the rows of the table `claims`, and the state of the run.
 
@@ -153,48 +149,57 @@ def run(
     as they come, beside those of the run on other claims. Claims whose data are missing are left inconclusive.
     """
     store = open_store(storage)
-    rows: list[dict[str, Any]] = []
+    rows: dict[int, list[dict[str, Any]]] = {}  # in the order of the groups, whichever ends first
     asked = {(group.paper.slug, claim.name) for group in groups for claim in group.claims}
     earlier = [_of_today(r) for r in store.derived("claims", name).to_pylist()]
     others = [r for r in earlier if (r["paper"], r["claim"]) not in asked]
-    with connected(groups[0].settings.cluster):
-        for group in groups:
-            try:
-                found, state = _answer(group, store, make_display)
-            except MissingData as error:
-                found, state = unjudged(group, str(error)), "finished"
-            if state == "interrupted":
-                return rows, state
-            rows += found
-            store.write_derived("claims", name, [*others, *rows])
-            if on_verdicts is not None:
-                on_verdicts(found)
-    return rows, "finished"
+    display = Display() if quiet else Lines(name, len(groups))
+
+    def found() -> list[dict[str, Any]]:
+        return [row for number in sorted(rows) for row in rows[number]]
+
+    def judged(number: int, of_group: list[dict[str, Any]]) -> None:
+        rows[number] = of_group
+        store.write_derived("claims", name, [*others, *found()])
+        display.judged(of_group)
+
+    left = [_Left(store, group, partial(judged, k)) for k, group in enumerate(groups)]
+    first = groups[0].settings
+    with connected({**first.cluster, "concurrent": first.budget["concurrent"]}):
+        state = run_all(store, left, first, display, f"fairsweep claims ... --name {name}")
+    return found(), state
 
 
-def _answer(
-    group: Group, store: Store, make_display: Callable[[], Display]
-) -> tuple[list[dict[str, Any]], str]:
-    """The rows of the claims of a group, and the state of its sweeps; no rows if they are interrupted."""
-    if group.tuning is not None:
-        state = _finish(group.tuning.settings, store, make_display)
-        if state == "interrupted":
-            return [], state
-        group = group.with_arms(group.tuning.choose(store.table("trials", group.tuning.settings.name)))
-    state = _finish(group.settings, store, make_display)
-    return ([] if state == "interrupted" else judge(store, group)), state
+class _Left:
+    """What is left of a group: its tuning, its paired sweep, and then its verdicts, for which `judged` is called."""
 
+    def __init__(self, store: Store, group: Group, judged: Callable[[list[dict[str, Any]]], None]) -> None:
+        self.store, self.group, self.judged = store, group, judged
+        self.tuning, self.over = group.tuning, False
 
-def _finish(settings: Settings, store: Store, make_display: Callable[[], Display]) -> str:
-    """Runs what is left of a sweep; its state then."""
-    if not store.has(settings.name):
-        return sweep.run(settings, make_display()).state
-    row = store.read(settings.name).sweep
-    _check_same(settings, config.as_mapping(OmegaConf.create(row["config"])))
-    state = str(row["state"])
-    if state == "finished":
-        return state
-    return sweep.resume(settings.storage, settings.name, [], make_display()).state
+    def next_sweep(self) -> Settings | None:
+        """See `claims_running.Asked`. UserError if the store has another one of its name."""
+        if self.over:
+            return None
+        settings = self.tuning.settings if self.tuning is not None else self.group.settings
+        if self.store.has(settings.name):
+            row = self.store.read(settings.name).sweep
+            _check_same(settings, config.as_mapping(OmegaConf.create(row["config"])))
+        return settings
+
+    def ended(self) -> None:
+        if self.tuning is not None:
+            chosen = self.tuning.choose(self.store.table("trials", self.tuning.settings.name))
+            self.group, self.tuning = self.group.with_arms(chosen), None
+            return
+        self._judge(judge(self.store, self.group))
+
+    def impossible(self, why: str) -> None:
+        self._judge(unjudged(self.group, why))
+
+    def _judge(self, rows: list[dict[str, Any]]) -> None:
+        self.over = True
+        self.judged(rows)
 
 
 def _check_same(settings: Settings, stored: Mapping[str, Any]) -> None:

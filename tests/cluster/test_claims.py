@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -11,9 +13,11 @@ import pytest
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import config
 from fairsweep.cluster.cli import run_cli
-from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs import claims
+from fairsweep.cluster.engine.fleet import Fleet
+from fairsweep.cluster.errors import MissingData, UserError
+from fairsweep.cluster.jobs import claims, claims_running
 from fairsweep.trainables import catalog
+from tests.cluster.test_compare import here
 
 
 def plan(tmp_path: Path, *slugs: str, **options):
@@ -200,29 +204,72 @@ def test_claims_run_judge_and_go_on(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert {r["claim"] for r in kept} == {"depth_beats_deep_gcn", "gate_pays_when_deep"}, "none is lost"
 
 
-def test_claims_whose_data_are_missing_are_left_open_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from contextlib import nullcontext
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
+    """Runs are driven in this process, on three slots; gives which sweeps were open at each report."""
+    together: list[set[str]] = []
 
-    from fairsweep.cluster.display import Display
-    from fairsweep.cluster.errors import MissingData
-    from fairsweep.cluster.jobs.sweep import Result
+    def driven(settings: Any, fleet: Fleet, display: Any, resume: str) -> str:
+        reports = fleet.reports
 
-    groups = plan(tmp_path, "dagnn", "pa_da")
-    ran = []
+        def noted(*told: Any) -> str | None:
+            together.append(set(fleet.lanes))
+            return reports(*told)
 
-    def run(settings: config.Settings, display: Display) -> Result:
-        if settings.trainable == "dagnn":
-            raise MissingData("data=csbm: nowhere to be found")
-        ran.append(settings.name)
-        return Result(settings.name, "", "interrupted")
+        monkeypatch.setattr(fleet, "reports", noted)
+        here(fleet)
+        return fleet.close()
 
-    monkeypatch.setattr(claims.sweep, "run", run)
     monkeypatch.setattr(claims, "connected", lambda options: nullcontext())
-    rows, state = claims.run(groups, "r", str(tmp_path / "store"), Display)
-    assert state == "interrupted" and len(ran) == 1
-    assert [(r["paper"], r["size_verdict"], r["pairs"], r["reason"]) for r in rows] == [
-        ("dagnn", "inconclusive", 0, "data=csbm: nowhere to be found")
-    ] * 2
+    monkeypatch.setattr(claims_running, "slots", lambda options, wanted: 3)
+    monkeypatch.setattr(claims_running, "check_shared", lambda storage: None)
+    monkeypatch.setattr(claims_running, "drive_fleet", driven)
+    return together
+
+
+def test_sweeps_of_a_run_share_the_workers(tmp_path: Path, without_ray: list[set[str]]) -> None:
+    groups = plan(tmp_path, "test_claiming")
+    rows, state = claims.run(groups, "r", str(tmp_path / "store"), quiet=True)
+    assert state == "finished"
+    assert [(r["claim"], r["pairs"], r["sweep"]) for r in rows] == [
+        ("kind_matters_not_bowl", 5, "r-test_claiming-1"),
+        ("kind_matters_not_bowl2", 5, "r-test_claiming-2"),
+    ]
+    assert {"r-test_claiming-1", "r-test_claiming-2"} in without_ray, (
+        "the second waited for the first's last trial"
+    )
+    store = Store(tmp_path / "store")
+    assert store.table("claims").num_rows == 2
+    told = len(without_ray)
+    again, _ = claims.run(plan(tmp_path, "test_claiming"), "r", str(tmp_path / "store"), quiet=True)
+    assert [{**row, "judged": None} for row in again] == [{**row, "judged": None} for row in rows]
+    assert len(without_ray) == told, "nothing is run again"
+
+
+def test_arms_are_tuned_before_they_meet(tmp_path: Path, without_ray: list[set[str]]) -> None:
+    groups = plan(tmp_path, "test_claiming", tuned=8)
+    rows, _ = claims.run(groups, "r", str(tmp_path / "store"), quiet=True)
+    assert [r["tuning"] for r in rows] == ["r-test_claiming-1-tuning", "r-test_claiming-2-tuning"]
+    store = Store(tmp_path / "store")
+    for row in rows:
+        tried = store.table("trials", row["tuning"]).to_pylist()
+        best = min(tried, key=lambda t: t["value"])
+        assert json.loads(row["treatment"])["x"] == json.loads(best["config_json"])["x"] != 0.5
+        assert not any(row["sweep"] in open_ and row["tuning"] in open_ for open_ in without_ray)
+
+
+def test_claims_whose_data_are_missing_are_left_open_and_the_others_go_on(
+    tmp_path: Path, without_ray: list[set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preflight(settings: config.Settings, paper: Any) -> None:
+        if settings.data == "bowl":
+            raise MissingData("data=bowl: nowhere to be found")
+
+    monkeypatch.setattr(claims_running.sweep, "preflight", preflight)
+    rows, state = claims.run(plan(tmp_path, "test_claiming"), "r", str(tmp_path / "store"), quiet=True)
+    assert state == "finished"
+    assert [(r["size_verdict"], r["pairs"]) for r in rows[:1]] == [("inconclusive", 0)]
+    assert rows[0]["reason"] == "data=bowl: nowhere to be found"
+    assert rows[1]["pairs"] == 5
+    assert Store(tmp_path / "store").sweeps() == ["r-test_claiming-2"]
     assert Store(tmp_path / "store").derived("claims", "r").num_rows == 2

@@ -1,4 +1,4 @@
-"""A sweep of a comparison as a lane of a fleet: begun, or taken up where the store says that it was."""
+"""A sweep as a lane of a fleet: begun, or taken up where the store says that it was."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ def open_lane(
 ) -> Lane:
     """Opens the sweep `name`. settings: of a new one; one that the store has keeps its own.
 
-    comparison: what the sweep's row says of the comparison that it is of (JSON). concurrent: trials at a time.
+    comparison: what the sweep's row says of the comparison that it is of (JSON), "" if it is of none. concurrent:
+    trials at a time.
     """
     record, news = None, tuple[str, ...]()
     if store.has(name):
-        own = is_reference(settings.trainable)  # the text is that of the whole comparison, see `job.texts_of`
+        # The text is that of the whole comparison, see `job.texts_of`.
+        own = bool(comparison) and is_reference(settings.trainable)
         settings, _ = growth.regrown(store.read(name), [sources.STORED] if own else [], config.check)
     paper = settings.paper
     if store.has(name):
@@ -38,7 +40,7 @@ def open_lane(
     else:
         writer = store.create(
             name,
-            {**sweep.sweep_row(settings, paper), "comparison": comparison},
+            {**sweep.sweep_row(settings, paper), **({"comparison": comparison} if comparison else {})},
             config_fields=settings.space.arrow_fields(),
             metric_names=[m.name for m in paper.metrics],
         )
