@@ -43,6 +43,7 @@ benchmarks: $(STAMP)  ## measure against stock Ray Tune and bare Optuna
 	$(BIN)/python -m tests.benchmarks.bench_claims
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_search
+	$(BIN)/python -m tests.benchmarks.bench_scale --curves build/soak.svg
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class SweepWriter(Sealing):
         self._file_lock = lock
         self._mutex = threading.RLock()
         self._buffer: list[_log.Row] | None = None
+        self._batch = _Batch(self)
         self._first: list[_log.Row] = []
         self._appender: Appender | None = None
         self._fence = uuid.uuid4().hex
@@ -240,24 +241,12 @@ class SweepWriter(Sealing):
             raise TypeError(f"event {kind}: {error}") from None
         self._add([("events", {"kind": kind, "row": text})])
 
-    @contextlib.contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self) -> contextlib.AbstractContextManager[None]:
         """Makes the calls in the block one append: after a crash all of them are there, or none.
 
         Other threads wait. If the block raises, nothing of it is written. Blocks may be nested.
         """
-        with self._mutex:
-            if self._buffer is not None:
-                yield
-                return
-            self._buffer = []
-            try:
-                yield
-                rows = self._buffer
-            finally:
-                self._buffer = None
-            if rows:
-                self._commit(rows)
+        return self._batch
 
     def _own(self, row: dict[str, Any], *kept: str) -> dict[str, Any]:
         for name in kept:
@@ -376,3 +365,28 @@ class SweepWriter(Sealing):
                         self.seal()
                 finally:
                     self._release()
+
+
+class _Batch(contextlib.AbstractContextManager[None]):
+    """See `SweepWriter.batch`; each report enters several, so that it is no generator."""
+
+    def __init__(self, writer: SweepWriter) -> None:
+        self._writer = writer
+        self._depth = 0
+
+    def __enter__(self) -> None:
+        self._writer._mutex.acquire()
+        self._depth += 1
+        if self._depth == 1:
+            self._writer._buffer = []
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        writer = self._writer
+        try:
+            self._depth -= 1
+            if self._depth == 0:
+                rows, writer._buffer = writer._buffer, None
+                if kind is None and rows:
+                    writer._commit(rows)
+        finally:
+            writer._mutex.release()

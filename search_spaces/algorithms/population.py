@@ -6,7 +6,6 @@ who is replaced by a copy of whom is a function of what was reported and of the 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -82,7 +81,7 @@ class PopulationBasedTraining(NoScheduler):
         self._failed: set[str] = set()
         self._paused: set[str] = set()
         self._replaced: set[str] = set()
-        self._ready: deque[str] = deque()
+        self._ready: dict[str, None] = {}  # in the order in which they came
         self._awaited: set[str] = set()  # who has not come to the milestone that is due
 
     def _first(self, minimum: int) -> int:
@@ -142,16 +141,15 @@ class PopulationBasedTraining(NoScheduler):
         """`loser` could not be replaced, and goes on as it is."""
         self.births = [b for b in self.births if b.loser != loser]
         if loser in self._paused:
-            self._ready.append(loser)
+            self._ready[loser] = None
         self._advance()
 
     def promotable(self) -> str | None:
-        return self._ready[0] if self._ready else None
+        return next(iter(self._ready), None)
 
     def promoted(self, unit: str) -> None:
         self._paused.discard(unit)
-        if unit in self._ready:
-            self._ready.remove(unit)
+        self._ready.pop(unit, None)
 
     def rests(self, unit: str) -> bool:
         return unit in self._paused or unit in self._replaced or unit in self.over
@@ -199,7 +197,7 @@ class PopulationBasedTraining(NoScheduler):
             if chosen[0] < loss:
                 self.births.append(Birth(loser, self.slots[chosen[1]], self.due, slot))
         losers = {birth.loser for birth in self.births}
-        self._ready += [unit for unit in self.slots if self._at_rung(unit) and unit not in losers]
+        self._ready |= dict.fromkeys(u for u in self.slots if self._at_rung(u) and u not in losers)
 
     def _at_rung(self, unit: str) -> bool:
         return unit in self._paused and unit not in self.over and self._reached[unit] == self.due
