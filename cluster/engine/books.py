@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.engine.trial import PARENT, Rules, Trial, now
-from fairsweep.search_spaces.algorithms import Algorithm, Job
-from fairsweep.search_spaces.space import Space
 
 if TYPE_CHECKING:
     from fairsweep.analysis.store import SweepWriter
+    from fairsweep.search_spaces.algorithms import Algorithm, Job
+    from fairsweep.search_spaces.space import Space
 
 REASON, ERROR = 500, 20_000  # characters of a reason and of an error that are kept
 MEASURED = ("peak_memory_mb", "device", "hostname", "pid", "checkpoint_step")

@@ -16,7 +16,7 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from fairsweep.analysis.store import filesystem
+from fairsweep.analysis._files import filesystem
 from fairsweep.cluster.engine.trial import Trial
 from fairsweep.trainables.own.source import TrainableError
 

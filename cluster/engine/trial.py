@@ -6,9 +6,10 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fairsweep.search_spaces.algorithms import Outcome
+if TYPE_CHECKING:
+    from fairsweep.search_spaces.algorithms import Outcome
 
 ENDED = {"complete", "pruned", "failed"}
 SPENT = "budget.total_minutes is used up"  # the beginning of the reason of a trial that ended for it
@@ -182,6 +183,8 @@ def combine(group: list[Trial]) -> Outcome:
     Complete if all are, with the mean value; failed if any failed; else pruned or paused, with the mean
     at the milestones that all have reached.
     """
+    from fairsweep.search_spaces.algorithms import Outcome  # workers need none
+
     states = {t.state for t in group}
     step = min(t.steps for t in group)
     shared = set.intersection(*(set(t.judged) for t in group)) if group else set()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pyarrow import fs as pafs
 
-from fairsweep.analysis.store import filesystem
+from fairsweep.analysis._files import filesystem
 from fairsweep.trainables.tasks import shared_weights
 
 

@@ -22,10 +22,10 @@ from typing import Any
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.engine.books import ERROR
 from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault, prove
-from fairsweep.cluster.engine.conductor import Leg
 from fairsweep.cluster.engine.failures import NotFinite, describe, is_storage_fault
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.engine.lean import WORKERS_ENVIRONMENT
+from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.tracking import Tracker, make_tracker
 from fairsweep.cluster.tune.adapter import register as register_tune
 from fairsweep.trainables import catalog, objective

@@ -1,9 +1,9 @@
 """A `claims` run beside the seconds of its own trials: (wall x slots - sum of the trials' seconds) / that sum.
 
 A paper with claims on `--sets` data sets, each a sweep of two arms under five seeds, whose trials do nothing for
-`--seconds`; two slots, Ray started by the run. `--before FOLDER` is another checkout, measured in turn.
+`--seconds`; two slots, Ray started by the run. What `--before` names is measured in turn.
 
-    python -m tests.benchmarks.bench_claims --before ../before [--seconds 5] [--sets 1 4] [--runs 3]
+    python -m tests.benchmarks.bench_claims [--before [FOLDER]] [--seconds 5] [--sets 1 4] [--runs 3]
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.bench_start import environment
+from tests.benchmarks.before import HERE
+from tests.benchmarks.bench_start import earlier, environment
 
 PAPER = """
 import time
@@ -104,18 +105,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of a trial")
     parser.add_argument("--sets", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--before", type=Path, help="another checkout to measure beside this one")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter for it")
+    parser.add_argument(
+        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
+    )
     args = parser.parse_args()
-    here = Path(__file__).resolve().parents[2]
+    old = earlier(args.before)
     for sets in args.sets:
         for run in range(args.runs):
-            share, wall = overhead(here, sys.executable, sets, args.seconds)
+            share, wall = overhead(HERE, sys.executable, sets, args.seconds)
             line = f"run {run + 1}, claims in {sets} sweeps of 10 trials of {args.seconds:g} s:"
             line += f" {share:.1%} beside the trials ({wall:.1f} s)"
-            if args.before:
-                old, took = overhead(args.before.resolve(), args.python, sets, args.seconds)
-                line += f"; before {old:.1%} ({took:.1f} s)"
+            for checkout, python in old:
+                share, wall = overhead(checkout, python, sets, args.seconds)
+                line += f"; before {share:.1%} ({wall:.1f} s)"
             print(line, flush=True)
 
 

@@ -4,8 +4,7 @@ One trial of one step, with files in the page cache, of a trivial paper, of a pa
 function of one's own; with a Ray that is started for it, and on a cluster that is up already. The first report's time
 is the worker's. Bare Ray is `ray.init` and an actor that does nothing. What `--before` names is measured in turn.
 
-    git worktree add ../before COMMIT
-    python -m tests.benchmarks.bench_start --before ../before [--runs 3] [--only trivial paper own verbs]
+    python -m tests.benchmarks.bench_start [--before [FOLDER]] [--runs 3] [--only trivial paper own verbs]
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.benchmarks.before import HERE, before
 
 OWN = """
 import fairsweep
@@ -43,6 +44,13 @@ class Nothing:
 print(ray.get(ray.remote(Nothing).remote().now.remote()))
 """
 HEAD = RAY.partition("class")[0] + "print(ray.get_runtime_context().gcs_address, flush=True)\ninput()\n"
+
+
+def earlier(named: str | None) -> list[tuple[Path, str]]:
+    """The other checkout that is measured, and its interpreter. named: "" is the one that `before` makes."""
+    if named is None:
+        return []
+    return [(Path(named).resolve(), sys.executable) if named else before()]
 
 
 def environment(checkout: Path) -> dict[str, str]:
@@ -118,15 +126,13 @@ def told(what: str, mine: list[float], old: list[float], ray: list[float]) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--before", type=Path, help="another checkout to measure beside this one")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter for it")
+    parser.add_argument(
+        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
+    )
     parser.add_argument("--only", nargs="+", default=[*KINDS, "verbs"], choices=[*KINDS, "verbs"])
     parser.add_argument("--where", nargs="+", default=["own", "up"], choices=["own", "up"], help="whose Ray")
     args = parser.parse_args()
-    here = Path(__file__).resolve().parents[2]
-    checkouts = [(here, sys.executable)]
-    if args.before:
-        checkouts.append((args.before.resolve(), args.python))
+    checkouts = [(HERE, sys.executable), *earlier(args.before)]
     for kind in [kind for kind in KINDS if kind in args.only]:
         with contextlib.ExitStack() as stack:
             words = list(KINDS[kind])
@@ -142,11 +148,11 @@ def main() -> None:
                         if where == "own":
                             seconds.append(first_report(checkout, python, [*words, "cluster.cpus=2"]))
                         else:
-                            with head(here) as address:
+                            with head(HERE) as address:
                                 time.sleep(3)  # its first workers are up
                                 there = ["cluster=ray", f"cluster.address={address}"]
                                 seconds.append(first_report(checkout, python, [*words, *there]))
-                    ray += [bare(here)] if where == "own" else []
+                    ray += [bare(HERE)] if where == "own" else []
                 name = f"first report, {kind}, {'a Ray of its own' if where == 'own' else 'Ray is up'}"
                 told(name, found[0], *(found[1:] or [[]]), ray)
     if "verbs" in args.only:

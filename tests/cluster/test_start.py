@@ -165,7 +165,7 @@ config = {"post": json.dumps(asdict(Post("s", "test_bowl", sys.argv[1]))), "legs
 [report] = json.loads(Place(config, sys.argv[1]).train()["report"])["reports"]
 assert report["status"] == "complete", report
 assert Checkpoints(sys.argv[1]).load("00000-0")["step"] == 3
-print("trained", *(m for m in HEAVY if m in sys.modules))
+print("trained", *(m for m in (*HEAVY, "fairsweep.search_spaces.algorithms") if m in sys.modules))
 """
 
 

@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
-from unittest import mock
 
 import numpy as np
 
@@ -40,6 +39,8 @@ def around(source: Source) -> Iterator[None]:
     if not any(_OPTUNA.search(text) for text in source.files.values()):
         yield
         return
+    from unittest import mock  # asyncio with it, in every process that knows what Optuna's objectives are
+
     import optuna
 
     def optimize(self: Any, *args: Any, **options: Any) -> None:
