@@ -29,11 +29,17 @@ WORKERS_ENVIRONMENT = {"PL_DISABLE_FORK": "1"}
 
 
 def preloaded(options: Mapping[str, Any]) -> list[str]:
-    """What the first workers, one a CPU, import on their own; nothing where many of them would do it in vain."""
+    """What the first workers, one a CPU, import on their own; nothing where many of them would do it in vain.
+
+    Only where each gets a trial, they import what takes long: two of them on two cores take twice as long as one.
+    """
     cpus = int(options.get("cpus") or os.cpu_count() or 1)
     places = int(cpus / float(options.get("cpus_per_trial", 1)))
-    if options.get("gpus_per_trial") or 2 * min(places, options.get("concurrent") or places) < cpus:
+    places = min(places, options.get("concurrent") or places)
+    if options.get("gpus_per_trial") or 2 * places < cpus:
         return []
+    if places < cpus:
+        return [*ALWAYS]
     trained = ["torch._dynamo"] if "torch" in sys.modules else []  # of the first step of an optimiser
     return [*ALWAYS, *(name for name in HEAVY if name in sys.modules), *trained]
 

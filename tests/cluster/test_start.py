@@ -113,8 +113,11 @@ def test_tune_takes_a_worker_that_has_imported_what_a_trial_needs(embedded: dict
 
 
 def test_workers_import_ahead_only_where_most_of_them_will_run_a_trial() -> None:
-    assert set(ALWAYS) <= set(preloaded({"cpus": 2}))
-    assert preloaded({"cpus": 64, "concurrent": 40})
+    import torch  # noqa: F401
+
+    assert {*ALWAYS, "torch"} <= set(preloaded({"cpus": 2}))
+    assert "torch" in preloaded({"cpus": 64, "concurrent": 64})
+    assert preloaded({"cpus": 2, "concurrent": 1}) == preloaded({"cpus": 64, "concurrent": 40}) == [*ALWAYS]
     assert preloaded({"cpus": 64, "concurrent": 4}) == []
     assert preloaded({"cpus": 64, "cpus_per_trial": 8.0}) == []
     assert preloaded({"cpus": 2, "gpus_per_trial": 1.0}) == []
