@@ -177,6 +177,8 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         }
     if "points" in raw["search"]:
         number(raw, "search.points", int, low=1)
+    if "ahead" in raw["search"]:
+        number(raw, "search.ahead", int, low=0)
     if "population" in raw["search"]:
         number(raw, "search.population", int, low=2)
     check_scheduler(raw, space)

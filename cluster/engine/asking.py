@@ -1,25 +1,65 @@
-"""What a sweep tries next: its first configurations, then what the search algorithm proposes and the purse affords."""
+"""What a sweep tries next: its first configurations, then what the search algorithm proposes and the purse affords.
+
+*Asking ahead*. A search that learns is asked while workers run, so that a place that becomes free finds its next trial
+made. How many configurations are to have begun is a rule of counts alone (`Asker.due`): as many as have come to an
+outcome, one for each slot, and some more as more becomes known, for what one outcome changes is then little. Outcomes are
+told one by one, in the order of the store's rows, and after each of them what is due is asked for. So a configuration
+is the same whenever it is asked for, in whatever bundles reports come, and after any interruption: `engine.replay`
+goes the same way, and asks on it for what the store does not have.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from fairsweep.cluster.engine.purse import Purse
 from fairsweep.cluster.engine.trial import Rules, Trial
 from fairsweep.search_spaces.algorithms import Algorithm, Job
 
+EVERY = 40  # outcomes known for each configuration that is asked for ahead
+
 
 class Asker:
     """Asks for configurations, one at a time. A proposal for which too little is left is held until there is enough.
 
-    jobs: all that have begun. exhausted: nothing more is to be asked for, whatever the algorithm says.
+    jobs: all that have begun. known: those that the search was told of. log: those of an earlier run that it is still
+    to adopt. exhausted: nothing more is to be asked for, whatever the algorithm says.
     """
 
     def __init__(self, rules: Rules, algorithm: Algorithm, purse: Purse) -> None:
         self.rules, self.algorithm, self.purse = rules, algorithm, purse
         self.jobs: dict[int, Job] = {}
+        self.known: set[int] = set()
+        self.log: deque[Job] = deque()
         self.exhausted = False
         self.held: Job | None = None
+
+    @property
+    def most_ahead(self) -> int:
+        """How many configurations may wait beside one for each slot; 0: each is asked for when a slot is free."""
+        return int(getattr(self.algorithm, "ahead", 0))
+
+    @property
+    def due(self) -> int:
+        """How many configurations are to have begun by now. The first of a search may depend on nothing (`blind`)."""
+        known = len(self.known)
+        ahead = min(known // EVERY, self.most_ahead)
+        return max(int(getattr(self.algorithm, "blind", 0)), known + self.rules.concurrent + ahead)
+
+    @property
+    def behind(self) -> bool:
+        """Whether another one is due."""
+        return len(self.jobs) - len(self.log) < self.due
+
+    def adopt(self) -> None:
+        """Has the search take over the next job of an earlier run."""
+        self.algorithm.adopt(self.log.popleft())
+
+    def adopt_all(self) -> None:
+        """Has the search take over what is left of an earlier run."""
+        while self.log:
+            self.adopt()
 
     @property
     def open(self) -> bool:

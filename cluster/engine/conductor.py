@@ -132,9 +132,6 @@ class Conductor(Handing):
         self._announce()
         return answers
 
-    def think(self) -> None:
-        """What can be done while trials run, so that nobody waits for it later."""
-
     def heard_all(self, messages: Sequence[Mapping[str, Any]]) -> list[Answer]:
         """What places tell, written down in one append; the answers name no legs yet."""
         self._grow([payload for message in messages for payload in message["reports"]])
@@ -271,6 +268,8 @@ class Conductor(Handing):
 
     def close(self) -> str:
         """Ends the run's books and returns the sweep's state: finished or interrupted."""
+        while self.news:
+            self.tell_next()
         state = "interrupted" if self.interrupted else "finished"
         with self.writer.batch():
             for trial_id in list(self.active):
@@ -333,10 +332,12 @@ class Conductor(Handing):
         self.ahead.discard(trial.id)
         with self.writer.batch():
             self.writer.trial(trial.id, **ended_row(trial, payload, error))
+            # When matters: others may have waited for it, and what is asked for follows from what was told before.
+            if self.looks_ahead and state in ENDED:
+                self.writer.event("end", trial=trial.id, state=state)
+            elif state in OVER and (self.nursery is not None or len(self.groups[trial.config_id]) > 1):
+                self.writer.event("end", trial=trial.id, state=state)
             if state in OVER:
-                # When matters: others may have waited for it.
-                if self.nursery is not None or len(self.groups[trial.config_id]) > 1:
-                    self.writer.event("end", trial=trial.id, state=state)
                 self.judge.ended(trial)
             self._release()
         self.tell(trial.config_id)
@@ -350,7 +351,7 @@ class Conductor(Handing):
                 self.on_end(trial)
 
     def tell(self, config_id: int) -> None:
-        """Tells the algorithm of a configuration once all its seeds have come to rest."""
+        """Has the algorithm told of a configuration once all its seeds have come to rest (`think`)."""
         group = self.groups[config_id]
         if any(t.state not in ENDED | {"paused"} for t in group):
             return
@@ -359,7 +360,5 @@ class Conductor(Handing):
             outcome = replace(outcome, reports=dict(group[0].reports))
         if self.told.get(config_id) != outcome:
             self.told[config_id] = outcome
-            if (
-                PARENT not in self.jobs[config_id].attrs
-            ):  # what a copy came to is not of its configuration alone
-                self.algorithm.tell(self.jobs[config_id], outcome)
+            if PARENT not in self.jobs[config_id].attrs:  # what a copy came to is not of its configuration alone
+                self.news.append((self.jobs[config_id], outcome))

@@ -1,7 +1,8 @@
 """What runs next: trials that wait, then those that have earned to go on, then new configurations.
 
 Legs of short trials are handed out several at a time (`engine.bundles`), where nothing that is reported meanwhile could
-change which they are: the search does not learn, and nobody is stopped early or for want of budget.
+change which they are: nobody is stopped early or for want of budget, and the search does not learn, or was asked before
+(`engine.asking`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ from fairsweep.cluster.engine.books import pending_row
 from fairsweep.cluster.engine.judging import Judge
 from fairsweep.cluster.engine.purse import Purse
 from fairsweep.cluster.engine.trial import Leg, Nursery, Rules, Trial, now, trial_id
-from fairsweep.search_spaces.algorithms import Algorithm, Job, Scheduler
+from fairsweep.search_spaces.algorithms import Algorithm, Job, Outcome, Scheduler
 from fairsweep.search_spaces.space import Space
 
 
@@ -45,6 +47,8 @@ class Handing:
         self.active: set[str] = set()
         self.ahead: set[str] = set()
         self.waiting: deque[str] = deque()  # asked, or to be continued, and not running
+        self.stock: deque[int] = deque()  # configurations that were asked for ahead, of which nothing has run
+        self.news: deque[tuple[Job, Outcome]] = deque()  # what the search is still to be told, in the log's order
         self.purse = Purse(rules, self.judge)
         self.asker = Asker(rules, algorithm, self.purse)
         self.jobs = self.asker.jobs
@@ -84,6 +88,8 @@ class Handing:
         most = min(most, self._fair)
         with self.writer.batch():
             while len(legs) < most and not (self.waiting and self.trials[self.waiting[0]].alone):
+                if self.looks_ahead and not (self.waiting or self.stock):
+                    break
                 leg = self._hand_out()
                 if leg is None:
                     break
@@ -94,12 +100,21 @@ class Handing:
     @property
     def untold(self) -> bool:
         """Whether what is handed out next is the same whatever is reported until then."""
-        asks_blindly = getattr(self.algorithm, "untold", False)
-        return asks_blindly and self.scheduler.name == "none" and not self.purse.limited
+        settled = self.scheduler.name == "none" and not self.purse.limited
+        return settled and (self.looks_ahead or getattr(self.algorithm, "untold", False))
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether the search learns and is asked ahead. Not where who runs next follows from who does well."""
+        return self.asker.most_ahead > 0 and self.scheduler.name == "none" and not self.purse.limited
 
     @property
     def _fair(self) -> int:
         """How many legs one place may have ahead of those that are left, so that all end at about the same time."""
+        if self.looks_ahead:
+            stock = len(self.stock) * len(self.rules.seeds) + len(self.waiting)
+            idle = max(0, self.rules.concurrent - self.busy)
+            return math.ceil(max(0, stock - idle) / (2 * self.rules.concurrent))
         if self.rules.trials is None:
             return sys.maxsize
         unasked = (self.rules.trials - len(self.jobs)) * len(self.rules.seeds)
@@ -129,6 +144,8 @@ class Handing:
     def _next_id(self, peek: bool = False) -> str | None:
         if self.waiting:
             return self.waiting[0] if peek else self.waiting.popleft()
+        if not self.stock:
+            self._think(lambda: bool(self.stock))
         if self.nursery is not None and self.nursery.due:
             if peek:
                 return ""
@@ -137,6 +154,13 @@ class Handing:
         promotable = self.judge.promotable()
         if promotable and self._affords(promotable):
             return promotable[0].id if peek else self._promote(promotable)
+        if self.stock:
+            if peek:
+                return self.groups[self.stock[0]][0].id
+            self.waiting.extend(t.id for t in self.groups[self.stock.popleft()])
+            return self.waiting.popleft()
+        if self.looks_ahead and self.active:
+            return None  # whoever runs is one of those that are due
         if peek and self.asker.may(self._under_way()):
             return ""
         while not peek and (job := self.asker.next(self._under_way(), bool(self.active))) is not None:
@@ -159,15 +183,52 @@ class Handing:
         """Those that run or are to run, if it matters."""
         return [self.trials[i] for i in (*self.active, *self.waiting)] if self.purse.limited else []
 
-    def begin(self, job: Job) -> None:
-        """Makes the trials of a new configuration, which wait for their turn."""
+    def think(self, seconds: float = math.inf) -> bool:
+        """Tells the search what has come to rest, and asks it for what is due. Workers may run meanwhile.
+
+        True if some of it is left after about `seconds`. What is asked for is the same whenever this is done.
+        """
+        until = time.monotonic() + seconds
+        self._think(lambda: time.monotonic() >= until)
+        return bool(self.news)
+
+    def _think(self, enough: Callable[[], bool]) -> None:
+        with self.writer.batch() if self.looks_ahead else nullcontext():
+            self._ask_due()
+            while self.news and not enough():
+                self.tell_next()
+                self._ask_due()
+
+    def tell_next(self) -> None:
+        """Tells the search of the configuration that came to rest first."""
+        job, outcome = self.news.popleft()
+        self.algorithm.tell(job, outcome)
+        self.asker.known.add(job.number)
+
+    def _ask_due(self) -> None:
+        if not self.looks_ahead:
+            return
+        while self.asker.behind:
+            if self.asker.log:
+                self.asker.adopt()
+                continue
+            job = None if self._no_more else self.asker.next([], bool(self.active))
+            if job is None:
+                return
+            self.begin(job, ahead=True)
+
+    def begin(self, job: Job, ahead: bool = False) -> None:
+        """Makes the trials of a new configuration, which wait for their turn. ahead: in the stock."""
         self.jobs[job.number] = job
         with self.writer.batch():
             for seed in self.rules.seeds:
                 trial = self.add(job, seed)
                 row = pending_row(trial, job, self.rules, self.space)
                 self.writer.trial(trial.id, **row, **self.columns)
-            self.enqueue(self.groups[job.number])
+            if ahead and not self.groups[job.number][0].fault:
+                self.stock.append(job.number)
+            else:
+                self.enqueue(self.groups[job.number])
 
     def enqueue(self, trials: Iterable[Trial]) -> None:
         """Lets pending trials wait for their turn; one that cannot even begin has failed."""

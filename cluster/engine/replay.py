@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
     """Brings a fresh conductor to where the store's rows say that the sweep had come.
 
     Reports, promotions and ends are replayed in their order, so that scheduler and algorithm end in the
-    state of the uninterrupted run. Trials that had not ended are continued first.
+    state of the uninterrupted run. Trials that had not ended are continued first. Where the search is asked ahead, it is
+    told of each configuration where that came to rest, adopts what is due then, and is asked for what the store lacks.
     """
     rows = sorted(record.trials.values(), key=lambda r: r["number"])
     for row in rows:
@@ -32,12 +34,15 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
             job = Job(number, json.loads(row["config_json"]), json.loads(row.get("search_attrs") or "{}"))
             conductor.jobs[number] = job
             if PARENT not in job.attrs:
-                conductor.algorithm.adopt(job)
+                conductor.asker.log.append(job)
         trial = conductor.add(conductor.jobs[number], row["seed"])
         trial.retries = row.get("retries") or 0
         trial.startup_s = row.get("startup_s") or 0.0
         conductor.purse.took(trial, row.get("cost_s") or 0.0)
-    kept = {row["trial"]: (row["value"], row["best_step"]) for row in rows if row["state"] == "complete"}
+    if not conductor.looks_ahead:
+        conductor.asker.adopt_all()
+    conductor.think()
+    kept = {row["trial"]: row for row in rows if row["state"] == "complete"}
     watched = (conductor.rules.objective,) if conductor.aims is None else conductor.aims.watched
     for _, entry in heapq.merge(_reported(conductor, record, watched), _decided(record), key=lambda e: e[0]):
         if isinstance(entry, Stretch):
@@ -56,8 +61,6 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
     unfinished: list[Trial] = []
     for row in rows:
         trial = conductor.trials[row["trial"]]
-        if row["state"] == "complete" and conductor.aims is not None:
-            trial.point = {name: row[f"metric.{name}"] for name in watched}
         trial.state, trial.reason = row["state"], row.get("reason") or ""
         at_rest = trial.state in OVER or (
             trial.state in ("paused", "pruned") and conductor.judge.rests(trial) and not trial.cut_off
@@ -65,7 +68,12 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
         if not at_rest:
             trial.state = "pending"
             unfinished.append(trial)
-    conductor.enqueue(unfinished)
+    asked = {*conductor.stock}
+    begun = {row["config_id"] for row in rows if row.get("started") is not None}
+    fresh = {t.config_id for t in unfinished if not t.fault} - begun if conductor.looks_ahead else set()
+    conductor.stock = deque(sorted(fresh | asked))
+    conductor.enqueue(t for t in unfinished if t.config_id not in fresh)
+    conductor.asker.adopt_all()
     for config_id in sorted(conductor.jobs):
         conductor.tell(config_id)
 
@@ -90,15 +98,19 @@ def _decided(record: SweepRecord) -> Iterator[tuple[int, Mapping[str, Any]]]:
     return ((event["seq"], event) for event in sorted(record.events, key=lambda e: e["seq"]))
 
 
-def _end(conductor: Conductor, trial: Trial, state: str, kept: Mapping[str, tuple[Any, Any]]) -> None:
+def _end(conductor: Conductor, trial: Trial, state: str, kept: Mapping[str, Mapping[str, Any]]) -> None:
     trial.state = state
     if state == "complete" and trial.id in kept:
-        trial.best, trial.best_step = kept[trial.id]
-    conductor.judge.ended(trial)
+        row = kept[trial.id]
+        trial.best, trial.best_step = row["value"], row["best_step"]
+        if conductor.aims is not None:
+            trial.point = {name: row[f"metric.{name}"] for name in conductor.aims.watched}
+    if state in OVER:
+        conductor.judge.ended(trial)
 
 
-def _event(conductor: Conductor, event: Mapping[str, Any], kept: Mapping[str, tuple[Any, Any]]) -> None:
-    """kept: value and best step of each trial that is complete now, which its reports alone need not say."""
+def _event(conductor: Conductor, event: Mapping[str, Any], kept: Mapping[str, Mapping[str, Any]]) -> None:
+    """kept: rows of the trials that are complete now, whose values their reports alone need not say."""
     trial = conductor.trials.get(event.get("trial") or "")
     if event["kind"] == "note" and trial is None:
         conductor.notes.known.add(event["text"])
@@ -109,6 +121,9 @@ def _event(conductor: Conductor, event: Mapping[str, Any], kept: Mapping[str, tu
         conductor.scheduler.promoted(conductor.judge.unit(trial))
     elif event["kind"] == "end":
         _end(conductor, trial, event["state"], kept)
+        if conductor.looks_ahead:
+            conductor.tell(trial.config_id)
+            conductor.think()
     elif event["kind"] == "rerun":
         trial.state = "pending"
         conductor.judge.revived(trial)

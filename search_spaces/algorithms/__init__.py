@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
 
 SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "nsga2", "listed")
+AHEAD = 64  # suggestions of `tpe` that may wait, where many outcomes are known (`cluster.engine.asking`)
 SEVERAL = ("tpe", "nsga2", "random", "grid", "listed")  # that take several objectives
 ARCHITECTURE_SEARCHES = (
     "random", "evolution", "local_search", "nsga2", "nasnet",
@@ -69,7 +70,11 @@ def create_search(
         from fairsweep.search_spaces.algorithms.nsga2_search import NSGA2Search
 
         return NSGA2Search(space, mode, seed, population=int(options.get("population", 20)), repeats=repeats)
-    if name in ("tpe", "cmaes", "gp"):
+    if name == "tpe":
+        several = not isinstance(mode, str) and len(mode) > 1  # for which nobody has measured what it costs
+        ahead = 0 if several else int(options.get("ahead", AHEAD))
+        return _optunas(name)(space, mode, seed, repeats=repeats, ahead=ahead)
+    if name in ("cmaes", "gp"):
         return _optunas(name)(space, mode, seed, repeats=repeats)
     if name == "random":
         return RandomSearch(space, mode, seed, repeats)

@@ -47,16 +47,20 @@ class OptunaSearch:
         seed: int = 0,
         sampler: Callable[[int], BaseSampler] = _tpe,
         repeats: bool = False,
+        ahead: int = 0,
     ) -> None:
+        """ahead: how many may be asked for, at most, beside those that are needed now, once many outcomes are known."""
         self.modes = (mode,) if isinstance(mode, str) else tuple(mode)  # one an objective
         if not self.modes or any(m not in ("min", "max") for m in self.modes):
             raise ValueError(f"mode={mode!r}: must be min or max")
         self.mode = self.modes[0]
         self.space, self.seed = space, seed
         self._make_sampler, self._tpe = sampler, WarmTPE(seed=seed)
+        self.ahead, self.blind = ahead, self._tpe._n_startup_trials if ahead else 0
         self.tried = Tried(space, repeats)
         self._distributions = space.distributions()
         self._jobs: dict[int, Job] = {}
+        self._last = -1  # the highest number of a job
         self._outcomes: dict[int, Outcome] = {}
         self._study: optuna.Study | None = None
         self._seen = Seen()  # of the study at hand
@@ -69,12 +73,13 @@ class OptunaSearch:
     def _ask(self) -> Job | None:
         if self.tried.all:
             return None
-        number = max(self._jobs, default=-1) + 1
+        number = self._last + 1
         job = next((job for k in range(self.draws) if (job := self._draw(number, k)) is not None), None)
         if job is None:
             job = Job(number, self.tried.another(np.random.default_rng([self.seed, number])))
             self.adopt(job)
         self.tried.add(job.config)
+        self._last = number
         return job
 
     def _draw(self, number: int, attempt: int) -> Job | None:
@@ -108,7 +113,8 @@ class OptunaSearch:
         return self.study
 
     def adopt(self, job: Job) -> None:
-        follows = job.number > max(self._jobs, default=-1)
+        follows = job.number > self._last
+        self._last = max(self._last, job.number)
         self._jobs[job.number] = job
         self.tried.add(job.config)
         if self._study is None or not follows:  # a study takes trials at its end only

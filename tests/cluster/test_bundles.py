@@ -165,8 +165,9 @@ def test_what_had_no_time_to_begin_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("search=tpe",), ("search=random", "scheduler=asha"), ("search=random", "scheduler=hyperband"),
-        ("search=random", "budget.total_steps=90"), ("search=random", "budget.total_minutes=9"),
+        ("search=tpe", "search.ahead=0"), ("search=cmaes",), ("search=tpe", "scheduler=asha"),
+        ("search=random", "scheduler=asha"), ("search=random", "scheduler=hyperband"),
+        ("search=tpe", "budget.total_steps=90"), ("search=random", "budget.total_minutes=9"),
     ],
 )  # fmt: skip
 def test_where_a_report_may_change_what_follows_legs_come_one_by_one(
