@@ -41,6 +41,7 @@ benchmarks: $(STAMP)  ## measure against stock Ray Tune and bare Optuna
 	$(BIN)/python -m tests.benchmarks.bench_speed
 	$(BIN)/python -m tests.benchmarks.bench_start
 	$(BIN)/python -m tests.benchmarks.bench_claims
+	$(BIN)/python -m tests.benchmarks.bench_asking
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_search
 	$(BIN)/python -m tests.benchmarks.bench_scale --curves build/soak.svg

@@ -1,11 +1,11 @@
 """What a sweep tries next: its first configurations, then what the search algorithm proposes and the purse affords.
 
-*Asking ahead*. A search that learns is asked while workers run, so that a place that becomes free finds its next trial
-made. How many configurations are to have begun is a rule of counts alone (`Asker.due`): as many as have come to an
-outcome, one for each slot, and some more as more becomes known, for what one outcome changes is then little. Outcomes are
-told one by one, in the order of the store's rows, and after each of them what is due is asked for. So a configuration
-is the same whenever it is asked for, in whatever bundles reports come, and after any interruption: `engine.replay`
-goes the same way, and asks on it for what the store does not have.
+*Asking ahead*. A search that learns is asked while workers run, so that a place that becomes free finds its next
+trial made. How many configurations are to have begun is a rule of counts alone (`Asker.due`): as many as have come
+to an outcome, one for each slot, and some more as more becomes known, for what one outcome changes is then little.
+Outcomes are told one by one, in the order of the store's rows, and after each of them what is due is asked for. So a
+configuration is the same whenever it is asked for, in whatever bundles reports come, and after any interruption:
+`engine.replay` goes the same way, and asks on it for what the store does not have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fairsweep.cluster.engine.purse import Purse
 from fairsweep.cluster.engine.trial import Rules, Trial
 from fairsweep.search_spaces.algorithms import Algorithm, Job
 
-EVERY = 40  # outcomes known for each configuration that is asked for ahead
+EVERY = 100  # outcomes known for each configuration that is asked for ahead
 
 
 class Asker:

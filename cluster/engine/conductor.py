@@ -333,9 +333,8 @@ class Conductor(Handing):
         with self.writer.batch():
             self.writer.trial(trial.id, **ended_row(trial, payload, error))
             # When matters: others may have waited for it, and what is asked for follows from what was told before.
-            if self.looks_ahead and state in ENDED:
-                self.writer.event("end", trial=trial.id, state=state)
-            elif state in OVER and (self.nursery is not None or len(self.groups[trial.config_id]) > 1):
+            awaited = self.nursery is not None or len(self.groups[trial.config_id]) > 1
+            if state in (ENDED if self.looks_ahead else OVER if awaited else ()):
                 self.writer.event("end", trial=trial.id, state=state)
             if state in OVER:
                 self.judge.ended(trial)
@@ -360,5 +359,7 @@ class Conductor(Handing):
             outcome = replace(outcome, reports=dict(group[0].reports))
         if self.told.get(config_id) != outcome:
             self.told[config_id] = outcome
-            if PARENT not in self.jobs[config_id].attrs:  # what a copy came to is not of its configuration alone
+            if (
+                PARENT not in self.jobs[config_id].attrs
+            ):  # what a copy came to is not of its configuration alone
                 self.news.append((self.jobs[config_id], outcome))

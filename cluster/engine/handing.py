@@ -48,7 +48,9 @@ class Handing:
         self.ahead: set[str] = set()
         self.waiting: deque[str] = deque()  # asked, or to be continued, and not running
         self.stock: deque[int] = deque()  # configurations that were asked for ahead, of which nothing has run
-        self.news: deque[tuple[Job, Outcome]] = deque()  # what the search is still to be told, in the log's order
+        self.news: deque[tuple[Job, Outcome]] = (
+            deque()
+        )  # what the search is still to be told, in the log's order
         self.purse = Purse(rules, self.judge)
         self.asker = Asker(rules, algorithm, self.purse)
         self.jobs = self.asker.jobs

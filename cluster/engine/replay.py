@@ -24,8 +24,9 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
     """Brings a fresh conductor to where the store's rows say that the sweep had come.
 
     Reports, promotions and ends are replayed in their order, so that scheduler and algorithm end in the
-    state of the uninterrupted run. Trials that had not ended are continued first. Where the search is asked ahead, it is
-    told of each configuration where that came to rest, adopts what is due then, and is asked for what the store lacks.
+    state of the uninterrupted run. Trials that had not ended are continued first. Where the search is asked
+    ahead, it is told of each configuration where that came to rest, adopts what is due then, and is asked for
+    what the store lacks.
     """
     rows = sorted(record.trials.values(), key=lambda r: r["number"])
     for row in rows:

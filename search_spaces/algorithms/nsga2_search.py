@@ -60,8 +60,8 @@ class NSGA2Search(OptunaSearch):
 
     def adopt(self, job: Job) -> None:
         super().adopt(job)
-        if job.number in self._added:
-            self._job_of[self._added[job.number]] = job.number
+        if self._study is not None:
+            self._job_of[self._place[job.number]] = job.number
 
     @property
     def study(self) -> optuna.Study:

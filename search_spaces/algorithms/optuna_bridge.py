@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -65,7 +66,7 @@ class OptunaSearch:
         self._study: optuna.Study | None = None
         self._seen = Seen()  # of the study at hand
         self._live: dict[int, optuna.Trial] = {}  # jobs asked of the study at hand and not yet told
-        self._added: dict[int, int] = {}  # jobs adopted by it and not yet told: the number of their trial
+        self._place: dict[int, int] = {}  # jobs: the number of their trial in the study at hand
 
     def ask(self, n: int = 1) -> list[Job]:
         return ask_each(self._ask, self._jobs, n)
@@ -98,7 +99,7 @@ class OptunaSearch:
                 return None
             frozen = study.get_trials(deepcopy=False)[trial.number]
             attrs |= {"optuna": dict(frozen.system_attrs)} if frozen.system_attrs else {}
-            self._live[number] = trial
+            self._live[number], self._place[number] = trial, trial.number
         return None if known else Job(number, config, attrs)
 
     def _sampler(self, seed: int) -> tuple[BaseSampler, dict[str, Any]]:
@@ -120,30 +121,39 @@ class OptunaSearch:
         if self._study is None or not follows:  # a study takes trials at its end only
             self._study = None
             return
-        self._added[job.number] = len(self._study.get_trials(deepcopy=False))
+        self._place[job.number] = len(self._study.get_trials(deepcopy=False))
         self._study.add_trial(self._frozen(job, None))
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         if job.number not in self._jobs:
             raise KeyError(f"job {job.number} was neither asked nor adopted")
         self._outcomes[job.number] = outcome
-        trial: optuna.Trial | int | None = self._live.pop(job.number, None)
-        if (
-            trial is None and not outcome.intermediate and not outcome.broken
-        ):  # which only a trial that was asked for can report
-            trial = self._added.pop(job.number, None)
-        if self._study is None or trial is None:
-            self._study = None  # Optuna never changes a finished trial; the study is rebuilt on demand
+        if self._study is None:
             return
-        if isinstance(trial, optuna.Trial):
-            for step, value in sorted(outcome.intermediate.items()):
-                trial.report(value, step)
-            for name, excess in outcome.broken.items():
-                trial.set_constraint(name, excess)
-        state = _state(outcome)
+        trial = self._live.pop(job.number, None)
+        if trial is None:
+            self._replace(self._study, self._place[job.number], self._frozen(job, outcome))
+            return
+        for step, value in sorted(outcome.intermediate.items()):
+            trial.report(value, step)
+        for name, excess in outcome.broken.items():
+            trial.set_constraint(name, excess)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._study.tell(trial, self._values(outcome), state=state)
+            self._study.tell(trial, self._values(outcome), state=_state(outcome))
+
+    def _replace(self, study: optuna.Study, number: int, trial: FrozenTrial) -> None:
+        """Puts `trial` in the place of the study's trial `number`, which has finished or was not asked of this study.
+
+        Optuna has no way to do that. The study would else be made anew for each job that goes on after a pause.
+        """
+        storage = study._storage
+        assert isinstance(storage, InMemoryStorage)
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+        self._seen.forget(storage.get_trial(trial_id))
+        trial.number, trial._trial_id = number, trial_id
+        with storage._lock:
+            storage._set_trial(trial_id, trial)
 
     @property
     def finished(self) -> bool:
@@ -154,8 +164,9 @@ class OptunaSearch:
         """The study that the sampler sees: one trial a job, in the order of asking, and failed ones that are no job."""
         if self._study is None:
             study = self._new_study()
-            self._live, self._added = {}, {}
-            for number in sorted(self._jobs):
+            numbers = sorted(self._jobs)
+            self._live, self._place = {}, {number: k for k, number in enumerate(numbers)}
+            for number in numbers:
                 study.add_trial(self._frozen(self._jobs[number], self._outcomes.get(number)))
             self._study, self._seen = study, Seen()
         return self._study

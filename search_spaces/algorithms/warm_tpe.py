@@ -9,7 +9,7 @@ suggests what it suggests there. What `Seen` does not know (several objectives, 
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from typing import Any
 
 import numpy as np
@@ -36,15 +36,21 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self.shared: dict[str, BaseDistribution] | None = None  # the parameters of all that came to something
         self.limited = False  # some trial says by how much it breaks a limit
         self.values = np.full((64, 8), np.nan)
         self.used = np.zeros(64, bool)  # what finished with something to learn from, or runs
         self._columns: dict[str, int] = {}
         self._open: dict[int, bool] = {}  # trials that have not finished -> whether their row is filled
         self._looked_at = 0
-        self._complete: list[tuple[float, int]] = []  # from the best on
-        self._pruned: list[tuple[tuple[float, float], int]] = []
+        self._complete: list[tuple[Any, int]] = []  # rank and number, from the best on
+        self._pruned: list[tuple[Any, int]] = []
+        self._rank: dict[
+            int, tuple[list[tuple[Any, int]], Any]
+        ] = {}  # of each of them: its list, and its rank there
+        self._kinds: dict[str, BaseDistribution] = {}
+        self._having: dict[
+            str, int
+        ] = {}  # parameter -> how many of them have it, as it was when it was met first
 
     def look(self, study: optuna.Study, asking: FrozenTrial, sampler: WarmTPE) -> None:
         """Enters what is new in `study`. asking: the trial that is asked for, of which nobody learns."""
@@ -57,7 +63,7 @@ class Seen:
             if trial.state.is_finished():
                 del self._open[number]
                 self._finished(study, trial)
-            elif number != asking.number and not filled:
+            elif number != asking.number and not filled and sampler._constant_liar:
                 self._fill(number, sampler._get_params(trial, study), trial.distributions)
                 self._open[number] = True
 
@@ -67,22 +73,42 @@ class Seen:
             return
         self.limited = self.limited or bool(trial.constraints)
         self._fill(trial.number, trial.params, trial.distributions)
-        have = trial.distributions
-        before = have if self.shared is None else self.shared
-        self.shared = {name: known for name, known in sorted(before.items()) if have.get(name) == known}
+        for name, kind in trial.distributions.items():
+            self._having[name] = self._having.get(name, 0) + (self._kinds.setdefault(name, kind) == kind)
         sign = 1.0 if study.direction == optuna.study.StudyDirection.MINIMIZE else -1.0
+        ranking: list[tuple[Any, int]]
+        rank: Any
         if trial.state == TrialState.COMPLETE:
             assert trial.value is not None
-            insort(self._complete, (sign * trial.value, trial.number))
+            ranking, rank = self._complete, sign * trial.value
         else:
-            score = (
-                1.0,
-                0.0,
-            )  # as Optuna ranks what was stopped: by how far it came, then by its value there
+            ranking, rank = (
+                self._pruned,
+                (1.0, 0.0),
+            )  # as Optuna ranks: by how far it came, then by its value there
             if trial.intermediate_values:
                 step, value = max(trial.intermediate_values.items())
-                score = (-step, float("inf") if np.isnan(value) else sign * value)
-            insort(self._pruned, (score, trial.number))
+                rank = (-step, float("inf") if np.isnan(value) else sign * value)
+        insort(ranking, (rank, trial.number))
+        self._rank[trial.number] = ranking, rank
+
+    def forget(self, trial: FrozenTrial) -> None:
+        """A finished trial, as it was, is to be replaced by another one of its number."""
+        number = trial.number
+        if number >= self._looked_at or number in self._open:
+            return
+        self._open[number] = False
+        self.used[number] = False
+        if number in self._rank:
+            ranking, rank = self._rank.pop(number)
+            del ranking[bisect_left(ranking, (rank, number))]
+            for name, kind in trial.distributions.items():
+                self._having[name] -= self._kinds[name] == kind
+
+    @property
+    def shared(self) -> dict[str, BaseDistribution]:
+        """The parameters, by name, that all have which came to something."""
+        return {name: self._kinds[name] for name in sorted(self._kinds) if self._having[name] == self.learnt}
 
     def _fill(self, number: int, params: dict[str, Any], known: dict[str, BaseDistribution]) -> None:
         self.values[number] = np.nan
@@ -140,7 +166,7 @@ class WarmTPE(optuna.samplers.TPESampler):
             self.seen.look(study, trial, self)
         if self.seen is None or not self._knows(study):
             return super().infer_relative_search_space(study, trial)
-        return {name: known for name, known in (self.seen.shared or {}).items() if not known.single()}
+        return {name: known for name, known in self.seen.shared.items() if not known.single()}
 
     def _sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

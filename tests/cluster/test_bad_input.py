@@ -35,6 +35,8 @@ CASES: list[tuple[list[str], list[str]]] = [
         [*RUN, "search=cmaes", "space.x=0.5", "space.y=1"],
         ["search=cmaes", "no searched number", "use tpe or gp"],
     ),
+    ([*RUN, "search=tpe", "search.ahead=-1"], ["search.ahead=-1", "at least 0"]),
+    ([*RUN, "search=tpe", "search.ahead=often"], ["search.ahead=often", "whole number of at least 0"]),
     ([*RUN, "search=grid", "search.points=0"], ["search.points=0", "at least 1"]),
     (
         [*RUN, "search=grid", "search.points=1000000"],
