@@ -83,7 +83,7 @@ def _numeric(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
 
 def _laid_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int) -> str:
     """The lines that Rich makes of a table on a file; "" where one would be wrapped or holds what is no plain text."""
-    parts = []
+    parts: list[list[str]] = []
     for column in columns:
         cells = [column.removeprefix("metric."), *(number(row.get(column)) for row in rows)]
         if not all(map(str.isprintable, cells)):
