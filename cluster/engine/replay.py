@@ -77,6 +77,8 @@ def replay(conductor: Conductor, record: SweepRecord) -> None:
     conductor.asker.adopt_all()
     for config_id in sorted(conductor.jobs):
         conductor.tell(config_id)
+    if not conductor.looks_ahead:
+        conductor.think()
 
 
 def _reported(
