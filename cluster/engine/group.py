@@ -250,7 +250,7 @@ def train(
     import ray
 
     several = sum(node["Alive"] for node in ray.nodes()) > 1
-    while not done() and (leg := conductor.next_leg()) is not None:
+    while not _is(done, conductor) and (leg := conductor.next_leg()) is not None:
         with tempfile.TemporaryDirectory(prefix="fairsweep-train-") as folder:
             group = Group(post, size, resources, post.checkpoints if several else folder)
             runner = LegRunner(post, group)
@@ -268,3 +268,8 @@ def train(
                     runner.close()
             finally:
                 group.close()
+
+
+def _is(done: Callable[[], bool], conductor: Conductor) -> bool:
+    conductor.think()  # `done` asks the search, which must know of the last report
+    return done()
