@@ -177,7 +177,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         }
     if "points" in raw["search"]:
         number(raw, "search.points", int, low=1)
-    if "ahead" in raw["search"]:
+    if raw["search"].get("ahead") is not None:
         number(raw, "search.ahead", int, low=0)
     if "population" in raw["search"]:
         number(raw, "search.population", int, low=2)

@@ -37,8 +37,13 @@ class Asker:
 
     @property
     def most_ahead(self) -> int:
-        """How many configurations may wait beside one for each slot; 0: each is asked for when a slot is free."""
-        return int(getattr(self.algorithm, "ahead", 0))
+        """How many configurations may wait beside one for each slot; 0: each is asked for when a slot is free.
+
+        Half as many as there are slots, unless the search says otherwise: trials that run at a time are not known to
+        each other anyway, and this adds to it by no more than half.
+        """
+        ahead = getattr(self.algorithm, "ahead", 0)
+        return self.rules.concurrent // 2 if ahead is None else int(ahead)
 
     @property
     def due(self) -> int:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
 
 SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "nsga2", "listed")
-AHEAD = 64  # suggestions of `tpe` that may wait, where many outcomes are known (`cluster.engine.asking`)
 SEVERAL = ("tpe", "nsga2", "random", "grid", "listed")  # that take several objectives
 ARCHITECTURE_SEARCHES = (
     "random", "evolution", "local_search", "nsga2", "nasnet",
@@ -72,7 +71,7 @@ def create_search(
         return NSGA2Search(space, mode, seed, population=int(options.get("population", 20)), repeats=repeats)
     if name == "tpe":
         several = not isinstance(mode, str) and len(mode) > 1  # for which nobody has measured what it costs
-        ahead = 0 if several else int(options.get("ahead", AHEAD))
+        ahead = 0 if several else options.get("ahead")
         return _optunas(name)(space, mode, seed, repeats=repeats, ahead=ahead)
     if name in ("cmaes", "gp"):
         return _optunas(name)(space, mode, seed, repeats=repeats)

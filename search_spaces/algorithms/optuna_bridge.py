@@ -48,16 +48,19 @@ class OptunaSearch:
         seed: int = 0,
         sampler: Callable[[int], BaseSampler] = _tpe,
         repeats: bool = False,
-        ahead: int = 0,
+        ahead: int | None = 0,
     ) -> None:
-        """ahead: how many may be asked for, at most, beside those that are needed now, once many outcomes are known."""
+        """ahead: how many may be asked for, at most, beside those that are needed now, once many outcomes are known.
+
+        None: whoever asks says so, by how many trials run at a time.
+        """
         self.modes = (mode,) if isinstance(mode, str) else tuple(mode)  # one an objective
         if not self.modes or any(m not in ("min", "max") for m in self.modes):
             raise ValueError(f"mode={mode!r}: must be min or max")
         self.mode = self.modes[0]
         self.space, self.seed = space, seed
         self._make_sampler, self._tpe = sampler, WarmTPE(seed=seed)
-        self.ahead, self.blind = ahead, self._tpe._n_startup_trials if ahead else 0
+        self.ahead, self.blind = ahead, 0 if ahead == 0 else self._tpe._n_startup_trials
         self.tried = Tried(space, repeats)
         self._distributions = space.distributions()
         self._jobs: dict[int, Job] = {}

@@ -21,7 +21,7 @@ from tests.cluster.test_bundles import bundled, close, same, slow
 from tests.cluster.test_conductor import Engine, engine, trials
 from tests.wires import Here, exchanged, real
 
-TPE = ("trainable=test_trivial", "search=tpe", "keep_checkpoints=none", "seed=3")
+TPE = ("trainable=test_trivial", "search=tpe", "keep_checkpoints=none", "seed=3", "search.ahead=64")
 
 
 @pytest.fixture(autouse=True)
@@ -185,6 +185,14 @@ def test_how_many_are_asked_for_ahead(tmp_path: Path, monkeypatch: pytest.Monkey
     blind = engine(tmp_path / "b", *TPE, "budget.trials=60", "search.ahead=0")
     blind.conductor.next_leg()
     assert len(blind.conductor.jobs) == 1
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 64])
+def test_unless_said_half_as_many_as_there_are_slots_are_asked_for_ahead(tmp_path: Path, slots: int) -> None:
+    """One worker suggests what bare TPE does; many hide what the others do from each other anyway."""
+    run = engine(tmp_path, *TPE, "search.ahead=null", f"budget.concurrent={slots}")
+    assert run.conductor.asker.most_ahead == slots // 2
+    assert run.conductor.looks_ahead == (slots > 1)
 
 
 def run_one(run: Engine, leg: Any) -> dict[str, Any]:

@@ -374,8 +374,8 @@ def test_an_adopted_job_is_known_as_if_the_study_were_made_anew(failed: bool) ->
     assert [(t.state, t.params, t.value) for t in live.study.trials] == [
         (t.state, t.params, t.value) for t in again.study.trials
     ]
-    assert live.ask(3) == again.ask(3)
     assert len(studied.trials) == len(jobs)
+    assert live.ask(3) == again.ask(3)
 
 
 def test_a_job_that_is_adopted_late_takes_its_place_in_the_study() -> None:
