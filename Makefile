@@ -36,15 +36,14 @@ lint: $(STAMP)  ## style, types, direction of imports
 	cd build/lint && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml
 	cd build/lint && $(abspath $(BIN))/lint-imports ../../pyproject.toml
 
-benchmarks: $(STAMP)  ## measure against stock Ray Tune and bare Optuna
-	$(BIN)/python -m tests.benchmarks.bench_overhead
-	$(BIN)/python -m tests.benchmarks.bench_speed
-	$(BIN)/python -m tests.benchmarks.bench_start
-	$(BIN)/python -m tests.benchmarks.bench_claims
-	$(BIN)/python -m tests.benchmarks.bench_asking
+benchmarks: $(STAMP)  ## measure against stock Ray Tune, bare Optuna and an earlier build; an hour
+	$(BIN)/python -m tests.benchmarks.bench_speed --before --runs 3
+	$(BIN)/python -m tests.benchmarks.bench_start --before --runs 3
+	$(BIN)/python -m tests.benchmarks.bench_claims --before --runs 3
+	$(BIN)/python -m tests.benchmarks.bench_asking --before --runs 3
+	$(BIN)/python -m tests.benchmarks.bench_scale --before --runs 3 --curves build/soak.svg
 	$(BIN)/python -m tests.benchmarks.bench_reading
 	$(BIN)/python -m tests.benchmarks.bench_search
-	$(BIN)/python -m tests.benchmarks.bench_scale --curves build/soak.svg
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

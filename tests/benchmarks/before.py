@@ -34,6 +34,19 @@ def before(commit: str = BEFORE_SPEED) -> tuple[Path, str]:
     return checkout, str(python)
 
 
+def earlier(named: str | None) -> list[tuple[Path, str]]:
+    """What `--before` names: a checkout, and its interpreter. "" is the one that `before` makes; None: nothing."""
+    if named is None:
+        return []
+    return [(Path(named).resolve(), sys.executable) if named else before()]
+
+
+def add_before(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("commit", nargs="?", default=BEFORE_SPEED)

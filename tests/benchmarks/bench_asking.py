@@ -8,9 +8,9 @@ take is a second on the clock of the workers. That clock jumps only where the dr
 which the next worker ends. Ray is left out of it. With `--cpu` it is the driver's CPU time that passes, for a machine
 with other work; an fsync is then free.
 
-`--before FOLDER` measures an earlier checkout in the same way, one report after the other where it has no exchange.
+`--before [FOLDER]` measures an earlier checkout in the same way, one report after the other where it has no exchange.
 
-    python -m tests.benchmarks.bench_asking [--told 2000] [--seconds 10] [--cpu] [--before ../before]
+    python -m tests.benchmarks.bench_asking [--told 2000] [--seconds 10] [--cpu] [--runs 3] [--before]
 """
 
 from __future__ import annotations
@@ -215,8 +215,10 @@ def main() -> None:
     parser.add_argument("--told", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=10.0, help="of the workers' time that count")
     parser.add_argument("--cpu", action="store_true", help="the driver's CPU time passes, not the time")
-    parser.add_argument("--before", type=Path, help="another checkout to measure beside this one")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter for it")
+    parser.add_argument(
+        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
+    )
+    parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--only", choices=["suggestions", "workers"])
     parser.add_argument("--measure", choices=["bridge", "bare", "busy"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -226,24 +228,34 @@ def main() -> None:
         else:
             print(suggestions(args.told, args.measure == "bare"))
         return
-    here = Path(__file__).resolve().parents[2]
-    for known in KNOWN if args.only != "workers" else ():
-        words = ["--told", str(known), "--measure"]
-        bare = apart([*words, "bare"], here, sys.executable)
-        line = f"a suggestion with {known} known: bare Optuna {1000 * bare:.2f} ms of CPU"
-        both = [(here, sys.executable, "fairsweep"), (args.before, args.python, "before")]
-        for checkout, python, name in both[: 2 if args.before else 1]:
-            took = apart([*words, "bridge"], checkout.resolve(), python)
-            line += f"; {name} {1000 * took:.2f} ms, {took / bare:.2f}x"
-        print(line, flush=True)
-    if args.only != "suggestions":
-        words = ["--told", str(args.told), "--seconds", str(args.seconds), "--measure", "busy"]
-        words += ["--cpu"] if args.cpu else []
-        mine = apart(words, here, sys.executable)
-        line = f"{WORKERS} workers, trials of a second, TPE, {args.told} known: busy {100 * mine:.1f} %"
-        if args.before:
-            line += f"; before {100 * apart(words, args.before.resolve(), args.python):.1f} %"
-        print(line + (" (the driver's CPU time)" if args.cpu else ""), flush=True)
+    from tests.benchmarks.before import HERE, earlier  # not where an earlier checkout is measured
+    from tests.benchmarks.rows import Rows
+
+    rows, old = Rows(), earlier(args.before)
+    for run in range(args.runs):
+        print(f"run {run + 1}")
+        for known in KNOWN if args.only != "workers" else ():
+            words = ["--told", str(known), "--measure"]
+            bare = apart([*words, "bare"], HERE, sys.executable)
+            line = f" a suggestion with {known} known: bare Optuna {1000 * bare:.2f} ms of CPU"
+            for checkout, python in [(HERE, sys.executable), *old]:
+                took = apart([*words, "bridge"], checkout, python)
+                line += f"; {'fairsweep' if checkout == HERE else 'before'} {1000 * took:.2f} ms"
+                if checkout == HERE:
+                    rows.add(
+                        f"a suggestion of TPE, {known} known / bare Optuna", took / bare, 1.05, high=False
+                    )
+            print(line, flush=True)
+        if args.only != "suggestions":
+            words = ["--told", str(args.told), "--seconds", str(args.seconds), "--measure", "busy"]
+            words += ["--cpu"] if args.cpu else []
+            mine = apart(words, HERE, sys.executable)
+            line = f" {WORKERS} workers, trials of a second, TPE, {args.told} known: busy {100 * mine:.1f} %"
+            for checkout, python in old:
+                line += f"; before {100 * apart(words, checkout, python):.1f} %"
+            print(line + (" (the driver's CPU time)" if args.cpu else ""), flush=True)
+            rows.add(f"{WORKERS} workers: share of their time in which they work", mine, 0.97)
+    rows.report()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.before import HERE
-from tests.benchmarks.bench_start import earlier, environment
+from tests.benchmarks.before import HERE, add_before, earlier
+from tests.benchmarks.bench_start import environment
+from tests.benchmarks.rows import Rows
 
 PAPER = """
 import time
@@ -105,20 +106,20 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of a trial")
     parser.add_argument("--sets", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument(
-        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
-    )
+    add_before(parser)
     args = parser.parse_args()
-    old = earlier(args.before)
+    old, rows = earlier(args.before), Rows()
     for sets in args.sets:
         for run in range(args.runs):
-            share, wall = overhead(HERE, sys.executable, sets, args.seconds)
+            mine, wall = overhead(HERE, sys.executable, sets, args.seconds)
             line = f"run {run + 1}, claims in {sets} sweeps of 10 trials of {args.seconds:g} s:"
-            line += f" {share:.1%} beside the trials ({wall:.1f} s)"
+            line += f" {mine:.1%} beside the trials ({wall:.1f} s)"
             for checkout, python in old:
                 share, wall = overhead(checkout, python, sets, args.seconds)
                 line += f"; before {share:.1%} ({wall:.1f} s)"
             print(line, flush=True)
+            rows.add(f"claims in {sets} sweeps: time beside the trials / theirs", mine, 0.1, high=False)
+    rows.report()
 
 
 if __name__ == "__main__":

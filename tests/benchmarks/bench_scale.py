@@ -10,7 +10,7 @@
 Each is a process of its own; with `--before` the same program runs on an earlier checkout, whose driver takes reports
 one by one. The curves of the soak are written to `--curves` as SVG.
 
-    python -m tests.benchmarks.bench_scale [--before FOLDER] [--python ITS_INTERPRETER] [--runs 3] [--curves soak.svg]
+    python -m tests.benchmarks.bench_scale [--before] [--runs 3] [--curves soak.svg]
 """
 
 from __future__ import annotations
@@ -387,8 +387,9 @@ def draw(looked: list[dict[str, float]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--before", type=Path, help="another checkout to measure beside this one")
-    parser.add_argument("--python", default=sys.executable, help="the interpreter for it")
+    parser.add_argument(
+        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
+    )
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--curves", type=Path, help="where to draw the soak, as SVG")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
@@ -398,10 +399,11 @@ def main() -> None:
         print(json.dumps(MEASURES[what](*json.loads(arguments))))
         sys.stdout.flush()
         os._exit(0)  # a sweep that is left open is left as by a driver that is killed
+    from tests.benchmarks.before import earlier  # not where an earlier checkout is measured
     from tests.benchmarks.rows import Rows
 
     rows = Rows()
-    old = Apart(args.before.resolve(), args.python) if args.before else None
+    old = next((Apart(*found) for found in earlier(args.before)), None)
     for run in range(args.runs):
         print(f"run {run + 1}")
         one_run(rows, Apart(HERE, sys.executable), old, args.curves)

@@ -128,18 +128,20 @@ def main() -> None:
     parser.add_argument("--tpe", type=int, nargs="*", default=[2000], help="trials of TPE")
     parser.add_argument("--stock", type=int, default=200, help="trials of stock Tune, which takes its time")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--before", action="store_true", help="measure the earlier build too")
+    parser.add_argument(
+        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
+    )
     parser.add_argument("--measure", choices=["fairsweep", "stock"], help=argparse.SUPPRESS)
     parser.add_argument("--search", default="random", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print({"fairsweep": fairsweep, "stock": stock}[args.measure](args.trials[0], args.search))
         return
-    from tests.benchmarks.before import before  # not where an earlier checkout is measured
+    from tests.benchmarks.before import earlier  # not where an earlier checkout is measured
     from tests.benchmarks.rows import Rows
 
     limits()
-    checkout, python = before() if args.before else (HERE, "")
+    others = earlier(args.before)
     rows = Rows()
     for run in range(args.runs):
         print(f"run {run + 1}")
@@ -148,7 +150,7 @@ def main() -> None:
             mine, journal = apart("fairsweep", trials, search), optuna(trials, search)
             line = f" {trials} trials of {search}, a second: fairsweep {mine:.1f}; Optuna's journal {journal:.1f}"
             line += f"; stock Tune {tune:.1f} ({args.stock} of random)"
-            old = apart("fairsweep", trials, search, python, checkout) if args.before else 0.0
+            old = sum(apart("fairsweep", trials, search, python, checkout) for checkout, python in others)
             print(line + (f"; before {old:.1f}" if old else ""), flush=True)
             what = f"{trials} trials of {search}"
             rows.add(f"{what} / Optuna + JournalStorage", mine / journal, 2.0 if search == "random" else 1.0)

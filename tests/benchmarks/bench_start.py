@@ -20,7 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.benchmarks.before import HERE, before
+from tests.benchmarks.before import HERE, add_before, earlier
+from tests.benchmarks.rows import Rows
 
 OWN = """
 import fairsweep
@@ -44,13 +45,6 @@ class Nothing:
 print(ray.get(ray.remote(Nothing).remote().now.remote()))
 """
 HEAD = RAY.partition("class")[0] + "print(ray.get_runtime_context().gcs_address, flush=True)\ninput()\n"
-
-
-def earlier(named: str | None) -> list[tuple[Path, str]]:
-    """The other checkout that is measured, and its interpreter. named: "" is the one that `before` makes."""
-    if named is None:
-        return []
-    return [(Path(named).resolve(), sys.executable) if named else before()]
 
 
 def environment(checkout: Path) -> dict[str, str]:
@@ -111,27 +105,26 @@ def verb(checkout: Path, python: str, words: list[str]) -> float:
     return time.perf_counter() - began
 
 
-def told(what: str, mine: list[float], old: list[float], ray: list[float]) -> None:
-    """Prints one line, with the worst ratio named."""
+def told(
+    rows: Rows, what: str, mine: list[float], old: list[float], ray: list[float], aim: float | None = None
+) -> None:
+    """Prints a line of all runs. aim: of the ratio to `old`, which is then a row."""
     line = f"{what}: {', '.join(f'{s:.2f}' for s in mine)} s"
-    if old:
-        ratios = [m / o for m, o in zip(mine, old, strict=True)]
-        line += f"; before {', '.join(f'{s:.2f}' for s in old)} s; {', '.join(f'{r:.2f}' for r in ratios)}x"
-        line += f", worst {max(ratios):.2f}x"
-    if ray:
-        line += f"; bare Ray {', '.join(f'{s:.2f}' for s in ray)} s"
+    line += f"; before {', '.join(f'{s:.2f}' for s in old)} s" if old else ""
+    line += f"; bare Ray {', '.join(f'{s:.2f}' for s in ray)} s" if ray else ""
     print(line, flush=True)
+    for k, seconds in enumerate(old if aim is not None else ()):
+        rows.add(f"{what} / before", mine[k] / seconds, aim or 0.0, high=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument(
-        "--before", nargs="?", const="", help="measure the earlier build too, or a checkout of yours"
-    )
+    add_before(parser)
     parser.add_argument("--only", nargs="+", default=[*KINDS, "verbs"], choices=[*KINDS, "verbs"])
     parser.add_argument("--where", nargs="+", default=["own", "up"], choices=["own", "up"], help="whose Ray")
     args = parser.parse_args()
+    rows = Rows()
     checkouts = [(HERE, sys.executable), *earlier(args.before)]
     for kind in [kind for kind in KINDS if kind in args.only]:
         with contextlib.ExitStack() as stack:
@@ -154,11 +147,12 @@ def main() -> None:
                                 seconds.append(first_report(checkout, python, [*words, *there]))
                     ray += [bare(HERE)] if where == "own" else []
                 name = f"first report, {kind}, {'a Ray of its own' if where == 'own' else 'Ray is up'}"
-                told(name, found[0], *(found[1:] or [[]]), ray)
+                told(rows, name, found[0], *(found[1:] or [[]]), ray, aim=0.5)
     if "verbs" in args.only:
         for words in (["--help"], ["ls", "--storage", "nowhere"], ["run", "trainable=nothing"]):
             found = [[verb(c, p, words) for _ in range(args.runs)] for c, p in checkouts]
-            told(f"fairsweep {' '.join(words)}", found[0], *(found[1:] or [[]]), [])
+            told(rows, f"fairsweep {' '.join(words)}", found[0], *(found[1:] or [[]]), [])
+    rows.report()
 
 
 if __name__ == "__main__":
