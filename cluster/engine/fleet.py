@@ -63,6 +63,9 @@ class Fleet:
                 self._dry = True
                 break
             self.lanes[opened.name] = opened
+            if self.interrupted:  # while it was opened
+                opened.conductor.interrupt()
+                return None
             leg = self._of(opened)
             if leg is not None:
                 return leg
@@ -81,7 +84,7 @@ class Fleet:
         leg = lane.conductor.next_leg()
         if leg is not None:
             return replace(leg, sweep=lane.name)
-        if lane.conductor.finished:
+        if lane.conductor.finished and not self.interrupted:  # else it only has no more to run: see `close`
             self._close(lane)
         return None
 
@@ -172,8 +175,8 @@ class Fleet:
 
     def interrupt(self) -> None:
         """Hands out nothing more; running trials end at their next report, to be resumed."""
-        self.interrupted = True
-        for lane in self.lanes.values():
+        self.interrupted = True  # first: another thread may open a lane meanwhile
+        for lane in list(self.lanes.values()):
             lane.conductor.interrupt()
 
     def close(self) -> str:
@@ -188,7 +191,7 @@ class Fleet:
     def abandon(self) -> None:
         """Ends the books of a driver that fails. Never raises."""
         self.interrupted = True
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):
             lane.abandon()
 
 

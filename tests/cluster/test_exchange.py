@@ -13,6 +13,7 @@ import pytest
 
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.engine.exchange import Exchange
+from fairsweep.cluster.engine.fleet import Lane
 from fairsweep.cluster.jobs.comparing import job, plan
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from tests.cluster.test_bundles import TRIVIAL, close, same, slow
@@ -170,6 +171,25 @@ def test_lanes_are_traded_each_in_its_books(tmp_path: Path) -> None:
     exchanged(fleet, wires, fleet.post_of)
     assert essence(tmp_path / "a") == essence(tmp_path / "b")
     assert len(wires.places) == 2
+
+
+def test_a_lane_that_opens_while_the_run_is_interrupted_is_interrupted_too(tmp_path: Path) -> None:
+    """The exchange opens lanes, a signal comes to another thread: such a search was finished, with no trials."""
+    store = str(tmp_path)
+    run = job.Run.of(plan.asked((*BOWLS, "search=random"), "c", store), Store(store), ComparisonDisplay(), 2)
+    fleet = run.fleet()
+    source = fleet.source
+
+    def opened() -> Lane | None:
+        lane = source()
+        fleet.interrupt()
+        return lane
+
+    fleet.source = opened
+    assert fleet.next_leg() is None and len(fleet.lanes) == 1
+    (name,) = fleet.lanes
+    assert fleet.close() == "interrupted"
+    assert Store(store).read(name).sweep["state"] == "interrupted"
 
 
 def test_who_was_given_to_a_place_that_is_being_killed_is_not_charged(tmp_path: Path) -> None:
