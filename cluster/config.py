@@ -230,8 +230,8 @@ def _explain(error: Exception, words: Sequence[str], root: str, pruned: str | No
             return odd
     match = re.search(r"Could not override '([^']+)'", text)
     if match:
-        command = "run" if root == "config" else root
-        return overrides.unknown(match.group(1), command, all_keys(root), *_parameters(words, root, pruned))
+        command, known = "run" if root == "config" else root, all_keys(root)
+        return overrides.unknown(match.group(1), command, words, known, *_parameters(words, root, pruned))
     if "trainable" in text and ("must specify" in text.lower() or "???" in text):
         return (
             f"trainable is missing: say what to tune, a paper by trainable=<slug> or your own by"

@@ -70,11 +70,17 @@ def unreadable(override: str) -> str | None:
     return f"{override}: is several values, and {key} takes one; give the command once for each"
 
 
-def unknown(key: str, command: str, settings: Sequence[str], own: str, parameters: Sequence[str]) -> str:
-    """What may have been meant by a setting that there is not.
+def unknown(
+    key: str, command: str, words: Sequence[str], settings: Sequence[str], own: str, parameters: Sequence[str]
+) -> str:
+    """What may have been meant by a setting that there is not with the other `words`.
 
     own, parameters: the key under which those of the chosen paper are set, and their names.
     """
+    if key in settings:  # of another choice
+        group = key.partition(".")[0]
+        chosen = next((word for word in reversed(words) if word.startswith(f"{group}=")), f"this {group}")
+        return f"{key}: {chosen} has no such setting"
     for name in (key, key.rpartition(".")[0], key.partition(".")[0]):
         if name and name in parameters:
             return f"{key}: no such setting; did you mean {own}.{key}?"

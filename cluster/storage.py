@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 
 from fairsweep.analysis.store import Store, StoreError, check_uri
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
 
 RAY_COPIES = "/runtime_resources/working_dir_files/"
@@ -48,6 +50,12 @@ def locate(storage: str) -> str:
     here = Path.cwd()
     base = Path.home() if RAY_COPIES in here.as_posix() else here
     return str((base / Path(storage).expanduser()).resolve())
+
+
+def resuming(name: str, uri: str, *changes: str) -> str:
+    """The command that goes on with a sweep or comparison of the store at `uri`."""
+    where = [] if uri == locate(DEFAULT_STORAGE) else ["--storage", uri]
+    return shlex.join(["fairsweep", "resume", name, *changes, *where])
 
 
 def new_name(store: Store, wanted: str | None, slug: str) -> str:

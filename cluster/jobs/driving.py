@@ -26,6 +26,7 @@ from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
+from fairsweep.cluster.storage import resuming
 
 MAX_ENGINE_RESTARTS = 5
 GONE_GRACE_S = 5.0  # that the driver has to end on its own once Ray is gone; Ray would end it after a minute
@@ -166,7 +167,7 @@ class Books(_Guarded):
     conductor: Conductor
 
     def __init__(self, conductor: Conductor, writer: SweepWriter, display: Display) -> None:
-        super().__init__(conductor, display, f"fairsweep resume {writer.name}")
+        super().__init__(conductor, display, resuming(writer.name, writer.uri))
         self.writer = writer
 
     def close(self) -> str:
@@ -174,7 +175,8 @@ class Books(_Guarded):
         conductor = self.conductor
         if conductor.out_of_time and not conductor.interrupted:
             used = f"budget.minutes={conductor.rules.minutes:g} is used up ({clock(conductor.elapsed_s)})"
-            self.display.note(f"{used}; `fairsweep resume {self.writer.name} budget.minutes=+N` adds to it")
+            more = resuming(self.writer.name, self.writer.uri, "budget.minutes=+N")
+            self.display.note(f"{used}; `{more}` adds to it")
         state = conductor.close()
         values = any(t.state in ("complete", "pruned") for t in conductor.trials.values())
         if state == "finished" and not values:

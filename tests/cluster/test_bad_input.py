@@ -91,6 +91,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     (["nas", "algorithm=single_path", "lmbda=1"], ["did you mean algorithm.config.lmbda?"]),
     (["nas", "algorithm=oto_v2", "trainable=biper", "omega=3"], ["did you mean train.config.omega?"]),
     ([*RUN, "x.high=0.1"], ["x.high: no such setting", "did you mean space.x.high?"]),
+    ([*RUN, "search=random", "search.ahead=3"], ["search.ahead: search=random has no such setting"]),
     ([*RUN, "learning_rate=0.1"], ["learning_rate: no such setting", "fairsweep run --help"]),
     ([*RUN, "space.y=007"], ["y='007'", "decimals"]),
     ([*RUN, "seed=99999999999999999999"], ["seed=99999999999999999999", "2^63 - 1"]),

@@ -446,7 +446,8 @@ def test_a_driver_that_ends_by_an_error_leaves_an_interrupted_sweep(
     with pytest.raises(DriverEnded if line else type(error)) as raised:
         drive(run, then)
     if line:
-        assert re.search(line, str(raised.value)) and "`fairsweep resume s` goes on" in str(raised.value)
+        assert re.search(line, str(raised.value))
+        assert f"`fairsweep resume s --storage {tmp_path}` goes on" in str(raised.value)
     (row,) = run.store.table("sweeps", "s").to_pylist()
     assert row["state"] == "interrupted" and row["elapsed_s"] > 0
     rows = trials(run.store)

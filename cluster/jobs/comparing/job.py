@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,6 @@ from fairsweep.analysis import upkeep
 from fairsweep.analysis.comparing.answering import Answer, answer
 from fairsweep.analysis.plots.parts import count
 from fairsweep.analysis.store import Store, StoreError
-from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.checks import hint
 from fairsweep.cluster.display import clock
 from fairsweep.cluster.engine.fleet import Fleet, Lane
@@ -30,7 +28,7 @@ from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
 from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, made, resumed
 from fairsweep.cluster.jobs.driving import drive_fleet
-from fairsweep.cluster.storage import locate, open_store
+from fairsweep.cluster.storage import open_store, resuming
 from fairsweep.trainables.own.known import meant, pinned
 from fairsweep.trainables.own.source import Source, TrainableError, is_reference
 
@@ -214,7 +212,7 @@ def _run(
         display.started(plan, store.uri, len(begun.rows), concurrent)
         for text in news:
             display.note(text)
-        state = drive_fleet(first, begun.fleet(), display, f"fairsweep resume {spec.run}")
+        state = drive_fleet(first, begun.fleet(), display, resuming(spec.run, store.uri))
     return answered(store, spec.run), state
 
 
@@ -322,8 +320,7 @@ def _next(store: Store, spec: Spec, found: Answer) -> str:
         return ""
     sets = len(found.data_sets)
     many = -(-(want - decision.n) // sets)
-    where = [] if store.uri == locate(DEFAULT_STORAGE) else ["--storage", store.uri]
-    command = shlex.join(["fairsweep", "resume", spec.run, f"seeds=+{many}", *where])
+    command = resuming(spec.run, store.uri, f"seeds=+{many}")
     spent = sum(s.search_s + s.final_s for s in found.standings) / spec.seeds * many
     more = count(many, "repeat") + (" on each data set" if sets > 1 else "")
     adds = f"{command} adds {more} ({clock(spent)} of training)"
