@@ -128,8 +128,8 @@ class _Pulse:
             with contextlib.suppress(OSError):
                 socket.create_connection(self.address, timeout=SILENT_S / 4).close()
                 self._heard = time.monotonic()
-            if time.monotonic() - self._heard > SILENT_S:
-                return f"the cluster at {self.address[0]}:{self.address[1]} does not answer any more"
+        if self.address is not None and self._asked - self._heard > SILENT_S:  # until it is heard again
+            return f"the cluster at {self.address[0]}:{self.address[1]} does not answer any more"
         return None
 
 

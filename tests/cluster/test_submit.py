@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,15 @@ def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.Monke
     with pytest.raises(UserError, match=late_words) as caught, local.connected({}):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_is_gone_stays_gone_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several threads ask; only the first of each five seconds was told, and the driver's last line began with None."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setattr(local, "_pulse", local._Pulse())
+        local._pulse.address = listening.getsockname()
+        local._pulse._heard = local._pulse._asked = time.monotonic() - 2 * local.SILENT_S
+        assert local.ray_gone() is None, "it answers"
+        local._pulse._heard = local._pulse._asked = time.monotonic() - 2 * local.SILENT_S
+    assert [bool(local.ray_gone()) for _ in range(3)] == [True] * 3
+    assert "does not answer any more" in str(local.ray_gone())
