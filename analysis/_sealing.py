@@ -41,7 +41,8 @@ class Sealing:
 
     def _use(self, schemas: Schemas) -> None:
         self._schemas = schemas
-        self._metrics = {name.removeprefix(schema.METRIC) for name in schemas.results.names}
+        columns = [name for name in schemas.results.names if name.startswith(schema.METRIC)]
+        self._metrics = {name.removeprefix(schema.METRIC) for name in columns}
         self._encoders = {t: Encoder(t, schemas.table(t)) for t in TABLES}
 
     def _seal(self) -> None:

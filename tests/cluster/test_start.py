@@ -174,7 +174,7 @@ print("trained", *(m for m in (*HEAVY, "fairsweep.search_spaces.algorithms") if 
 
 def stages(code: str, folder: Path) -> dict[str, set[str]]:
     """Which of `HEAVY` a process had imported by which stage of `code`."""
-    env = {**os.environ, "FAIRSWEEP_PLUGINS": "tests.papers"}
+    env = {**os.environ, "FAIRSWEEP_PLUGINS": "tests.papers", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", f"HEAVY = {HEAVY}\n{code}", str(folder)]
     done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
