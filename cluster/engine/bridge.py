@@ -138,13 +138,17 @@ class Places:
         place = trial.trial_id
         with self.exchange.guard():
             error = self.exchange.broken.get(place) or _error_of(trial)
+            gone_before = place in self.exchange.unproven
             held = self._leave(place)
             reason, meant = self.killed.pop(place, ("", held))
             if held:
                 why = reason or _reason(error)
                 # Between the kill and its effect, the place may have told, and got others.
                 self.conductor.lost_bundle(
-                    held, f"{type(error).__name__}: {error}", why, charged=held == meant
+                    held,
+                    f"{type(error).__name__}: {error}",
+                    why,
+                    charged=held == meant and (bool(reason) or not gone_before),
                 )
 
     def _leave(self, place: str) -> list[str]:

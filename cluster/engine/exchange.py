@@ -48,6 +48,9 @@ class Exchange:
         self.conductor, self.wires, self.post_of = conductor, wires, post_of
         self.holds: dict[str, list[str]] = {}  # place -> its trials, the one that runs first
         self.parked: dict[str, float] = {}  # place -> since when, monotonic
+        self.unproven: set[str] = (
+            set()
+        )  # places that were parked and have told nothing since: their worker may be gone
         self.broken: dict[str, BaseException] = {}  # places that will tell nothing more
         self.fatal: BaseException | None = None  # what went wrong in the driver itself; never swallowed
         self.lock = threading.RLock()
@@ -89,6 +92,7 @@ class Exchange:
         """A place is given up; the trials that it held."""
         for of_place in (self.parked, self.broken, self._sweep):
             of_place.pop(place, None)
+        self.unproven.discard(place)
         return self.holds.pop(place, [])
 
     def idle(self, seconds: float) -> list[str]:
@@ -115,6 +119,7 @@ class Exchange:
             [(lane, message) for lane, (_, message) in zip(lanes, told, strict=True)]
         )
         places = [place for place, _ in told]
+        self.unproven.difference_update(places)
         cut_off = [place for place, answer in zip(places, answers, strict=True) if answer.cut_off]
         if cut_off:
             self.wires.stash(cut_off)
@@ -138,7 +143,8 @@ class Exchange:
         return held[0].rpartition("/")[0]
 
     def _send(self, place: str, legs: Sequence[Leg]) -> None:
-        self.parked.pop(place, None)
+        if self.parked.pop(place, None) is not None:
+            self.unproven.add(place)
         self.wires.send(place, *self._told(place, legs))
 
     def _told(self, place: str, legs: Sequence[Leg]) -> tuple[str, str]:

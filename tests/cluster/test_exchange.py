@@ -211,3 +211,28 @@ def test_who_was_given_to_a_place_that_is_being_killed_is_not_charged(tmp_path: 
     rows = close(made)
     assert [t["state"] for t in rows] == ["complete"] * 4
     assert [t["retries"] for t in rows] == [0] * 4
+
+
+@pytest.mark.parametrize("parked", [True, False])
+def test_a_worker_that_died_while_it_had_nothing_to_do_is_no_loss_of_the_next_trial(
+    tmp_path: Path, parked: bool
+) -> None:
+    from fairsweep.cluster.engine.bridge import Places
+
+    made = engine(tmp_path, *TRIVIAL, "budget.trials=2", "budget.concurrent=2", "budget.retries=0")
+    places = Places(made.conductor, lambda sweep: json.dumps(asdict(made.post)), lambda: None)
+    wires = Here(lambda post: Simple(), lambda working: working[:1])
+    exchange = places.exchange
+    exchange.wires = wires
+    for k in range(2):
+        wires.send(f"p{k}", *(exchange.first(f"p{k}") or ()))
+    if parked:
+        exchange.round(0.0)  # p0 has nothing more to do
+        made.conductor.lost_bundle(exchange.forget("p1"), "gone", charged=False)
+        wires.which = lambda working: []
+        exchange.round(0.0)
+        assert exchange.holds["p0"] and not exchange.parked
+    places.lost(SimpleNamespace(trial_id="p0", pickled_error_file=None))  # type: ignore[arg-type]
+    states = [t["state"] for t in trials(made.store)]
+    assert states == (["complete", "pending"] if parked else ["failed", "running"])
+    made.writer.__exit__(None, None, None)
