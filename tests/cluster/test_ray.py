@@ -70,7 +70,8 @@ def test_places_that_are_released_come_again(tmp_path: Path, monkeypatch: pytest
     given: list[str] = []
     leave = Places._leave
     monkeypatch.setattr(Places, "_leave", lambda self, place: (given.append(place), leave(self, place))[1])
-    rows = trials(run(tmp_path, "trainable=test_bowl", "budget.trials=9", "scheduler=hyperband"))
+    words = ("trainable=test_slow", f"data_dir={tmp_path}", "budget.steps=9", "scheduler=hyperband")
+    rows = trials(run(tmp_path, *words, "budget.trials=9"))
     assert {t["steps"] for t in rows} == {1, 3, 9}
     assert given, "no place was released"
 
