@@ -188,6 +188,28 @@ class LineDisplay(Display):
         print(f"fairsweep: {text}", file=sys.stderr, flush=True)
 
 
+class FleetLines(Display):
+    """Lines on standard error, of several sweeps at a time. A terminal that is gone never ends a run."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+
+    def tick(self, conductor: Any) -> None:
+        if time.monotonic() - self._last > QUIET_LINE_S:
+            running = ", ".join(sorted({key.rpartition("/")[0] for key in conductor.active}))
+            self._print(f"{clock(time.monotonic() - self._began)} gone; running: {running or 'nothing yet'}")
+
+    def note(self, text: str) -> None:
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._last = time.monotonic()
+        try:
+            print(f"fairsweep: {text}", file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            self._print = lambda text: None  # type: ignore[method-assign]
+
+
 class LiveDisplay(Display):
     """A live table: best so far, trials by state, what runs now, time left."""
 

@@ -6,15 +6,13 @@ idle slots while its last trials run. Here a slot that no open sweep can use get
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import display
 from fairsweep.cluster.config import Settings
-from fairsweep.cluster.display import QUIET_LINE_S, clock
+from fairsweep.cluster.display import FleetLines
 from fairsweep.cluster.engine.fleet import Fleet, Lane
 from fairsweep.cluster.engine.local import check_shared, slots
 from fairsweep.cluster.errors import MissingData
@@ -95,30 +93,15 @@ class Display(display.Display):
     def judged(self, rows: Sequence[Mapping[str, Any]]) -> None: ...
 
 
-class Lines(Display):
-    """Lines on standard error. A terminal that is gone never ends a run."""
+class Lines(FleetLines, Display):
+    """Lines on standard error, one for each claim that is judged."""
 
     def __init__(self, name: str, sweeps: int) -> None:
-        self._began = self._last = time.monotonic()
+        super().__init__()
         self._print(f"claims {name}: {sweeps} sweeps")
-
-    def tick(self, conductor: Any) -> None:
-        if time.monotonic() - self._last > QUIET_LINE_S:
-            running = ", ".join(sorted({key.rpartition("/")[0] for key in conductor.active}))
-            self._print(f"{clock(time.monotonic() - self._began)} gone; running: {running or 'nothing yet'}")
 
     def judged(self, rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             self._print(
                 f"{row['paper']}/{row['claim']}: {row['direction_verdict']}, size {row['size_verdict']}"
             )
-
-    def note(self, text: str) -> None:
-        self._print(text)
-
-    def _print(self, text: str) -> None:
-        self._last = time.monotonic()
-        try:
-            print(f"fairsweep: {text}", file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            self._print = lambda text: None  # type: ignore[method-assign]

@@ -50,6 +50,18 @@ def wait_for_reports(
         time.sleep(0.1)
 
 
+def killed(
+    process: subprocess.Popen[str], store: Path, acknowledged: dict[tuple[str, int], float]
+) -> dict[tuple[str, int], float]:
+    """Kills a driver; the reports in its store, among them all that were `acknowledged`."""
+    assert process.poll() is None, "the sweep ended before it was killed; give it more trials"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    found = reports(store)
+    assert acknowledged.items() <= found.items(), "a report that was acknowledged is gone"
+    return found
+
+
 def kill_and_resume(tmp_path: Path, kills: int, trials: int, seed: int) -> None:
     rng = random.Random(seed)
     store = tmp_path / "store"
@@ -61,12 +73,7 @@ def kill_and_resume(tmp_path: Path, kills: int, trials: int, seed: int) -> None:
         process = start(*command)
         wait_for_reports(process, store, len(acknowledged))
         time.sleep(rng.uniform(0.0, 2.0))
-        assert process.poll() is None, "the sweep ended before it was killed; give it more trials"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        found = reports(store)
-        assert acknowledged.items() <= found.items(), "a report that was acknowledged is gone"
-        acknowledged = found
+        acknowledged = killed(process, store, acknowledged)
         rows = Store(store).table("trials", "s").to_pylist()
         complete |= {t["trial"] for t in rows if t["state"] == "complete"}
         assert Store(store).notes("s"), "a reader is told that the sweep did not end"
@@ -266,15 +273,10 @@ def bundled_and_killed(tmp_path: Path, trials: int, drivers: int, workers: int, 
             break
         wait_for_reports(process, store, len(acknowledged))
         time.sleep(rng.uniform(0.0, 0.4))
-        assert process.poll() is None, "the sweep ended before it was killed; give it more trials"
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        found = reports(store)
-        assert acknowledged.items() <= found.items(), "a report that was acknowledged is gone"
-        acknowledged = found
+        acknowledged = killed(process, store, acknowledged)
         by_id = {t["trial"]: t for t in Store(store).table("trials", "s").to_pylist()}
         with open(tmp_path / "trace", "a") as f:
-            f.write(f"killed {json.dumps([repr(by_id[t]['config.x']) for t, _ in found])}\n")
+            f.write(f"killed {json.dumps([repr(by_id[t]['config.x']) for t, _ in acknowledged])}\n")
     code, _, err = finish(process, 400)
     assert code == 0, err
     final, rows = reports(store), Store(store).table("trials", "s").sort_by("number").to_pylist()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fairsweep.analysis.report import number
-from fairsweep.cluster.display import QUIET_LINE_S, Display, clock
+from fairsweep.cluster.display import Display, FleetLines, clock
 
 if TYPE_CHECKING:
     from fairsweep.cluster.jobs.comparing.plan import Plan
@@ -22,8 +21,8 @@ class ComparisonDisplay(Display):
     def compared(self, row: Mapping[str, Any], done: int, expected: int) -> None: ...
 
 
-class Lines(ComparisonDisplay):
-    """Lines on standard error. A terminal that is gone never ends a comparison."""
+class Lines(FleetLines, ComparisonDisplay):
+    """Lines on standard error, one for each repeat that is over."""
 
     def started(self, plan: Plan, uri: str, done: int, concurrent: int) -> None:
         self._began, self._done, self._last, self._first = time.monotonic(), done, time.monotonic(), done
@@ -44,18 +43,3 @@ class Lines(ComparisonDisplay):
         passed = time.monotonic() - self._began
         left = passed / max(1, done - self._first) * (expected - done)
         self._print(f"{where}: {found} ({cost}); {done} of {expected}, about {clock(left)} left")
-
-    def tick(self, conductor: Any) -> None:
-        if time.monotonic() - self._last > QUIET_LINE_S:
-            running = ", ".join(sorted({key.rpartition("/")[0] for key in conductor.active}))
-            self._print(f"{clock(conductor.elapsed_s)} gone; running: {running or 'nothing yet'}")
-
-    def note(self, text: str) -> None:
-        self._print(text)
-
-    def _print(self, text: str) -> None:
-        self._last = time.monotonic()
-        try:
-            print(f"fairsweep: {text}", file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            self._print = lambda text: None  # type: ignore[method-assign]
