@@ -101,6 +101,7 @@ class Conductor(Handing):
         are of (None: that of the best objective), `failure` (reason, error), `notes` (text, and
         whether it is said once a sweep only) and the worker's measurements.
         """
+        self._grow([payload])
         going_on = self._report(trial_id, payload)
         self._announce()
         return going_on
@@ -118,25 +119,17 @@ class Conductor(Handing):
         self._announce()
         return going_on
 
-    def trade(self, messages: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Answer]:
+    def trade(self, messages: Sequence[tuple[str, Mapping[str, Any]]], hand_out: bool = True) -> list[Answer]:
         """What places tell, written down in one append together with what each of them is to run next.
 
-        messages: the lane, which only a fleet has, and what `Bundle.step` gave.
+        messages: the lane, which only a fleet has, and what `Bundle.step` gave. hand_out: whether answers name legs.
         """
         self._grow([payload for _, message in messages for payload in message["reports"]])
         with self.writer.batch():
             answers = [self._heard(message) for _, message in messages]
             for k, (_, message) in enumerate(messages):
-                if not answers[k].going_on:
+                if hand_out and not answers[k].going_on:
                     answers[k] = replace(answers[k], legs=self.next_legs(message["most"]))
-        self._announce()
-        return answers
-
-    def heard_all(self, messages: Sequence[Mapping[str, Any]]) -> list[Answer]:
-        """What places tell, written down in one append; the answers name no legs yet."""
-        self._grow([payload for message in messages for payload in message["reports"]])
-        with self.writer.batch():
-            answers = [self._heard(message) for message in messages]
         self._announce()
         return answers
 
@@ -163,7 +156,6 @@ class Conductor(Handing):
         self.ahead.discard(trial_id)
         rows = [row for row in payload["rows"] if row["step"] > trial.steps]
         decision, going_on = "continue", False
-        self.writer.grow([name for row in rows for name in row["metrics"]])
         with self.writer.batch():
             if rows:
                 self.writer.results([result_row(trial, row) for row in rows])

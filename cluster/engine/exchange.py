@@ -48,9 +48,7 @@ class Exchange:
         self.conductor, self.wires, self.post_of = conductor, wires, post_of
         self.holds: dict[str, list[str]] = {}  # place -> its trials, the one that runs first
         self.parked: dict[str, float] = {}  # place -> since when, monotonic
-        self.unproven: set[str] = (
-            set()
-        )  # places that were parked and have told nothing since: their worker may be gone
+        self.unproven: set[str] = set()  # parked until now, and silent since: their worker may be gone
         self.broken: dict[str, BaseException] = {}  # places that will tell nothing more
         self.fatal: BaseException | None = None  # what went wrong in the driver itself; never swallowed
         self.lock = threading.RLock()

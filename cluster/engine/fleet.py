@@ -103,7 +103,7 @@ class Fleet:
         answers: dict[int, Answer] = {}
         for name in dict.fromkeys(lane for lane, _ in messages):
             of_lane = [k for k, (lane, _) in enumerate(messages) if lane == name]
-            heard = self.lanes[name].conductor.heard_all([messages[k][1] for k in of_lane])
+            heard = self.lanes[name].conductor.trade([messages[k] for k in of_lane], hand_out=False)
             answers.update(zip(of_lane, heard, strict=True))
         if not any(answer.cut_off for answer in answers.values()):
             for k, (_, message) in enumerate(messages):
