@@ -1,0 +1,1 @@
+"""What talks to a cluster, or to other programs, from outside of a sweep."""
