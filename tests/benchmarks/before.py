@@ -6,8 +6,10 @@ python -m tests.benchmarks.before [COMMIT]      # makes build/before, once, and 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
@@ -39,6 +41,20 @@ def earlier(named: str | None) -> list[tuple[Path, str]]:
     if named is None:
         return []
     return [(Path(named).resolve(), sys.executable) if named else before()]
+
+
+def apart(program: str, words: Sequence[str], checkout: Path = HERE, python: str = sys.executable) -> str:
+    """The last line that `program`, a file of these benchmarks, prints in a process that imports from `checkout`."""
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(checkout),
+        "FAIRSWEEP_PLUGINS": "tests.papers",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [python, program, *words], env=env, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1]
 
 
 def add_before(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -201,13 +200,11 @@ def one_by_one(run: Any, workers: Workers) -> Callable[[], None]:
     return step
 
 
-def apart(words: list[str], checkout: Path, python: str) -> float:
+def measured(words: list[str], checkout: Path, python: str) -> float:
     """What a process of its own measures that imports from `checkout`."""
-    env = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [python, __file__, *words], env=env, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
+    from tests.benchmarks.before import apart  # not where an earlier checkout is measured
+
+    return float(apart(__file__, words, checkout, python))
 
 
 def main() -> None:
@@ -236,10 +233,10 @@ def main() -> None:
         print(f"run {run + 1}")
         for known in KNOWN if args.only != "workers" else ():
             words = ["--told", str(known), "--measure"]
-            bare = apart([*words, "bare"], HERE, sys.executable)
+            bare = measured([*words, "bare"], HERE, sys.executable)
             line = f" a suggestion with {known} known: bare Optuna {1000 * bare:.2f} ms of CPU"
             for checkout, python in [(HERE, sys.executable), *old]:
-                took = apart([*words, "bridge"], checkout, python)
+                took = measured([*words, "bridge"], checkout, python)
                 line += f"; {'fairsweep' if checkout == HERE else 'before'} {1000 * took:.2f} ms"
                 if checkout == HERE:
                     rows.add(
@@ -249,10 +246,10 @@ def main() -> None:
         if args.only != "suggestions":
             words = ["--told", str(args.told), "--seconds", str(args.seconds), "--measure", "busy"]
             words += ["--cpu"] if args.cpu else []
-            mine = apart(words, HERE, sys.executable)
+            mine = measured(words, HERE, sys.executable)
             line = f" {WORKERS} workers, trials of a second, TPE, {args.told} known: busy {100 * mine:.1f} %"
             for checkout, python in old:
-                line += f"; before {100 * apart(words, checkout, python):.1f} %"
+                line += f"; before {100 * measured(words, checkout, python):.1f} %"
             print(line + (" (the driver's CPU time)" if args.cpu else ""), flush=True)
             rows.add(f"{WORKERS} workers: share of their time in which they work", mine, 0.97)
     rows.report()

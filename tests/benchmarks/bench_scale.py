@@ -20,7 +20,6 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -289,17 +288,10 @@ class Apart:
         self.checkout, self.python = checkout, python
 
     def __call__(self, what: str, folder: str, *arguments: Any) -> Any:
-        env = {
-            **os.environ,
-            "PYTHONPATH": str(self.checkout),
-            "FAIRSWEEP_PLUGINS": "tests.papers",
-            "OMP_NUM_THREADS": "1",
-        }
-        words = [self.python, __file__, "--measure", what, json.dumps([folder, *arguments])]
-        done = subprocess.run(
-            words, env=env, cwd=self.checkout, stdout=subprocess.PIPE, text=True, check=True
-        )
-        return json.loads(done.stdout.splitlines()[-1])
+        from tests.benchmarks.before import apart  # not where an earlier checkout is measured
+
+        words = ["--measure", what, json.dumps([folder, *arguments])]
+        return json.loads(apart(__file__, words, self.checkout, self.python))
 
 
 def one_run(rows: Any, now: Apart, old: Apart | None, curves: Path | None) -> None:

@@ -80,17 +80,14 @@ def fairsweep(trials: int, search: str) -> float:
     return trials / seconds
 
 
-def apart(what: str, trials: int, search: str, python: str = sys.executable, checkout: Path = HERE) -> float:
+def measured(
+    what: str, trials: int, search: str, python: str = sys.executable, checkout: Path = HERE
+) -> float:
     """What `what` measures in a process of its own that imports from `checkout`."""
-    env = {
-        **os.environ,
-        "PYTHONPATH": str(checkout),
-        "FAIRSWEEP_PLUGINS": "tests.papers",
-        "OMP_NUM_THREADS": "1",
-    }
-    words = [python, __file__, "--measure", what, "--trials", str(trials), "--search", search]
-    done = subprocess.run(words, env=env, cwd=checkout, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.split()[-1])
+    from tests.benchmarks.before import apart  # not where an earlier checkout is measured
+
+    words = ["--measure", what, "--trials", str(trials), "--search", search]
+    return float(apart(__file__, words, checkout, python))
 
 
 def limits() -> None:
@@ -145,12 +142,12 @@ def main() -> None:
     rows = Rows()
     for run in range(args.runs):
         print(f"run {run + 1}")
-        tune = apart("stock", args.stock, "random")
+        tune = measured("stock", args.stock, "random")
         for search, trials in [("random", n) for n in args.trials] + [("tpe", n) for n in args.tpe]:
-            mine, journal = apart("fairsweep", trials, search), optuna(trials, search)
+            mine, journal = measured("fairsweep", trials, search), optuna(trials, search)
             line = f" {trials} trials of {search}, a second: fairsweep {mine:.1f}; Optuna's journal {journal:.1f}"
             line += f"; stock Tune {tune:.1f} ({args.stock} of random)"
-            old = sum(apart("fairsweep", trials, search, python, checkout) for checkout, python in others)
+            old = sum(measured("fairsweep", trials, search, python, checkout) for checkout, python in others)
             print(line + (f"; before {old:.1f}" if old else ""), flush=True)
             what = f"{trials} trials of {search}"
             rows.add(f"{what} / Optuna + JournalStorage", mine / journal, 2.0 if search == "random" else 1.0)
