@@ -19,6 +19,8 @@ from fairsweep.cluster.commands import (
     completion,
     dashboard,
     data,
+    jobs,
+    local,
     networks,
     papers,
     reports,
@@ -28,6 +30,8 @@ from fairsweep.cluster.commands import (
     upkeep,
 )
 from fairsweep.cluster.errors import DriverEnded, UserError
+from fairsweep.cluster.jobs import submitted
+from fairsweep.cluster.masking import masked_words, silenced
 
 EPILOG = """examples:
   fairsweep run trainable=dagnn budget.trials=20 scheduler=asha
@@ -38,10 +42,17 @@ EPILOG = """examples:
 
 def run_cli(argv: Sequence[str]) -> int:
     """Parses and runs one command; returns the exit code."""
+    code = _run(argv)
+    submitted.ended(code)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.complete(parser)
     args, rest = parser.parse_known_args(_store_as_its_verb_says(argv))
+    args.verbs = tuple(completion.verbs(parser))
     if args.version:
         print(f"fairsweep {_version()}")
         return 0
@@ -50,7 +61,8 @@ def run_cli(argv: Sequence[str]) -> int:
         return 0
     if rest and args.command not in ("run", "nas", "resume", "claims", "compare"):
         print(
-            f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
+            f"fairsweep: error: {args.command}: does not know {' '.join(masked_words(rest))}; see --help",
+            file=sys.stderr,
         )
         return 2
     try:
@@ -64,7 +76,7 @@ def run_cli(argv: Sequence[str]) -> int:
         code = _code(error)
         if code is None:
             raise
-        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
+        print(f"fairsweep: error: {silenced(_one_line(error), argv)}", file=sys.stderr)
         return code
 
 
@@ -135,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
         return p
 
     for family in (
-        papers, data, runs, tables, show, reports, dashboard, upkeep, claims, compare, networks, completion,
+        papers, data, runs, tables, show, reports, dashboard, upkeep, claims, compare, networks, jobs, local,
+        completion,
     ):  # fmt: skip
         family.register(add)
     return parser
