@@ -71,9 +71,10 @@ class Settings:
         return f"{self.paper.slug} by {self.search['name']}, scheduler {self.scheduler['name']}"
 
     def to_yaml(self) -> str:
-        """The configuration as it is stored and shown: a store's address without a password in it."""
-        hidden = {key: masked_uri(str(value)) for key, value in self.tree.items() if key == "storage"}
-        return OmegaConf.to_yaml(OmegaConf.create({**self.tree, **hidden}))
+        shown = {
+            key: masked_uri(str(value)) if key == "storage" else value for key, value in self.tree.items()
+        }
+        return OmegaConf.to_yaml(OmegaConf.create(shown))
 
 
 def compose_tree(

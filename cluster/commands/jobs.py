@@ -281,7 +281,7 @@ def _logs(args: argparse.Namespace, rest: list[str]) -> int:
     about = jobs.info(client, job)
     if args.follow:
         return _followed(client, job)
-    text = jobs.without_first(client.get_job_logs(job))
+    text = jobs.without_front(client.get_job_logs(job))
     print(text, end="")
     _why(about, text)
     return 0

@@ -69,7 +69,9 @@ class Carrier:
         """A value, maybe in Hydra's quotes, as what is `carried` of it."""
         text = bare(value)
         new = carried(text)
-        return value if new == text else hydra_word(new)
+        if new == text:
+            return value
+        return new if re.fullmatch(r"[\w./:-]+", new) else hydra_word(new)
 
     # -- trainables --------------------------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ AGENT_S = 90.0  # that a head which has just started may take until its agent ta
 PATIENCE_S = 60.0  # that a job server may be out of reach while a job is followed
 STOP_S = 60  # that a sweep may take to end at its next reports; Ray's own limit is 3 s
 OVER = ("SUCCEEDED", "FAILED", "STOPPED")
-_OURS = "Running entrypoint for job"  # what Ray writes first into the log of a job
+# What Ray writes first into the log of a job.
+_SETTING_UP, _OURS = "Runtime env is setting up", "Running entrypoint for job"
 
 
 def where(address: str | None) -> tuple[str, str]:
@@ -191,16 +192,14 @@ def follow(client: Any, job: str, out: Callable[[str], object]) -> Any:
     said, heard = _Said(out), time.monotonic()
     while True:
         try:
-            with contextlib.suppress(
-                RuntimeError
-            ):  # of a connection that breaks: the rest is asked for below
+            with contextlib.suppress(RuntimeError):  # the connection broke: the rest is asked for below
                 asyncio.run(_tail(client, job, said))
             about = info(client, job)
             heard = time.monotonic()
             if is_over(about):
                 said.all(client.get_job_logs(job))
                 return about
-        except (OSError, _transport()) as error:
+        except _broken() as error:
             if time.monotonic() - heard > PATIENCE_S:
                 raise DriverEnded(
                     f"the job server does not answer any more ({type(error).__name__}); job {job} may go on:"
@@ -210,35 +209,44 @@ def follow(client: Any, job: str, out: Callable[[str], object]) -> Any:
 
 
 class _Said:
-    """What of a log has been handed on; the line that Ray puts in front is not."""
+    """What of a log has been handed on; the lines that Ray puts in front are not."""
 
     def __init__(self, out: Callable[[str], object]) -> None:
-        self.out, self.count, self._first = out, 0, ""
-        self._begun = False
+        self.out, self.count = out, 0
+        self._front: str | None = (
+            ""  # a line of Ray's that may be one, as far as it has come; None behind them
+        )
 
     def more(self, text: str) -> None:
         """The next part."""
         self.count += len(text)
-        if self._begun:
+        while self._front is not None and text:
+            line, end, text = text.partition("\n")
+            self._front += line
+            if not end:
+                return
+            front, self._front = self._front, ""
+            if front.startswith(_OURS):
+                self._front = None
+            elif _SETTING_UP not in front:
+                self.out(f"{front}\n")
+        if text:
             self.out(text)
-            return
-        self._first += text
-        if "\n" in self._first or not _OURS.startswith(self._first[: len(_OURS)]):
-            self._begun = True
-            rest = without_first(self._first)
-            if rest:
-                self.out(rest)
 
     def all(self, text: str) -> None:
         """All of the log, of which a part may have been handed on."""
         if len(text) > self.count:
             self.more(text[self.count :])
+        if self._front:
+            self.out(self._front)
+            self._front = ""
 
 
-def without_first(log: str) -> str:
-    """A job's log without the line in which Ray says what it runs."""
-    line, end, rest = log.partition("\n")
-    return rest if line.startswith(_OURS) and end else log
+def without_front(log: str) -> str:
+    """A job's log without the lines in which Ray says what it is about to run."""
+    found: list[str] = []
+    _Said(found.append).all(log)
+    return "".join(found)
 
 
 async def _tail(client: Any, job: str, said: _Said) -> None:
@@ -250,11 +258,12 @@ async def _tail(client: Any, job: str, said: _Said) -> None:
             said.more(new)
 
 
-def _transport() -> tuple[type[Exception], ...]:
+def _broken() -> tuple[type[Exception], ...]:
+    """What the clients of a server that is out of reach raise."""
     import aiohttp
     import requests
 
-    return (requests.exceptions.RequestException, aiohttp.ClientError, asyncio.TimeoutError)  # type: ignore[return-value]
+    return OSError, asyncio.TimeoutError, requests.exceptions.RequestException, aiohttp.ClientError
 
 
 def stop(client: Any, job: str, patience: float = STOP_S + 15.0) -> tuple[bool, Any]:
