@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ class SweepWriter(Sealing):
         super().__init__(folder, sweep, schemas)
         self.uri = uri
         self.recovery: Recovery | None = None
+        self.on_append: Callable[[int, float], None] | None = None  # told of rows of results, and seconds
         self.record = SweepRecord({}, {}, schemas.results.empty_table(), [])
         self._file_lock = lock
         self._mutex = threading.RLock()
@@ -268,7 +269,10 @@ class SweepWriter(Sealing):
     def _commit(self, rows: list[_log.Row], seal: bool = True) -> None:
         assert self._appender is not None
         rows = [*self._first, *rows]
-        self._appender.append(_log.encode(self._seq + 1, rows))
+        frame, began = _log.encode(self._seq + 1, rows), time.perf_counter()
+        self._appender.append(frame)
+        if self.on_append is not None:
+            self.on_append(sum(table == "results" for table, _ in rows), time.perf_counter() - began)
         self._first = []
         for table, row in rows:
             self._seq += 1

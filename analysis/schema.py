@@ -22,6 +22,7 @@ from typing import Any
 import pyarrow as pa
 
 from fairsweep.analysis._derived import CLAIMS as CLAIMS
+from fairsweep.analysis._derived import DERIVED as DERIVED
 from fairsweep.analysis._derived import TIME
 from fairsweep.analysis.text import escaped
 

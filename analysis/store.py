@@ -21,7 +21,9 @@ are merged; `Store` never does, and a writer that died then leaves a sweep that 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -31,6 +33,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import fs as pafs
 
 from fairsweep.analysis import schema
 from fairsweep.analysis._derived import DERIVED
@@ -68,6 +71,9 @@ __all__ = [
 ]
 
 
+OF_A_SWEEP = ("log", "trials", "sweeps", "results", "tags")  # where the files of a sweep lie
+
+
 class DamagedSweepWarning(UserWarning):
     """A table of several sweeps lacks one, since its files are damaged; names it and what is wrong."""
 
@@ -91,10 +97,9 @@ class Store:
 
     def sweeps(self, prefix: str = "") -> list[str]:
         """Names by time of creation, the newest last; those that begin with `prefix`."""
-        names = {*self.folder.names("sweeps"), *self.folder.names("log")}
         rows = []
-        for name in sorted(names):
-            if not name.startswith(prefix) or not schema.is_name(name):
+        for name in self.names():
+            if not name.startswith(prefix):
                 continue
             try:
                 state = State.read(self.folder, name)
@@ -104,6 +109,24 @@ class Store:
             if state is not None:
                 rows.append((state.row.get("created") or 0, name))
         return [name for _, name in sorted(rows)]
+
+    def names(self) -> list[str]:
+        """Names of sweeps by alphabet, without reading one."""
+        found = {*self.folder.names("sweeps"), *self.folder.names("log")}
+        return [name for name in sorted(found) if schema.is_name(name)]
+
+    def stamp(self, name: str, tables: Sequence[str] = OF_A_SWEEP) -> str:
+        """Another text whenever a file of a sweep has changed, or of a run in derived `tables`."""
+        found = hashlib.sha256()
+        for table in tables:
+            selector = pafs.FileSelector(self.folder.path(f"{table}/{name}"), allow_not_found=True)
+            try:
+                for info in sorted(self.folder.fs.get_file_info(selector), key=lambda i: i.path):
+                    if info.base_name != "lock":
+                        found.update(f"{info.path}\0{info.size}\0{info.mtime_ns}\n".encode(errors="replace"))
+            except OSError:  # a folder that is being exchanged
+                found.update(os.urandom(16))
+        return found.hexdigest()
 
     def has(self, sweep: str) -> bool:
         """Whether there is a sweep of this name."""
@@ -128,12 +151,12 @@ class Store:
                 column = "sweep" if name == "claims" else "run"
                 table = table.filter(pc.equal(table.column(column), sweep))
         elif sweep is not None:
-            table = known = self._table(name, sweep, columns)
+            table = known = self.piece(name, sweep, columns)
         else:
             found = []
             for each in self.sweeps():
                 try:
-                    found.append(self._table(name, each, columns))
+                    found.append(self.piece(name, each, columns))
                 except UnknownSweep:  # removed since it was listed
                     continue
                 except StoreError as error:
@@ -144,7 +167,7 @@ class Store:
         unknown = [c for c in columns if c not in table.column_names]
         if unknown:
             if name in TABLES and sweep is not None:
-                known = self._table(name, sweep, None)
+                known = self.piece(name, sweep, None)
             close = get_close_matches(unknown[0], known.column_names, n=3)
             hint = (
                 f"did you mean {' or '.join(close)}?"
@@ -154,7 +177,8 @@ class Store:
             raise StoreError(f"table {name} has no column {unknown[0]!r}; {hint}")
         return table.select(list(columns))
 
-    def _table(self, name: str, sweep: str, columns: Sequence[str] | None) -> pa.Table:
+    def piece(self, name: str, sweep: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """As `table` of one sweep, with those of `columns` that it has, and perhaps others."""
         state = self._state(sweep, [] if name == "sweeps" else [name], columns)
         if name == "sweeps":
             row = schema.to_arrow([state.row], schema.SWEEPS, sweep)

@@ -58,6 +58,17 @@ def number(
         raise UserError(f"{path}={value}: must be at most {MOST} (2^63 - 1)")
 
 
+def check_metrics(raw: Mapping[str, Any]) -> None:
+    """The group `metrics`, which sweeps of older versions do not have."""
+    if not isinstance(raw.get("metrics", {}), Mapping):
+        raise UserError(f"metrics={raw['metrics']}: must be metrics.port=N")
+    if raw.get("metrics"):
+        number(raw, "metrics.port", int, low=0, optional=True)
+        port = raw["metrics"]["port"]
+        if port is not None and port > 65535:
+            raise UserError(f"metrics.port={port}: must be a whole number from 0 to 65535")
+
+
 def check_totals(raw: Mapping[str, Any]) -> None:
     """What a sweep may spend in all: configurations, or steps or minutes of all its trials together."""
     budget = raw["budget"]

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the sweep or the store has a problem, 2 the request is wro
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -19,19 +20,18 @@ from fairsweep.cluster.commands import (
     completion,
     dashboard,
     data,
-    jobs,
-    local,
+    doctor,
+    listing,
     networks,
     papers,
     reports,
     runs,
+    serving,
     show,
     tables,
     upkeep,
 )
 from fairsweep.cluster.errors import DriverEnded, UserError
-from fairsweep.cluster.jobs import submitted
-from fairsweep.cluster.masking import masked_words, silenced
 
 EPILOG = """examples:
   fairsweep run trainable=dagnn budget.trials=20 scheduler=asha
@@ -42,17 +42,10 @@ EPILOG = """examples:
 
 def run_cli(argv: Sequence[str]) -> int:
     """Parses and runs one command; returns the exit code."""
-    code = _run(argv)
-    submitted.ended(code)
-    return code
-
-
-def _run(argv: Sequence[str]) -> int:
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.complete(parser)
     args, rest = parser.parse_known_args(_store_as_its_verb_says(argv))
-    args.verbs = tuple(completion.verbs(parser))
     if args.version:
         print(f"fairsweep {_version()}")
         return 0
@@ -61,10 +54,24 @@ def _run(argv: Sequence[str]) -> int:
         return 0
     if rest and args.command not in ("run", "nas", "resume", "claims", "compare"):
         print(
-            f"fairsweep: error: {args.command}: does not know {' '.join(masked_words(rest))}; see --help",
-            file=sys.stderr,
+            f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
         )
         return 2
+    if "log_format" not in args or not (args.log_format or os.environ.get("FAIRSWEEP_LOG_FORMAT")):
+        return _handled(args, rest)
+    from fairsweep.cluster import jsonlog  # brings Hydra
+
+    try:
+        args.log_json = jsonlog.wanted(args.log_format)
+    except UserError as error:
+        print(f"fairsweep: error: {error}", file=sys.stderr)
+        return 2
+    with jsonlog.as_lines() if args.log_json else contextlib.nullcontext():
+        return _handled(args, rest)
+
+
+def _handled(args: argparse.Namespace, rest: list[str]) -> int:
+    """Runs the verb; the exit code. An error that is not a fault of ours is one line."""
     try:
         return args.handle(args, rest)
     except BrokenPipeError:
@@ -76,7 +83,7 @@ def _run(argv: Sequence[str]) -> int:
         code = _code(error)
         if code is None:
             raise
-        print(f"fairsweep: error: {silenced(_one_line(error), argv)}", file=sys.stderr)
+        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
         return code
 
 
@@ -147,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         return p
 
     for family in (
-        papers, data, runs, tables, show, reports, dashboard, upkeep, claims, compare, networks, jobs, local,
-        completion,
+        papers, data, runs, listing, tables, show, reports, dashboard, serving, doctor, upkeep, claims, compare,
+        networks, completion,
     ):  # fmt: skip
         family.register(add)
     return parser

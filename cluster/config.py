@@ -26,7 +26,6 @@ from fairsweep.analysis.text import bounded, escaped, storable
 from fairsweep.cluster import checks, choice, objectives, overrides
 from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
-from fairsweep.cluster.masking import masked_uri
 from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.algorithms import SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
@@ -71,10 +70,7 @@ class Settings:
         return f"{self.paper.slug} by {self.search['name']}, scheduler {self.scheduler['name']}"
 
     def to_yaml(self) -> str:
-        shown = {
-            key: masked_uri(str(value)) if key == "storage" else value for key, value in self.tree.items()
-        }
-        return OmegaConf.to_yaml(OmegaConf.create(shown))
+        return OmegaConf.to_yaml(OmegaConf.create(self.tree))
 
 
 def compose_tree(
@@ -315,7 +311,8 @@ def check_budget(raw: Mapping[str, Any]) -> None:
 
 
 def check_common(raw: dict[str, Any], paper: Any) -> None:
-    """Name, data, store and tracking, which sweeps and searches share; folders become absolute in `raw`."""
+    """Name, data, store, tracking and metrics, which sweeps and searches share; folders become absolute in `raw`."""
+    checks.check_metrics(raw)
     if "finish_timeout_s" in raw["tracking"]:
         number(raw, "tracking.finish_timeout_s", float, low=0, open_low=True)
         one_of(raw, "tracking.mode", ("offline", "online"))

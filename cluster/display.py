@@ -34,6 +34,8 @@ class Display:
 
     def note(self, text: str) -> None: ...
 
+    def closed(self, state: str) -> None: ...
+
     def end(self) -> None: ...
 
 
@@ -62,6 +64,9 @@ class Guarded(Display):
 
     def note(self, text: str) -> None:
         self._show("note", text)
+
+    def closed(self, state: str) -> None:
+        self._show("closed", state)
 
     def end(self) -> None:
         self._show("end")

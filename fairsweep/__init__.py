@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fairsweep.cluster.api import Sweep, claims, open, resume, run
     from fairsweep.cluster.comparison import Comparison, compare, open_comparison
     from fairsweep.cluster.errors import UserError
+    from fairsweep.cluster.service.client import connect
     from fairsweep.search_spaces.space import Space
     from fairsweep.trainables.base import Fidelity, Metric, Paper, Setting
     from fairsweep.trainables.own.declare import trainable
@@ -31,6 +32,7 @@ __all__ = [
     "UserError",
     "claims",
     "compare",
+    "connect",
     "open",
     "open_comparison",
     "resume",
@@ -58,6 +60,7 @@ _BEHIND = {
     "UserError": "cluster.errors",
     "claims": "cluster.api",
     "compare": "cluster.comparison",
+    "connect": "cluster.service.client",
     "open": "cluster.api",
     "open_comparison": "cluster.comparison",
     "resume": "cluster.api",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from typing import Any
 
-from fairsweep.cluster import DEFAULT_STORAGE, masking
+from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster.commands import of_a_run, quiet
 from fairsweep.cluster.errors import UserError
 
 TRIALS = 8  # candidates of an arm where `--tuning-trials` does not say
@@ -36,7 +38,7 @@ def register(add: Any) -> None:
         help="run nothing: a Markdown table of this run's verdicts; further ones are counted beside it",
     )  # fmt: skip
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    of_a_run(p)
 
 
 def _claims(args: argparse.Namespace, rest: list[str]) -> int:
@@ -64,7 +66,7 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
     words = [word for word in words if not word.startswith("name=")]
     if len({*given, *filter(None, [args.name])}) > 1:
         raise UserError(f"name={given[-1]}: the run is named twice; once is enough")
-    allowed = ("cluster.", "cluster=", "data_dir=", "tracking", "budget.")
+    allowed = ("cluster.", "cluster=", "data_dir=", "tracking", "metrics.", "budget.")
     odd = [word for word in words if not word.startswith(allowed)]
     if odd:
         raise UserError(f"claims: does not know {' '.join(odd)}; a claim fixes what it runs")
@@ -82,14 +84,14 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
     chosen = claims.with_claims(slugs, args.all)
     groups = claims.plan(chosen, name, args.storage, words, args.seed, args.seeds, args.only, tuned)
 
-    rows, state = claims.run(groups, name, args.storage, args.quiet or args.json)
+    rows, state = claims.run(groups, name, args.storage, quiet(args))
     if args.json:
         report.print_json({"run": name, "state": state, "claims": rows})
     else:
         show_claims(rows)
         if state == "interrupted":
             named = [] if given or args.name else ["--name", name]
-            print(f"resume   {masking.command(['fairsweep', 'claims', *sys.argv[2:], *named])}")
+            print(f"resume   {shlex.join(['fairsweep', 'claims', *sys.argv[2:], *named])}")
     return 130 if state == "interrupted" else 0
 
 

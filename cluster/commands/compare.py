@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster.commands import of_a_run, quiet
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.masking import masked_uri
 
 EPILOG = """METHOD is a paper, or a file with names of it, and after colons parameters with one value or several:
   dagnn   dagnn:model=gcn,sgc   biper:weight_mode=fp,ste,biper   train.py:a,b   train.py:a:depth=2,4
@@ -39,10 +39,10 @@ def register(add: Any) -> None:
         "which method is best on these data, by how much, how sure: equal budgets for all",
     )
     p.formatter_class, p.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
-    p.usage = "fairsweep compare METHOD METHOD ... [key=value ...] [--json] [--quiet] [--cfg job]"
+    p.usage = "fairsweep compare METHOD METHOD ... [key=value ...] [--json] [--quiet] [--log-format json] [--cfg job]"
     p.add_argument("words", nargs="*", metavar="METHOD", help=argparse.SUPPRESS)
     p.add_argument("--cfg", choices=["job"], help="print what would be run and stop")
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    of_a_run(p)
     p.add_argument("--storage", help=argparse.SUPPRESS)
     p.add_argument("--name", help=argparse.SUPPRESS)
 
@@ -65,7 +65,7 @@ def _compare(args: argparse.Namespace, rest: list[str]) -> int:
     if args.cfg:
         print(plan.yaml_of(found), end="")
         return 0
-    answer, state = job.run(found, ComparisonDisplay() if args.quiet or args.json else Lines())
+    answer, state = job.run(found, ComparisonDisplay() if quiet(args) else Lines())
     return ended(answer, state, name, storage, args.json)
 
 
@@ -96,11 +96,11 @@ def ended(answer: Any, state: str, name: str, storage: str, as_json: bool) -> in
 
     if as_json:
         said = None if answer is None else answering.jsonable(answer)
-        report.print_json({"run": name, "storage": masked_uri(storage), "state": state, "answer": said})
+        report.print_json({"run": name, "storage": storage, "state": state, "answer": said})
     else:
         if answer is not None:
             print_answer(answer)
-        print(f"store    {masked_uri(storage)}  (table comparisons, and a sweep for each search; run {name})")
+        print(f"store    {storage}  (table comparisons, and a sweep for each search; run {name})")
         if answer is not None and state != "interrupted":
             print(f"page     {_again('report', name, storage)}")
         if state == "interrupted":
@@ -111,7 +111,7 @@ def ended(answer: Any, state: str, name: str, storage: str, as_json: bool) -> in
 
 
 def _again(verb: str, name: str, storage: str) -> str:
-    where = [] if storage == DEFAULT_STORAGE else ["--storage", masked_uri(storage)]
+    where = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
     return shlex.join(["fairsweep", verb, name, *where])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster import DEFAULT_STORAGE, doors
 from fairsweep.cluster.commands.tables import existing
 from fairsweep.cluster.errors import UserError
 
@@ -27,10 +27,8 @@ def register(add: object) -> None:
 
 def _dashboard(args: argparse.Namespace, rest: list[str]) -> int:
     import asyncio
-    import ipaddress
 
-    if not args.port.isdecimal() or int(args.port) > 65535:
-        raise UserError(f"--port={args.port}: must be a whole number from 0 to 65535")
+    port = doors.port_of(args.port)
     store = existing(args.storage)
     from fairsweep.analysis.documents.html import page
     from fairsweep.analysis.plots.figure import NoDrawing, drawing
@@ -44,14 +42,13 @@ def _dashboard(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(f"dashboard: {error}") from None
     if args.sweep and not Watch(store, str).knows(args.sweep):
         raise store.unknown(args.sweep)
-    listening, token = server.listen(args.host, int(args.port)), server.new_token()
+    listening, token = doors.listen(args.host, port), doors.new_token()
     app = server.application(store, token, args.host, lambda name: page(document_of(store, [name])))
     path = f"/run/{args.sweep}" if args.sweep else "/"
 
     def ready() -> None:
         print(server.url_of(listening, args.host, path, token), flush=True)
-        address = listening.getsockname()[0]
-        if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        if not doors.is_loopback(listening.getsockname()[0]):
             print(
                 f"fairsweep: warning: --host={args.host}: other machines reach it, unencrypted; the URL is the key",
                 file=sys.stderr,

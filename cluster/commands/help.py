@@ -55,4 +55,5 @@ def show_help(group: str, command: str) -> int:
                 print(f"  {name}.{line}")
     print(f"\n  {more}")
     print("\n--cfg job prints the composed configuration; --json answers in JSON; --quiet shows no progress.")
+    print("--log-format json makes JSON lines of it.")
     return 0

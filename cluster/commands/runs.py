@@ -6,11 +6,10 @@ import argparse
 import sys
 from typing import Any
 
-from fairsweep.cluster.commands import compare
+from fairsweep.cluster.commands import compare, of_a_run, quiet
 from fairsweep.cluster.commands.help import show_help
 from fairsweep.cluster.commands.tables import existing, print_best, print_trials
 from fairsweep.cluster.errors import DriverEnded, UserError
-from fairsweep.cluster.masking import masked_uri
 
 
 def register(add: Any) -> None:
@@ -24,10 +23,10 @@ def register(add: Any) -> None:
             "--help", "-h", nargs="?", const="", metavar="GROUP", help="settings, or the options of a group"
         )
         p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
-        p.add_argument("--quiet", action="store_true", help="no progress")
+        of_a_run(p)
     add("clean", _clean, "drop checkpoints of a finished sweep that only its growth would need", sweep=True)
     p = add("resume", _resume, "go on with a sweep that ended in any way, or let it grow", sweep=True)
-    p.add_argument("--quiet", action="store_true", help="no progress")
+    of_a_run(p)
 
 
 def _run(args: argparse.Namespace, rest: list[str]) -> int:
@@ -68,16 +67,23 @@ def _composed(args: argparse.Namespace, rest: list[str], load: Any, job: Any, an
         print(load(rest).to_yaml(), end="")
         return 0
     module = job()
+    return answer(module.run(load(rest), _display(args)), args.json)
+
+
+def _display(args: argparse.Namespace) -> Any:
+    if args.log_json:
+        from fairsweep.cluster import jsonlog
+
+        return jsonlog.display(args.quiet)
     from fairsweep.cluster.display import make_display
 
-    return answer(module.run(load(rest), make_display(args.quiet or args.json)), args.json)
+    return make_display(quiet(args))
 
 
 def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.engine.local import prepare_environment
 
     prepare_environment()
-    from fairsweep.cluster.display import make_display
     from fairsweep.cluster.jobs import sweep
     from fairsweep.cluster.jobs.comparing import job
     from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay, Lines
@@ -86,10 +92,10 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
 
     store = open_store(args.storage)
     if not store.has(args.sweep) and job.stored(store, args.sweep) is not None:
-        quiet = ComparisonDisplay() if args.quiet or args.json else Lines()
-        answer, state = job.resume(args.storage, args.sweep, rest, quiet)
+        shown = ComparisonDisplay() if quiet(args) else Lines()
+        answer, state = job.resume(args.storage, args.sweep, rest, shown)
         return compare.ended(answer, state, args.sweep, args.storage, args.json)
-    display = make_display(args.quiet or args.json)
+    display = _display(args)
     if nas.is_search(store, args.sweep):
         return _searched(nas.resume(args.storage, args.sweep, rest, display), args.json)
     return _finished(sweep.resume(args.storage, args.sweep, rest, display), args.json)
@@ -121,7 +127,7 @@ def _searched(result: Any, as_json: bool) -> int:
     from fairsweep.cluster.jobs.nas import budget as nas_budget
     from fairsweep.cluster.jobs.nas import report as nas_report
 
-    store, shown = Store(result.storage), masked_uri(result.storage)
+    store = Store(result.storage)
     rows = store.table("architectures", result.sweep).to_pylist()
     cost = nas_report.cost_of_front(store, result.sweep)
     front, alone = nas_report.front(rows, cost), nas_report.retrained(rows)
@@ -130,7 +136,7 @@ def _searched(result: Any, as_json: bool) -> int:
         print(f"note: {note}", file=sys.stderr)
     target = nas_budget.answer(nas_report.settings_of(store, result.sweep), rows)
     if as_json:
-        answer = {"sweep": result.sweep, "storage": shown, "state": result.state, "note": note}
+        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state, "note": note}
         report.print_json({**answer, "target": target, "front": front, "retrained": alone})
     else:
         report.show_rows(front, nas_report.SHOWN, title=f"front of {len(rows)} scored: score against {cost}")
@@ -141,8 +147,8 @@ def _searched(result: Any, as_json: bool) -> int:
         for line in nas_report.where(met or front, alone):
             print(line)
         for key in nas_report.supernets(rows):
-            print(f"supernet {key}  (fairsweep rank {key} --table ... --storage {shown})")
-        print(f"store    {shown}  (tables architectures, trials and results; run {result.sweep})")
+            print(f"supernet {key}  (fairsweep rank {key} --table ... --storage {result.storage})")
+        print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
     return _ended(result, as_json)
 
 
@@ -151,9 +157,9 @@ def _finished(result: Any, as_json: bool) -> int:
     from fairsweep.analysis.store import Store
     from fairsweep.cluster.jobs.best import best_of
 
-    store, shown = Store(result.storage), masked_uri(result.storage)
+    store = Store(result.storage)
     if as_json:
-        answer = {"sweep": result.sweep, "storage": shown, "state": result.state}
+        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
         report.print_json({**answer, "best": best_of(store, result.sweep)})
     else:
         print_trials(store, result.sweep)
@@ -164,9 +170,9 @@ def _finished(result: Any, as_json: bool) -> int:
             store.table("trials", result.sweep, columns=["state"]).column("state").to_pylist().count("failed")
         )
         if failed:
-            again = f"fairsweep resume {result.sweep} --storage {shown} retry=failed"
+            again = f"fairsweep resume {result.sweep} --storage {result.storage} retry=failed"
             print(f"failed   {failed} of the trials; once more: {again}")
-        print(f"store    {shown}  (tables results, trials and sweeps; sweep {result.sweep})")
+        print(f"store    {result.storage}  (tables results, trials and sweeps; sweep {result.sweep})")
     return _ended(result, as_json)
 
 
@@ -174,6 +180,6 @@ def _ended(result: Any, as_json: bool) -> int:
     """The exit code of a run, and how to go on with one that was interrupted."""
     if result.state == "interrupted":
         if not as_json:
-            print(f"resume   fairsweep resume {result.sweep} --storage {masked_uri(result.storage)}")
+            print(f"resume   fairsweep resume {result.sweep} --storage {result.storage}")
         return 130
     return 1 if result.state == "failed" else 0

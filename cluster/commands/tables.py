@@ -1,4 +1,4 @@
-"""What a store holds: ls, best, importance, export."""
+"""What a store holds: best, importance, export."""
 
 from __future__ import annotations
 
@@ -8,23 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands import path
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.masking import masked_uri
 
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
-    p = add("ls", _ls, "the sweeps of a store; a comparison is one row")
-    p.add_argument("--all", action="store_true", help="each sweep of a comparison, too")
-    p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
-    p.add_argument(
-        "--tag",
-        action="append",
-        default=[],
-        help="only sweeps with this tag; may be repeated: with all of them",
-    )
     add("best", _best, "the best configuration of a sweep, over its seeds", sweep=True)
     p = add(
         "importance", _importance, "how much of what a sweep saw follows from which parameter", sweep=True
@@ -60,76 +49,6 @@ def register(add: Any) -> None:
         help="file to write; default <sweep>-<table>.<format>. A study: SQLite, default <sweep>.db; a journal if it"
         " ends in .log; or the URL of a database; beside other studies",
     )
-
-
-def _ls(args: argparse.Namespace, rest: list[str]) -> int:
-    from fairsweep.analysis import report
-
-    store = existing(args.storage)
-    names = [n for n in store.sweeps() if not args.tag or set(args.tag) <= set(store.tags(n))]
-    rows = [_listed(store, name) for name in names]
-    if not args.all:
-        rows = together(rows, store)
-    columns = ["sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created"]
-    if any(row.get("tags") for row in rows):
-        columns.append("tags")
-    if args.json:
-        report.print_json([{c: row.get(c) for c in [*columns, "damage"]} for row in rows])
-    elif not rows:
-        print(f"{store.uri} has no sweeps {f'tagged {chr(32).join(args.tag)}' if args.tag else 'yet'}")
-    else:
-        for row in rows:
-            if row.get("created"):
-                row["created"] = row["created"].strftime("%Y-%m-%d %H:%M")
-        report.show_rows(rows, columns)
-    for row in rows:
-        if row.get("damage"):
-            print(f"note: {row['sweep']}: {row['damage']}", file=sys.stderr)
-    return 0
-
-
-def together(rows: list[dict[str, Any]], store: Any) -> list[dict[str, Any]]:
-    """The rows of sweeps, with those of a comparison as one: finished once all its repeats have a row."""
-    from fairsweep.analysis import upkeep
-
-    found: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        about = json.loads(row.get("comparison") or "{}")
-        if not about:
-            found[row["sweep"]] = row
-            continue
-        spec = about["spec"]
-        methods, sets = [m["label"] for m in spec["methods"]], [d["label"] for d in spec["data"]]
-        whole = found.setdefault(
-            about["run"],
-            {**row, "sweep": about["run"], "paper": ", ".join(methods), "data": ", ".join(sets), "trials": 0,
-             "seeds": 0, "state": "", "trials_budget": None, "comparison": None, "objective": spec["on"]},
-        )  # fmt: skip
-        whole["trials"] += row["trials"]
-        whole["seeds"] = max(whole["seeds"], spec["seeds"])
-        whole["created"] = min(whole["created"], row["created"])
-        whole["expected"] = len(methods) * len(sets) * whole["seeds"]
-        if row["state"] == "running":
-            whole["state"] = "running"
-    for run, whole in found.items():
-        if "expected" in whole:
-            done = store.derived("comparisons", run).num_rows >= whole["expected"]
-            running = whole["state"] or upkeep.held(
-                store, "comparisons", run
-            )  # also between two of its sweeps
-            whole["state"] = "finished" if done else "running" if running else "interrupted"
-    return list(found.values())
-
-
-def _listed(store: Any, name: str) -> dict[str, Any]:
-    from fairsweep.analysis.store import StoreError
-
-    try:
-        trials = store.table("trials", name, columns=["trial"]).num_rows
-        store.table("results", name, columns=["seq"])  # whether they can be read
-        return {**store.table("sweeps", name).to_pylist()[0], "trials": trials}
-    except StoreError as error:
-        return {"sweep": name, "state": "damaged", "damage": str(error)}
 
 
 def print_trials(store: Any, sweep: str) -> None:
@@ -331,12 +250,10 @@ def _export_study(args: argparse.Namespace, store: Any) -> int:
         print(f"note: {note}", file=sys.stderr)
     trials = sum(states.values())
     if args.json:
-        report.print_json(
-            {"path": masked_uri(where), "study": args.sweep, "trials": trials, "states": states}
-        )
+        report.print_json({"path": where, "study": args.sweep, "trials": trials, "states": states})
         return 0
     said = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    print(f"{masked_uri(where)}: study {args.sweep}, {trials} trials ({said or 'none yet'})")
+    print(f"{where}: study {args.sweep}, {trials} trials ({said or 'none yet'})")
     return 0
 
 

@@ -10,8 +10,9 @@ configuration is the same whenever it is asked for, in whatever bundles reports 
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fairsweep.cluster.engine.purse import Purse
 from fairsweep.cluster.engine.trial import Rules, Trial
@@ -34,6 +35,7 @@ class Asker:
         self.log: deque[Job] = deque()
         self.exhausted = False
         self.held: Job | None = None
+        self.on_ask: Callable[[float], None] | None = None  # told how many seconds a proposal took
 
     @property
     def most_ahead(self) -> int:
@@ -96,7 +98,10 @@ class Asker:
             job = Job(number, dict(self.rules.first[number]), {"first": True})
             self.algorithm.adopt(job)
             return job
+        began = time.perf_counter()
         asked = self.algorithm.ask(1)
+        if self.on_ask is not None:
+            self.on_ask(time.perf_counter() - began)
         if not asked:
             self.exhausted = not busy  # else it may propose something once it was told more
         return asked[0] if asked else None

@@ -79,12 +79,14 @@ def _finished(store: Store, name: str) -> bool:
     return store.has(name) and str(store.read(name).sweep["state"]) == "finished"
 
 
-def run_all(store: Store, asked: Sequence[Asked], settings: Settings, shown: Display, resume: str) -> str:
+def run_all(
+    store: Store, asked: Sequence[Asked], settings: Settings, shown: Display, resume: str, name: str
+) -> str:
     """Runs what is left; finished or interrupted. settings: of one of the sweeps. resume: the command that goes on."""
     concurrent = slots(settings.cluster, settings.budget["concurrent"])
     check_shared(store.uri)
     course = Course(store, asked, shown, concurrent)
-    return drive_fleet(settings, Fleet(concurrent, course.next_lane, course.done), shown, resume)
+    return drive_fleet(settings, Fleet(concurrent, course.next_lane, course.done), shown, resume, name)
 
 
 class Display(display.Display):

@@ -26,8 +26,7 @@ from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
-from fairsweep.cluster.jobs import submitted
-from fairsweep.cluster.masking import masked_uri
+from fairsweep.cluster.jobs import metrics
 from fairsweep.cluster.storage import resuming
 
 MAX_ENGINE_RESTARTS = 5
@@ -70,18 +69,19 @@ def drive(
     with writer:
         conductor = make(on_end)
         conductor.on_note = display.note
-        submitted.enter(store, name)
-        display.begin(name, masked_uri(store.uri), settings, conductor, writer.recovery)
+        display.begin(name, store.uri, settings, conductor, writer.recovery)
         books = Books(conductor, writer, display)
         try:
             for text in notes:
                 conductor.note(text)
-            with _interruptible(conductor, display), books.guarded():
+            seen = metrics.told(settings, name, conductor, display)
+            with _interruptible(conductor, display), books.guarded(), seen:
                 if before is not None:
                     before(conductor)
                 told = json.dumps(asdict(post))
                 _run_on_tune(settings, conductor, lambda sweep: told, display)
             state = books.close()
+            display.closed(state)
         except Exception as error:
             books.fail(error)
         finally:
@@ -89,14 +89,16 @@ def drive(
     return Result(name, store.uri, state)
 
 
-def drive_fleet(settings: Any, fleet: Fleet, display: Display, resume: str) -> str:
+def drive_fleet(settings: Any, fleet: Fleet, display: Display, resume: str, name: str = "") -> str:
     """Runs the sweeps of a fleet to their ends on one Tune run; finished or interrupted.
 
-    settings: of `cluster`. resume: the command that goes on. DriverEnded, in one line, if the driver cannot go on.
+    settings: of `cluster` and `metrics`. resume: the command that goes on. name: of the run. DriverEnded, in one line,
+    if the driver cannot go on.
     """
     books = _Guarded(fleet, display, resume)
     try:
-        with _interruptible(fleet, display), books.guarded():
+        seen = metrics.told(settings, name, fleet, display)
+        with _interruptible(fleet, display), books.guarded(), seen:
             _run_on_tune(settings, fleet, fleet.post_of, display)
         return fleet.close()
     except Exception as error:
@@ -161,7 +163,6 @@ class _Guarded:
             self.display.end()
             line = f"fairsweep: error: {why}; the sweep is interrupted, `{self.resume}` goes on"
             print(line, file=sys.stderr, flush=True)
-        submitted.ended(code)
         os._exit(code)  # the main thread hangs in Ray
 
 

@@ -26,6 +26,7 @@ GROWABLE = {
     "budget.trial_timeout": float,
     "cluster.address": str,
     "cluster.cpus": int,
+    "metrics.port": int,
     "data_dir": str,
 }
 ONLY_MORE = ("budget.trials", "budget.total_steps", "budget.total_minutes", "search.evaluations")

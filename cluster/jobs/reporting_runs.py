@@ -21,7 +21,6 @@ from fairsweep.analysis.statistics import best
 from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.jobs.pictures import Pictures
 from fairsweep.cluster.jobs.reporting_sweeps import duration, seen
-from fairsweep.cluster.masking import masked_command, masked_uri
 
 Row = dict[str, Any]
 
@@ -274,8 +273,8 @@ def settings(rows: Sequence[Row], store: Store) -> list[Block]:
             continue
         spec = json.loads(row.get("comparison") or "{}").get("spec")
         facts = {
-            "store": masked_uri(store.uri),
-            "command": masked_command(row["command"] or ""),
+            "store": store.uri,
+            "command": row["command"],
             "settings": json.dumps(spec, indent=1) if spec else None,
         }
         facts |= json.loads(row["versions"] or "{}")

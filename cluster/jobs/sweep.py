@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from typing import Any
 
 from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
 from fairsweep.analysis.text import bounded
-from fairsweep.cluster import config, masking, objectives
+from fairsweep.cluster import config, objectives
 from fairsweep.cluster.config import Settings, data_at_hand
 from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine.aims import Aims
@@ -25,7 +26,7 @@ from fairsweep.cluster.engine.local import check_shared, connected, slots
 from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
-from fairsweep.cluster.jobs import growth, provenance, sources
+from fairsweep.cluster.jobs import growth, metrics, provenance, sources
 from fairsweep.cluster.jobs.driving import Result, drive
 from fairsweep.cluster.jobs.perturbing import settled
 from fairsweep.cluster.storage import new_name, open_store
@@ -83,6 +84,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
 @contextlib.contextmanager
 def engine(settings: Settings, store: Store) -> Iterator[int]:
     """Connects to Ray, makes sure that all of it sees the store, and yields how many trials run at a time."""
+    metrics.check(settings)
     budget = settings.budget
     trials = budget["trials"] * settings.seeds if budget.get("trials") else None
     most = min(filter(None, (budget["concurrent"], trials)), default=None)
@@ -321,7 +323,7 @@ def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "versions": provenance.versions(),
         "plugin": catalog.plugin_of(paper),
         **sources.columns(paper),
-        "command": bounded(masking.command(["fairsweep", *sys.argv[1:]]), COMMAND),
+        "command": bounded(shlex.join(["fairsweep", *sys.argv[1:]]), COMMAND),
     }
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import ipaddress
-import secrets
 import signal
 import socket
 from collections.abc import Callable
@@ -20,7 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from fairsweep.analysis.store import Store
-from fairsweep.cluster.errors import UserError
+from fairsweep.cluster import doors
 from fairsweep.cluster.jobs.dashboard import pages
 from fairsweep.cluster.jobs.dashboard.watching import Watch
 
@@ -79,14 +77,14 @@ def _guard(token: str, host: str) -> Middleware:
             return _said(403, "403: this dashboard is not called so; open the URL that it printed")
         cookie = _cookie(request)
         given = request.query.get("token")
-        if given is not None and _same(given, token):
+        if given is not None and doors.same(given, token):
             rest = request.rel_url.without_query_params("token")
             # One slash alone: `//name` would be another host.
             answer: web.StreamResponse = web.Response(
                 status=303, headers={"Location": f"/{str(rest).lstrip('/')}"}
             )
             answer.set_cookie(cookie, token, httponly=True, samesite="Lax", path="/")
-        elif not _same(request.cookies.get(cookie, ""), token):
+        elif not doors.same(request.cookies.get(cookie, ""), token):
             return _said(403, "403: needs the token; open the URL that `fairsweep dashboard` printed")
         else:
             try:
@@ -99,10 +97,6 @@ def _guard(token: str, host: str) -> Middleware:
         return answer
 
     return guard
-
-
-def _same(given: str, token: str) -> bool:
-    return hmac.compare_digest(given.encode(errors="replace"), token.encode())
 
 
 def _cookie(request: web.Request) -> str:
@@ -172,41 +166,9 @@ async def _ours(request: web.Request) -> web.Response:
 # -- running --------------------------------------------------------------------------------------------------
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. UserError in one line if the port is taken or the host none of this machine."""
-    try:
-        (family, kind, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"--host={host}: is no address or name of this machine ({_why(error)})") from None
-    made = socket.socket(family, kind)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind(address)
-        made.listen(64)
-    except OSError as error:
-        made.close()
-        if error.errno in (98, 48, 10048):
-            raise UserError(f"--port={port}: is taken; choose another, or 0 for one that is free") from None
-        field = f"--port={port}" if isinstance(error, PermissionError) else f"--host={host}"
-        raise UserError(f"{field}: cannot be listened on ({_why(error)})") from None
-    return made
-
-
-def _why(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error)
-
-
 def url_of(listening: socket.socket, host: str, path: str, token: str) -> str:
     """Where a browser finds the dashboard; what listens on every address is called by the machine's name."""
-    if ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_unspecified:
-        host = socket.gethostname()
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{listening.getsockname()[1]}{path}?token={token}"
-
-
-def new_token() -> str:
-    """A secret of 192 bits for a URL."""
-    return secrets.token_urlsafe(24)
+    return f"http://{doors.called(listening, host)}{path}?token={token}"
 
 
 async def serve(

@@ -18,19 +18,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from pyarrow import fs as pafs
-
 from fairsweep.analysis import schema
 from fairsweep.analysis.comparing import answering
 from fairsweep.analysis.plots.moments import best_so_far
 from fairsweep.analysis.plots.parts import count
 from fairsweep.analysis.report import number
-from fairsweep.analysis.store import Store, StoreError
+from fairsweep.analysis.store import OF_A_SWEEP, Store, StoreError
 from fairsweep.analysis.trade_offs import front
 from fairsweep.cluster.errors import UserError
 
 RUNS = ("comparisons", "claims")  # tables whose runs have pages of their own
-SEALED = ("log", "trials", "sweeps", "results", "tags")  # where a sweep's files lie
 OVER = ("complete", "pruned", "failed")
 LEAST_S, SHARE = 2.0, 5.0  # between two readings of one thing: seconds, and times what the last one took
 KEPT = 40  # pages
@@ -79,8 +76,7 @@ class Watch:
 
     def sweeps(self) -> list[str]:
         """Names of sweeps, without reading one."""
-        folder = self.store.folder
-        return [n for n in sorted({*folder.names("sweeps"), *folder.names("log")}) if schema.is_name(n)]
+        return self.store.names()
 
     def runs(self) -> list[tuple[str, str]]:
         """Comparisons and runs of claims: table, name."""
@@ -98,17 +94,9 @@ class Watch:
         """Whether there are sweeps of a comparison of this name, which has no rows of its own before a search ends."""
         return any(sweep.startswith(f"{name}.") for sweep in self.sweeps())
 
-    def stamp(self, name: str, tables: tuple[str, ...] = (*SEALED, *RUNS)) -> str:
+    def stamp(self, name: str, tables: tuple[str, ...] = (*OF_A_SWEEP, *RUNS)) -> str:
         """Another text whenever a file of the sweep or run has changed."""
-        found = hashlib.sha256()
-        for table in tables:
-            folder = self.store.folder.path(f"{table}/{name}")
-            selector = pafs.FileSelector(folder, allow_not_found=True)
-            with contextlib.suppress(OSError):  # a folder that is being exchanged; the next look sees it
-                for info in sorted(self.store.folder.fs.get_file_info(selector), key=lambda i: i.path):
-                    if info.base_name != "lock":
-                        found.update(f"{info.path}\0{info.size}\0{info.mtime_ns}\n".encode(errors="replace"))
-        return found.hexdigest()
+        return self.store.stamp(name, tables)
 
     # -- reading --------------------------------------------------------------------------------------
 
@@ -121,7 +109,7 @@ class Watch:
         self.pages.move_to_end(name)
         while len(self.pages) > KEPT:
             self.pages.popitem(last=False)
-        await self._refresh(kept, name, (*SEALED, *RUNS), self._page_of, wait)
+        await self._refresh(kept, name, (*OF_A_SWEEP, *RUNS), self._page_of, wait)
         return kept
 
     async def index(self) -> list[dict[str, Any]]:
@@ -133,7 +121,7 @@ class Watch:
             if table:
                 current = await self._refresh(kept, name, (table,), self._run_of(table), True)
             else:
-                current = await self._refresh(kept, name, SEALED[:3], self._line_of, True)
+                current = await self._refresh(kept, name, OF_A_SWEEP[:3], self._line_of, True)
             if kept.value is not None:  # a sweep that has just ended may not have been read yet
                 gone = current and kept.value.get("state") == "running" and self.store.written(name) is False
                 found.append({**kept.value, "state": "driver gone"} if gone else kept.value)

@@ -1,0 +1,41 @@
+"""Whether this machine is as a sweep needs it: the verb doctor."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fairsweep.cluster import DEFAULT_STORAGE
+
+
+def register(add: Any) -> None:
+    """Adds the verbs of this file. add: see `cluster.cli`."""
+    p = add(
+        "doctor", _doctor, "versions, tokens, ports, storage, disks, cluster: what is wrong and what to do"
+    )
+    p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
+    p.add_argument(
+        "--address",
+        help="of a cluster (HOST:6379, auto) or job server (http://HOST:8265); default RAY_ADDRESS",
+    )
+
+
+def _doctor(args: argparse.Namespace, rest: list[str]) -> int:
+    from fairsweep.cluster.engine.local import prepare_environment
+
+    prepare_environment()
+    from fairsweep.analysis import report
+    from fairsweep.cluster.service import doctor
+
+    checks = doctor.examine(args.storage, args.address)
+    if args.json:
+        report.print_json(doctor.as_json(checks))
+        return doctor.verdict(checks)
+    width = max(len(check.about) for check in checks)
+    for check in checks:
+        print(f"{check.state:<5} {check.about:<{width}}  {check.said}")
+        if check.todo:
+            print(f"{'':<5} {'':<{width}}  -> {check.todo}")
+    counts = doctor.as_json(checks)
+    print(f"{counts['bad']} bad, {counts['warn']} to look at, {counts['ok']} ok")
+    return doctor.verdict(checks)
