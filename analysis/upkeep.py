@@ -24,8 +24,8 @@ from fairsweep.analysis.store import Store
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/=-]{0,99}")
 # The sweep's row first: from then on the sweep is gone for all that list sweeps, whatever else is still there.
 _TABLES = ("log", "trials", "results", "tags", "sweeps")  # copied by a renaming, the sweep's row last
-_FILES = ("checkpoints", "architectures", "wandb")  # moved by it
-_ROOMS = ("sweeps", "log", "trials", "results", "tags", "architectures", "checkpoints", "wandb")
+_FILES = ("checkpoints", "architectures", "wandb", "mlflow", "tensorboard")  # moved by it
+_ROOMS = ("sweeps", "log", "trials", "results", "tags", "architectures", "checkpoints", *_FILES[2:])
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     if get(raw, "budget.steps") is None and data in paper.paper_steps:
         raw = {**raw, "budget": {**raw["budget"], "steps": paper.paper_steps[data]}}
     one_of(raw, "search.name", SEARCHES)
-    one_of(raw, "tracking.name", ("none", "wandb"))
+    one_of(raw, "tracking.name", tuple(group_options("tracking")))
     one_of(raw, "keep_checkpoints", ("best", "all", "none"))
     checks.check_totals(raw)
     number(raw, "budget.steps", int, low=1, optional=True)
@@ -315,9 +315,10 @@ def check_common(raw: dict[str, Any], paper: Any) -> None:
     checks.check_metrics(raw)
     if "finish_timeout_s" in raw["tracking"]:
         number(raw, "tracking.finish_timeout_s", float, low=0, open_low=True)
+    if "mode" in raw["tracking"]:
         one_of(raw, "tracking.mode", ("offline", "online"))
-        if raw["tracking"].get("dir"):
-            raw["tracking"] = {**raw["tracking"], "dir": absolute(raw["tracking"]["dir"])}
+    if raw["tracking"].get("dir"):
+        raw["tracking"] = {**raw["tracking"], "dir": absolute(raw["tracking"]["dir"])}
     _check_name(raw.get("name"))
     _check_data(raw, paper)
     if not isinstance(raw["storage"], str) or not raw["storage"].strip():

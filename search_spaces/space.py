@@ -358,30 +358,33 @@ class Space:
         command: Sequence[str] | None = None,
         prefix: str = "",
     ) -> dict[str, Any]:
-        """A W&B sweep configuration whose parameters are named `prefix` + our names.
+        """A W&B sweep configuration of the searched parameters, named `prefix` + our names.
 
         W&B knows no conditions: its agent gets every parameter, and those that do not exist are to be left
-        out, by `complete` or by the space itself. With prefix="space." the agent's words are Hydra overrides
-        of the command, by default a run of one trial. SpaceError for what W&B cannot express.
+        out, by `complete` or by the space itself. The command is by default a run of one trial which reports into
+        the agent's run. It takes the values as JSON, of which they come back as they are here; with prefix="space."
+        the agent's words are Hydra overrides. SpaceError for what W&B cannot express.
         """
         if mode not in ("min", "max"):
             raise SpaceError(f"mode={show(mode)}: must be min or max")
         if method not in _WANDB_METHODS:
             raise SpaceError(f"method={show(method)}: must be {', '.join(_WANDB_METHODS)}")
-        if not self.parameters:
-            raise SpaceError(f"{self.source}: no parameters: a W&B sweep needs at least one")
-        parameters = {prefix + name: p.wandb(hydra=bool(prefix)) for name, p in self.parameters.items()}
+        searched = {name: p for name, p in self.parameters.items() if not p.fixed}
+        if not searched:
+            raise SpaceError(f"{self.source}: no parameters are searched: a W&B sweep needs at least one")
+        parameters = {prefix + name: p.wandb(hydra=bool(prefix)) for name, p in searched.items()}
         for name, p in self.parameters.items():
             if method == "grid" and p.kind == "float" and p.step is None and not p.fixed:
                 raise SpaceError(
                     f"{self.source}: {name}.step is missing: W&B's grid takes no continuous range"
                 )
         words = ["${env}", "${interpreter}", "-m", "cluster", "run"]
-        words += [f"trainable={self.name}", "budget.trials=1"]
+        words += [f"trainable={self.name}", "budget.trials=1", "tracking=wandb", "tracking.mode=online"]
+        words += ["${args_no_hyphens}"] if prefix else ["--fix", "${args_json}"]
         sweep: dict[str, Any] = {"method": method, "metric": {"name": metric, "goal": f"{mode}imize"}}
         if program is not None:
             sweep["program"] = program
-        sweep["command"] = [*words, "${args_no_hyphens}"] if command is None else list(command)
+        sweep["command"] = words if command is None else list(command)
         sweep["parameters"] = parameters
         return sweep
 

@@ -155,7 +155,7 @@ def _space(args: argparse.Namespace, rest: list[str]) -> int:
         for name, distribution in space.distributions().items():
             print(f"{name}: {distribution}")
     else:
-        sweep = space.to_wandb(paper.objective, paper.metric(paper.objective).mode, prefix="space.")
+        sweep = space.to_wandb(paper.objective, paper.metric(paper.objective).mode)
         print(yaml.safe_dump(sweep, sort_keys=False), end="")
     return 0
 

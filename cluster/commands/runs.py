@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -22,6 +23,10 @@ def register(add: Any) -> None:
         p.add_argument(
             "--help", "-h", nargs="?", const="", metavar="GROUP", help="settings, or the options of a group"
         )
+        if name == "run":
+            p.add_argument(
+                "--fix", metavar="JSON", help='fix parameters at the values of an object, such as {"lr": 0.1}'
+            )
         p.add_argument("--cfg", choices=["job"], help="print the composed configuration and stop")
         of_a_run(p)
     add("clean", _clean, "drop checkpoints of a finished sweep that only its growth would need", sweep=True)
@@ -34,7 +39,23 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
 
     if args.help is not None:
         return show_help(args.help, "run")
-    return _composed(args, rest, config.load, lambda: _module("sweep"), _finished)
+    fixed = [] if args.fix is None else _fixed(args.fix)
+    return _composed(args, [*rest, *fixed], config.load, lambda: _module("sweep"), _finished)
+
+
+def _fixed(text: str) -> list[str]:
+    """The overrides that fix parameters at the values of a JSON object, which come through as they are."""
+    from fairsweep.search_spaces._parameter import hydra_word
+
+    try:
+        values = json.loads(text)
+        assert isinstance(values, dict)
+    except (ValueError, AssertionError):
+        raise UserError(f'--fix={text}: must be a JSON object of parameters and values, such as {{"lr": 0.1}}') from None
+    for name, value in values.items():
+        if isinstance(value, (dict, list)):
+            raise UserError(f"--fix: {name}={json.dumps(value)}: must be a number, text, true, false or null")
+    return [f"space.{name.removeprefix('space.')}={hydra_word(value)}" for name, value in values.items()]
 
 
 def _nas(args: argparse.Namespace, rest: list[str]) -> int:

@@ -59,8 +59,8 @@ class Place:
         return json.dumps(self._bundle.step())
 
     def stash(self) -> None:
-        """Checkpoints an unfinished leg before the place is given up."""
-        self._bundle.runner.stash()
+        """Checkpoints an unfinished leg that is cut off, and ends it."""
+        self._bundle.runner.close(cut_off=True)
 
     # -- what Tune calls ------------------------------------------------------------------------------
 
@@ -79,4 +79,4 @@ class Place:
         return True
 
     def stop(self) -> None:
-        self._bundle.runner.close()
+        self._bundle.runner.leave()

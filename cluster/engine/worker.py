@@ -12,6 +12,7 @@ import math
 import os
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ from fairsweep.cluster.engine.failures import NotFinite, describe, is_storage_fa
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.engine.lean import WORKERS_ENVIRONMENT
 from fairsweep.cluster.engine.trial import Leg
-from fairsweep.cluster.tracking import Tracker, make_tracker
+from fairsweep.cluster.tracking import Tracker, drain, make_tracker
 from fairsweep.cluster.tune.adapter import register as register_tune
 from fairsweep.trainables import catalog, objective
 from fairsweep.trainables.base import Paper, Pruned, Setting
@@ -35,6 +36,7 @@ from fairsweep.trainables.own.source import Source
 from fairsweep.trainables.parts import told_by
 
 logger = logging.getLogger(__name__)
+LEAVE_S = 8.0  # that a place may take to end; Tune (2.60) kills it after 10
 register_tune()
 
 
@@ -81,6 +83,7 @@ class LegRunner:
         self.leg: Leg | None = None
         self.paper: Paper | None = None
         self._tracker: Tracker | None = None
+        self._stop = threading.Event()  # set: the trial is to end at its next report
         self._notes: list[dict[str, Any]] = []
         self._faulted = False  # the storage has failed this leg, and it was said
         self._proved = False  # a state of the user's class has been written and read
@@ -131,17 +134,25 @@ class LegRunner:
             except Exception as error:  # it then goes on from an older one
                 logger.warning("trial %s: %s", self.leg.trial, describe(error))
 
-    def close(self) -> None:
-        """Ends the current leg: checkpoint if unfinished, tracker closed."""
+    def close(self, cut_off: bool = False) -> None:
+        """Ends the current leg: checkpoint if unfinished, tracker closed. cut_off: no decision about it ends it."""
         self.stash()
         if self._tracker is not None:
-            self._tracker.finish(paused=not self._over if self.paper is not None else True)
+            status = self._told or ("interrupted" if cut_off else "paused")
+            if not self._told:
+                self._tracker.summary(self._standing(None), status, f"at step {self._done}")
+            self._tracker.finish(status)
             self._tracker = None
         if self.paper is not None and self.group is None:
             said = self.paper.close()
             if said and self.leg is not None:
                 self._note(f"trial {self.leg.trial}: {said}", once=True)
         self.leg, self.paper = None, None
+
+    def leave(self) -> None:
+        """Ends the current leg, and waits for what is still told to its tracker."""
+        self.close()
+        drain(min(float(self.post.tracking.get("finish_timeout_s", 0.0)), LEAVE_S))
 
     def _note(self, text: str, once: bool = False) -> None:
         """What a reader of the sweep should know; once: it is said of the first trial alone."""
@@ -150,6 +161,8 @@ class LegRunner:
     # -- one leg --------------------------------------------------------------------------------------
 
     _over = False
+    _told = ""  # how the tracker was told that it ended
+    _minimum = 0  # steps before which a report says little
     _done = 0  # steps trained
     _saved = 0  # steps in the last checkpoint
     _reported = 0  # steps that the driver has, or is being sent
@@ -160,7 +173,7 @@ class LegRunner:
     def _build(self) -> None:
         leg, post = self.leg, self.post
         assert leg is not None
-        self._over, self._done, self._saved = False, 0, 0
+        self._over, self._done, self._saved, self._told = False, 0, 0, ""
         self._reported = leg.done
         self._history: list[dict[str, Any]] = []
         self._spent, self._since = 0.0, None
@@ -204,17 +217,43 @@ class LegRunner:
         self._declared = {m.name for m in paper.metrics if m.split != "test"}
         self._tests = {m.name for m in paper.metrics if m.split == "test"}
         self._open = bool(getattr(paper, "open_metrics", False))
+        self._minimum = self._fewest(paper) if self._tracker is not None else 0
         self.paper = paper
 
     def _track(self, leg: Leg) -> Tracker | None:
         """The tracker of a leg. Its run gets what the checkpoint holds too, so that it is whole on disk."""
-        post = self.post
+        post, self._stop = self.post, threading.Event()
         tracker, problem = make_tracker(
-            post.tracking, post.sweep, leg.trial, leg.config, leg.seed, self._history
+            post.tracking,
+            post.sweep,
+            leg.trial,
+            leg.config,
+            leg.seed,
+            self._history,
+            begun=leg.done > 0 or bool(self._history),
+            stop=self._stop.set,
+            tell=lambda text: self._note(text, once=True),
         )
         if problem:
             self._note(problem, once=True)
         return tracker
+
+    def _fewest(self, paper: Any) -> int:
+        """The steps after which a value of the trial says something."""
+        assert self.leg is not None
+        try:
+            return int(paper.fidelity(self.leg.config, self.post.steps).minimum)
+        except Exception:  # the paper's code; a group has none
+            return 0
+
+    def _standing(self, kept: Mapping[str, Any] | None) -> dict[str, float]:
+        """The objective by which the trial is judged: of the report `kept`, whose model it has, or the best so far."""
+        name, mode = self.post.tracking.get("aim") or ("", "")
+        rows = [row for row in self._history if name in row["metrics"]]
+        rows = [row for row in rows if row["step"] >= self._minimum] or rows
+        if kept is None and rows:
+            kept = (min if mode == "min" else max)(rows, key=lambda row: row["metrics"][name])
+        return {name: kept["metrics"][name]} if kept is not None and name in kept["metrics"] else {}
 
     @property
     def _cost(self) -> float:
@@ -230,6 +269,7 @@ class LegRunner:
             not (rows and rows[-1]["step"] in leg.milestones)
             and not paper.finished
             and self._done < leg.maximum
+            and not self._stop.is_set()
         ):
             # What was reported is sent in time, also where the next report never comes.
             paper.patience = max(0.0, began + self.post.report_s - time.monotonic()) if rows else None
@@ -263,6 +303,8 @@ class LegRunner:
                 self._save()
             elif self.post.keep != "none":
                 self._save_last()
+        elif self._stop.is_set():
+            report["status"], report["reason"] = "pruned", f"stopped on the pages of {self.post.tracking['name']}"
 
     def _tested(self, paper: Paper) -> dict[str, float]:
         """What the trial measures on test data; nothing, and nothing is asked for it, in a sweep with test=false."""
@@ -335,8 +377,12 @@ class LegRunner:
 
     def _end(self, report: dict[str, Any]) -> None:
         self._over = True
-        if self._tracker is not None and report["status"] != "lost":
-            self._tracker.summary(report.get("test") or {}, report["status"])
+        if self._tracker is not None:
+            # What the storage failed goes on, or its driver gives it up.
+            self._told = "interrupted" if report["status"] == "lost" else report["status"]
+            reason = report.get("reason") or (report.get("failure") or {}).get("reason") or ""
+            values = {**self._standing(report.get("kept")), **(report.get("test") or {})}
+            self._tracker.summary(values, self._told, reason)
         self.close()
 
     def _measurements(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ idle slots while its last trials run. Here a slot that no open sweep can use get
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -44,6 +45,7 @@ class Course:
         self.store, self.shown, self.concurrent = store, shown, concurrent
         self.waiting = list(asked)
         self.open: dict[str, Asked] = {}  # by the name of its sweep
+        self.told: list[dict[str, Any]] = []  # `tracking` as the workers of each were told
 
     def next_lane(self) -> Lane | None:
         """The next sweep; None where there is none now."""
@@ -63,7 +65,9 @@ class Course:
                 asked.impossible(str(error))
                 continue
             self.open[settings.name] = asked
-            return open_lane(settings, self.store, settings.name, "", self.concurrent, self.shown)
+            lane = open_lane(settings, self.store, settings.name, "", self.concurrent, self.shown)
+            self.told.append(json.loads(lane.post)["tracking"])
+            return lane
         return None
 
     def done(self, name: str) -> None:
@@ -86,7 +90,10 @@ def run_all(
     concurrent = slots(settings.cluster, settings.budget["concurrent"])
     check_shared(store.uri)
     course = Course(store, asked, shown, concurrent)
-    return drive_fleet(settings, Fleet(concurrent, course.next_lane, course.done), shown, resume, name)
+    state = drive_fleet(settings, Fleet(concurrent, course.next_lane, course.done), shown, resume, name)
+    if state == "finished":
+        sweep.tell_end(store, course.told, shown.note)
+    return state
 
 
 class Display(display.Display):

@@ -8,8 +8,6 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
@@ -29,8 +27,8 @@ from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import growth, metrics, provenance, sources
 from fairsweep.cluster.jobs.driving import Result, drive
 from fairsweep.cluster.jobs.perturbing import settled
+from fairsweep.cluster.jobs.tracked import options_of, tell_end, tracked
 from fairsweep.cluster.storage import new_name, open_store
-from fairsweep.cluster.tracking import why_not
 from fairsweep.search_spaces.algorithms import create_scheduler, create_search
 from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
@@ -121,16 +119,9 @@ def _drive(
     result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
     if result.state == "finished":
         keeper.closed(made[0].trials.values())
+    if result.state != "interrupted":
+        tell_end(store, [post.tracking], display.note)
     return result
-
-
-def tracked(post: Post) -> tuple[Post, tuple[str, ...]]:
-    """`post`, without a tracker that cannot start, and what is to be said of that."""
-    problem = why_not(post.tracking)
-    if problem is None:
-        return post, ()
-    untracked = f"{problem}; the trials are not tracked"
-    return replace(post, tracking={**post.tracking, "name": "none"}), (untracked,)
 
 
 def make_conductor(
@@ -214,10 +205,6 @@ def origin(paper: type[Paper], data: str) -> dict[str, Any]:
 
 def make_post(settings: Settings, store: Store, name: str) -> Post:
     """What the workers of a sweep are told."""
-    tracking = dict(settings.tracking)
-    if tracking["name"] == "wandb" and not tracking.get("dir"):
-        base = Path.cwd() if "://" in store.uri else Path(store.uri)
-        tracking["dir"] = str(base / "wandb" / name)
     lead = objectives.led(settings.tree)
     return Post(
         sweep=name,
@@ -236,7 +223,7 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         checkpoint_s=settings.budget["checkpoint_seconds"],
         keep=settings.keep_checkpoints,
         breeds=(settings.tree.get("scheduler") or {}).get("name") == "pbt",  # a search for networks has none
-        tracking=tracking,
+        tracking=options_of(settings, store, name),
         split_seed=settings.tree.get("split_seed"),  # nor these
         test=settings.tree.get("test", True),
     )

@@ -90,7 +90,7 @@ class Engine:
                     raise Crash
                 reports += 1
                 if not conductor.report(payload["trial"], payload):
-                    place.stash()
+                    place.close(cut_off=conductor.trials[payload["trial"]].cut_off)
                     places.remove(place)
 
 

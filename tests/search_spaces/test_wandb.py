@@ -9,7 +9,11 @@ import numpy as np
 import optuna
 import pytest
 import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
+from fairsweep.cluster import config
+from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.commands.runs import _fixed as fixed
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables import catalog
 
@@ -33,15 +37,41 @@ def test_wandbs_optuna_scheduler_reads_the_distributions_that_we_export(slug: st
     space = Space.load(slug)
     sweep = yaml.safe_load(yaml.safe_dump(space.to_wandb("val", "min")))
     theirs = scheduler.search_space_from_sweep_config(sweep["parameters"])
-    ours = space.distributions()
-    assert set(theirs) - set(ours) == {name for name, p in space.parameters.items() if p.fixed}
-    for name, distribution in ours.items():
-        if "values" in sweep["parameters"][name] and not isinstance(
-            distribution, optuna.distributions.CategoricalDistribution
-        ):  # W&B's own grid cannot begin between two multiples of the step
-            assert np.allclose(on_a_grid(theirs[name]), on_a_grid(distribution)), name
-        else:
-            assert theirs[name] == distribution, name
+    assert theirs == space.distributions()
+
+
+@pytest.mark.parametrize("slug", sorted(set(catalog.slugs()) & set(catalog._modules())))
+def test_what_the_command_line_says_to_wandb_and_to_optuna_is_the_same(
+    slug: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli(["space", slug, "--to", "wandb"]) == 0
+    sweep = yaml.safe_load(capsys.readouterr().out)
+    assert run_cli(["space", slug, "--to", "optuna"]) == 0
+    theirs = scheduler.search_space_from_sweep_config(sweep["parameters"])
+    said = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert {name: str(distribution) for name, distribution in theirs.items()} == said
+    assert {"tracking=wandb", "tracking.mode=online", f"trainable={slug}"} <= set(sweep["command"])
+
+
+def test_a_grid_between_multiples_of_its_step_is_listed() -> None:
+    """W&B's own grid cannot begin between two multiples of the step."""
+    space = Space.from_mapping({"x": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.2, "paper": 0.5}})
+    theirs = scheduler.search_space_from_sweep_config(space.to_wandb("val", "min")["parameters"])
+    assert np.allclose(on_a_grid(theirs["x"]), on_a_grid(space.distributions()["x"]))
+
+
+@pytest.mark.parametrize("slug", sorted(set(catalog.slugs()) & set(catalog._modules())))
+def test_what_an_agent_passes_comes_back_as_it_was(slug: str) -> None:
+    """Values of every parameter, also of those that do not exist then, by the words of W&B's own agent."""
+    space = Space.load(slug).for_data(catalog.get(slug).datasets[0])
+    sweep = space.to_wandb("val", "min")
+    assert sweep["command"][-2:] == ["--fix", "${args_json}"]
+    drawn = {name: p.draw(np.random.default_rng(1)) for name, p in space.parameters.items() if not p.fixed}
+    words = create_sweep_command_args({"args": {name: {"value": value} for name, value in drawn.items()}})
+    settings = config.load([f"trainable={slug}", *fixed(words["args_json"][0])])
+    found = settings.space.paper_config(settings.paper.datasets[0])
+    assert found == space.validate(space.complete(drawn))
+    assert all(type(value) is type(space.validate(space.complete(drawn))[name]) for name, value in found.items())
 
 
 def test_a_study_goes_on_with_booleans_that_wandb_reads() -> None:

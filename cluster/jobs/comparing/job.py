@@ -56,6 +56,7 @@ class Run:
     rows: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
     todo: deque[Item] = field(default_factory=deque)
     open: dict[str, Item] = field(default_factory=dict)
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)  # sweep -> `tracking` as its workers were told
 
     @classmethod
     def of(cls, plan: Plan, store: Store, display: ComparisonDisplay, concurrent: int = 1) -> Run:
@@ -88,7 +89,9 @@ class Run:
                 "part": "search" if item.chosen is None else "final",
                 "spec": json.loads(self.plan.spec.to_json()),
             }
-            return open_lane(settings, self.store, name, json.dumps(about), self.concurrent, self.display)
+            lane = open_lane(settings, self.store, name, json.dumps(about), self.concurrent, self.display)
+            self.told[name] = json.loads(lane.post)["tracking"]
+            return lane
         return None
 
     def ended(self, name: str) -> None:
@@ -214,6 +217,8 @@ def _run(
         for text in news:
             display.note(text)
         state = drive_fleet(first, begun.fleet(), display, resuming(spec.run, store.uri), spec.run)
+    if state == "finished":
+        sweep.tell_end(store, list(begun.told.values()), display.note)
     return answered(store, spec.run), state
 
 

@@ -239,7 +239,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> NASSettings:
     raw = applied(raw, trainer if front else None)
     _check_scoring(raw, front)
     config.one_of(raw, "front", COSTS)
-    config.one_of(raw, "tracking.name", ("none", "wandb"))
+    config.one_of(raw, "tracking.name", tuple(config.group_options("tracking")))
     for name in raw["constraint"]:
         config.number(raw, f"constraint.{name}", float, low=0, optional=True, open_low=True)
     check_agreement(raw)

@@ -120,6 +120,8 @@ def _drive(
     finally:
         ray.kill(board)
     search.report(store, name, made[0])
+    if result.state != "interrupted":
+        sweep.tell_end(store, [post.tracking], display.note)
     return result
 
 
