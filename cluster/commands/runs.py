@@ -51,7 +51,9 @@ def _fixed(text: str) -> list[str]:
         values = json.loads(text)
         assert isinstance(values, dict)
     except (ValueError, AssertionError):
-        raise UserError(f'--fix={text}: must be a JSON object of parameters and values, such as {{"lr": 0.1}}') from None
+        raise UserError(
+            f'--fix={text}: must be a JSON object of parameters and values, such as {{"lr": 0.1}}'
+        ) from None
     for name, value in values.items():
         if isinstance(value, (dict, list)):
             raise UserError(f"--fix: {name}={json.dumps(value)}: must be a number, text, true, false or null")

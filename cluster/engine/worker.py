@@ -304,7 +304,10 @@ class LegRunner:
             elif self.post.keep != "none":
                 self._save_last()
         elif self._stop.is_set():
-            report["status"], report["reason"] = "pruned", f"stopped on the pages of {self.post.tracking['name']}"
+            report["status"], report["reason"] = (
+                "pruned",
+                f"stopped on the pages of {self.post.tracking['name']}",
+            )
 
     def _tested(self, paper: Paper) -> dict[str, float]:
         """What the trial measures on test data; nothing, and nothing is asked for it, in a sweep with test=false."""

@@ -36,7 +36,9 @@ def options_of(settings: Settings, store: Store, name: str) -> dict[str, Any]:
     elif options["name"] != "wandb":  # whose runs have names of their own
         options["dir"] = str(Path(options["dir"]) / f"{name}-{options['token']}")
     if options["name"] == "mlflow":
-        options["uri"] = options.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{base / 'mlruns'}"
+        options["uri"] = (
+            options.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{base / 'mlruns'}"
+        )
     options["aim"] = [row["objective"], row["mode"]]
     options["hidden"] = [n for n, p in settings.space.parameters.items() if p.fixed and secret(n)]
     options["about"] = {
@@ -150,7 +152,9 @@ def _told(store: Store, options: Mapping[str, Any], folder: Path) -> tuple[track
     if "value" in best:
         values |= {best["objective"]: best["value"], "best_trial": ", ".join(best["trials"])}
         values |= {f"best.{key}": value for key, value in best["config"].items() if key not in hidden}
-    importance = {r["parameter"]: r["importance"] for s in said[:1] for r in s.rows if r["importance"] is not None}
+    importance = {
+        r["parameter"]: r["importance"] for s in said[:1] for r in s.rows if r["importance"] is not None
+    }
     told = tracking.Sweep(
         name,
         row["state"],
@@ -169,13 +173,18 @@ SHOWN = ("trial", "state", "value", "best_step", "steps", "seed", "cost_s", "rea
 def _rows(trials: Sequence[Mapping[str, Any]], mode: str, hidden: set[str]) -> list[dict[str, Any]]:
     """The table of trials, the best first, with a column for each parameter that any of them has."""
     sign = 1 if mode == "min" else -1
-    ranked = sorted(trials, key=lambda t: (t["value"] is None, sign * (t["value"] or 0.0), t["trial"]))[:MOST_ROWS]
+    ranked = sorted(trials, key=lambda t: (t["value"] is None, sign * (t["value"] or 0.0), t["trial"]))[
+        :MOST_ROWS
+    ]
     configs = [json.loads(t["config_json"]) for t in ranked]
     names = list(dict.fromkeys(name for config in configs for name in config))
     return [
         {
             **{name: t.get(name) for name in SHOWN},
-            **{n if n not in SHOWN else f"space.{n}": tracking.HIDDEN if n in hidden else config.get(n) for n in names},
+            **{
+                n if n not in SHOWN else f"space.{n}": tracking.HIDDEN if n in hidden else config.get(n)
+                for n in names
+            },
         }
         for t, config in zip(ranked, configs, strict=True)
     ]

@@ -30,7 +30,14 @@ def apart(function: str, arguments: Mapping[str, Any], seconds: float) -> Any:
         given.write_text(json.dumps(arguments))
         with said.open("w") as out:  # no pipe, which a child of it could keep open
             process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import main; main()", function, str(given), str(told)],
+                [
+                    sys.executable,
+                    "-c",
+                    f"from {__name__} import main; main()",
+                    function,
+                    str(given),
+                    str(told),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -1,4 +1,4 @@
-"""The ends of runs. They may take long, when a server is slow or gone, so each has a thread of its own and trials go on.
+"""The ends of runs. They take long where a server is slow or gone, so each has a thread of its own and trials go on.
 
 Only so many end at a time: who brings one more waits for the oldest. A run is waited for once, so that several waits
 that follow each other are never longer than one.
@@ -15,7 +15,7 @@ _ends: dict[str, threading.Thread] = {}  # by run, the oldest first
 _lock = threading.Lock()
 
 
-def end(key: str, work: Callable[[], None], wait_s: float, together: bool = False) -> bool:
+def end(key: str, work: Callable[[], object], wait_s: float, together: bool = False) -> bool:
     """Has `work` end the run `key`; whether that is known to be done.
 
     together: waits for it. wait_s: for no longer.
@@ -41,7 +41,7 @@ def wait(key: str, seconds: float) -> bool:
 
 
 def drain(seconds: float) -> list[str]:
-    """Waits for all ends that nobody has waited for, together no longer than `seconds`; the runs that have not ended."""
+    """Waits for all ends that nobody has waited for, together no longer than `seconds`; runs that have not ended."""
     until = time.monotonic() + seconds
     with _lock:
         keys = list(_ends)

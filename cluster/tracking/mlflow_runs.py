@@ -21,7 +21,13 @@ from typing import Any
 from fairsweep.cluster.tracking import Sweep, Trial, ending, first_line
 
 BATCH = 200  # metrics that are sent together; MLflow takes 1000
-STATES = {"complete": "FINISHED", "pruned": "FINISHED", "paused": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+STATES = {
+    "complete": "FINISHED",
+    "pruned": "FINISHED",
+    "paused": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
 HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}  # theirs: 7 and 120
 INTERRUPT_S = 5.0  # that an interrupted run may take to end
 OF_TRIAL = "fairsweep.trial"  # the tag that holds a trial's key
@@ -55,7 +61,10 @@ def prepare(options: Mapping[str, Any], sweep: str) -> dict[str, str]:
     about = options.get("about", {})
     run = _known(options, "sweep")
     if run is None:
-        tags = {OF_TRIAL: f"{options['token']}-sweep", "mlflow.source.git.commit": str(about.get("git_commit"))}
+        tags = {
+            OF_TRIAL: f"{options['token']}-sweep",
+            "mlflow.source.git.commit": str(about.get("git_commit")),
+        }
         run = client.create_run(experiment, tags=tags, run_name=sweep).info.run_id
         _keep(options, "sweep", run)
         _params(client, run, about)
@@ -133,7 +142,9 @@ class MlflowRun:
         from mlflow.entities import Metric
 
         at = int(1000 * time.time())
-        new = [(_word(name), value) for name, value in metrics.items() if step > self._has.get(_word(name), -1)]
+        new = [
+            (_word(name), value) for name, value in metrics.items() if step > self._has.get(_word(name), -1)
+        ]
         for name, value in new:
             self._has[name] = step
             self._rows.put(Metric(name, value, at, step))
@@ -172,7 +183,10 @@ class MlflowRun:
     _why = ""
 
     def finish(self, status: str) -> None:
-        goes_on = status in ("interrupted", "paused")  # perhaps at once, in another process: not before this one ends
+        goes_on = status in (
+            "interrupted",
+            "paused",
+        )  # perhaps at once, in another process: not before this one ends
         seconds = min(INTERRUPT_S, self.seconds) if status == "interrupted" else self.seconds
         self._until = time.monotonic() + seconds
         self._rows.put(None)
@@ -194,7 +208,7 @@ class MlflowRun:
 
     def _late(self, why: str) -> None:
         self.trial.tell(
-            f"tracking=mlflow: MLflow takes longer than {self.seconds:g} s (tracking.finish_timeout_s) to take what a run "
+            f"tracking=mlflow: MLflow takes longer than tracking.finish_timeout_s={self.seconds:g} to take what a run "
             f"reports{why}; the store has all of it, MLflow lacks the rest"
         )
 
@@ -203,7 +217,9 @@ def summarise(options: Mapping[str, Any], sweep: Sweep) -> None:
     """Ends the sweep's own run: its table of trials, the best, the importance of parameters, the report."""
     client, run = _client(options), options["sweep_run"]
     rows = sweep.rows
-    client.log_dict(run, {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}, "trials.json")
+    client.log_dict(
+        run, {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}, "trials.json"
+    )
     for name, value in sweep.values.items():
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             client.log_metric(run, f"end/{_word(name)}", value)

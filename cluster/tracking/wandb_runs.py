@@ -2,14 +2,14 @@
 
 What wandb 0.31 makes of a run decides much here:
 
-- An offline run cannot be taken up. A trial that goes on writes its whole history into a new run folder, which takes the
-  place of the earlier ones when it ends; after `wandb sync` there is one whole run. An online run is taken up where the
-  server says that it stands.
+- An offline run cannot be taken up. A trial that goes on writes its whole history into a new run folder, which takes
+  the place of the earlier ones when it ends; after `wandb sync` there is one whole run. An online run is taken up where
+  the server says that it stands.
 - With WANDB_SWEEP_ID or WANDB_LAUNCH in the environment, `wandb.init` takes the run's id and project from there
-  whatever the code says. Ray's workers inherit them from an agent's command, so all trials would write into one run. They
-  are taken out of the worker's environment; a sweep of one trial is told the agent's run by its driver
+  whatever the code says. Ray's workers inherit them from an agent's command, so all trials would write into one run.
+  They are taken out of the worker's environment; a sweep of one trial is told the agent's run by its driver
   (`agent_of`) and reports into that.
-- A stop from the server is a SIGINT to the process, here a worker that many trials share, unless `stop_fn` says otherwise.
+- A stop from the server is a SIGINT to the process, a worker that many trials share, unless `stop_fn` says otherwise.
 - A row is written when the next one comes, unless it says commit; what is written reaches the disk every 15 s, unless
   `x_transaction_log_flush_interval` says otherwise. A worker that is killed leaves all that it has reported.
 - A server that does not answer is waited for until `init_timeout`. After that, runs of this worker are offline for a
@@ -181,7 +181,7 @@ class WandbRun:
 
     def _open(self, wandb: Any, mode: str) -> None:
         self.earlier = self._folders() if mode == "offline" else []
-        own = {} if self.agent else {"name": self.trial.name}  # an agent's run has its name
+        own: dict[str, Any] = {} if self.agent else {"name": self.trial.name}  # an agent's run has its name
         self.run = _begin(
             wandb,
             self.options,
@@ -221,9 +221,14 @@ class WandbRun:
         self.run.tags = (*(tag for tag in self.run.tags or () if tag not in STATUSES), shown)
 
     def finish(self, status: str) -> None:
-        if status == "interrupted" and not self.agent:  # W&B would give an agent's run to another agent at once
+        if (
+            status == "interrupted" and not self.agent
+        ):  # W&B would give an agent's run to another agent at once
             self.run.mark_preempting()
-        goes_on = status in ("interrupted", "paused")  # perhaps at once, in another process: not before this one ends
+        goes_on = status in (
+            "interrupted",
+            "paused",
+        )  # perhaps at once, in another process: not before this one ends
         seconds = INTERRUPT_S if status == "interrupted" else self.seconds + 1
         done = ending.end(self.key, lambda: self._end(status), seconds, together=goes_on)
         if goes_on and not done:
@@ -255,6 +260,7 @@ def summarise(options: Mapping[str, Any], sweep: Sweep) -> None:
     """The sweep's own run: its table of trials, the best, the importance of parameters, the report."""
     wandb = _client()
     agent = options.get("agent_of_sweep")
+    own: dict[str, Any] = {} if agent else {"name": sweep.name}
     run = _begin(
         wandb,
         options,
@@ -264,10 +270,12 @@ def summarise(options: Mapping[str, Any], sweep: Sweep) -> None:
         job_type="sweep",
         config=dict(sweep.config),
         agent=agent,
-        **({} if agent else {"name": sweep.name}),
+        **own,
     )
     columns = list(sweep.rows[0]) if sweep.rows else ["trial"]
-    table = wandb.Table(columns=columns, data=[[row[c] for c in columns] for row in sweep.rows], allow_mixed_types=True)
+    table = wandb.Table(
+        columns=columns, data=[[row[c] for c in columns] for row in sweep.rows], allow_mixed_types=True
+    )
     logged: dict[str, Any] = {"trials": table}
     if sweep.importance:
         rows = [[name, share] for name, share in sweep.importance.items()]

@@ -69,7 +69,7 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*RUN, "space.x=0.1", "space.y=1", "space.kind=a"], ["budget.trials=20", "fixed"]),
     ([*RUN, "budget.trials"], ["budget.trials", "key=value"]),
     ([*RUN, "keep_checkpoints=some"], ["keep_checkpoints=some", "best"]),
-    ([*RUN, "tracking=tensorboard"], ["tracking=tensorboard", "wandb"]),
+    ([*RUN, "tracking=comet"], ["tracking=comet", "wandb"]),
     ([*RUN, "cluster.cpus_per_trial=0"], ["cluster.cpus_per_trial=0", "above 0"]),
     ([*RUN, "storage="], ["storage"]),
     ([*RUN, "storage=s3:/bucket/sweeps"], ["storage=s3:/bucket/sweeps", "did you mean s3://bucket/sweeps?"]),

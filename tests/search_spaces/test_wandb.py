@@ -68,10 +68,12 @@ def test_what_an_agent_passes_comes_back_as_it_was(slug: str) -> None:
     assert sweep["command"][-2:] == ["--fix", "${args_json}"]
     drawn = {name: p.draw(np.random.default_rng(1)) for name, p in space.parameters.items() if not p.fixed}
     words = create_sweep_command_args({"args": {name: {"value": value} for name, value in drawn.items()}})
-    settings = config.load([f"trainable={slug}", *fixed(words["args_json"][0])])
+    settings = config.load([f"trainable={slug}", "budget.trials=1", *fixed(words["args_json"][0])])
     found = settings.space.paper_config(settings.paper.datasets[0])
     assert found == space.validate(space.complete(drawn))
-    assert all(type(value) is type(space.validate(space.complete(drawn))[name]) for name, value in found.items())
+    assert all(
+        type(value) is type(space.validate(space.complete(drawn))[name]) for name, value in found.items()
+    )
 
 
 def test_a_study_goes_on_with_booleans_that_wandb_reads() -> None:

@@ -56,7 +56,9 @@ class Run:
     rows: dict[tuple[str, str, int], dict[str, Any]] = field(default_factory=dict)
     todo: deque[Item] = field(default_factory=deque)
     open: dict[str, Item] = field(default_factory=dict)
-    told: dict[str, dict[str, Any]] = field(default_factory=dict)  # sweep -> `tracking` as its workers were told
+    told: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # sweep -> `tracking` as its workers were told
 
     @classmethod
     def of(cls, plan: Plan, store: Store, display: ComparisonDisplay, concurrent: int = 1) -> Run:
