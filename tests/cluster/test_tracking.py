@@ -14,7 +14,7 @@ import pytest
 
 from fairsweep.cluster import tracking
 from fairsweep.cluster.engine.worker import LegRunner
-from fairsweep.cluster.jobs import tracked
+from fairsweep.cluster.jobs import telling, tracked
 from fairsweep.cluster.tracking import ending
 from fairsweep.search_spaces.space import Space
 from tests.cluster.test_conductor import Crash, Engine, engine, trials
@@ -192,7 +192,7 @@ def test_secrets_given_as_parameters_stay_here(
     run.run()
     (noted,) = runs
     assert noted.trial.config["api_key"] == tracking.HIDDEN and noted.trial.config["key_width"] in (1, 2)
-    told, _ = tracked._told(run.store, run.post.tracking, tmp_path)
+    told, _ = telling._told(run.store, run.post.tracking, tmp_path)
     assert "abc123" not in repr(told) + Path(told.report).read_text() and told.rows[0]["trial"] == "00000-0"
     assert tracking.without("401 for abc123", ["abc123", 7]) == "401 for ***"
 
@@ -200,7 +200,7 @@ def test_secrets_given_as_parameters_stay_here(
 def test_what_is_told_of_a_sweep_that_has_ended(tmp_path: Path, runs: Runs) -> None:
     run = engine(tmp_path, *BOWL, "budget.trials=16", "scheduler=asha")
     run.run()
-    told, problems = tracked._told(run.store, run.post.tracking, tmp_path)
+    told, problems = telling._told(run.store, run.post.tracking, tmp_path)
     rows = trials(run.store)
     best = min((t for t in rows if t["state"] == "complete"), key=lambda t: t["value"])
     assert not problems and len(told.rows) == 16 and told.rows[0]["value"] == min(t["value"] for t in rows)
@@ -322,7 +322,7 @@ def test_event_files_of_trials_that_go_on_are_one_and_whole(tmp_path: Path) -> N
 def test_the_folder_of_a_sweep_has_its_table(tmp_path: Path) -> None:
     run = engine(tmp_path, *BOWL[:2], "tracking=tensorboard", "budget.trials=5")
     run.run()
-    assert tracked.summaries(str(tmp_path), [run.post.tracking]) == []
+    assert telling.summaries(str(tmp_path), [run.post.tracking]) == []
     text = {
         v.tag: v.tensor.string_val[0].decode()
         for e in events(tmp_path / "tensorboard/s/sweep")
@@ -367,7 +367,7 @@ def test_mlflows_runs_of_trials_that_go_on_are_one_and_whole(
     again.post, _ = tracked.tracked(again.post)
     again.run()
     ending.drain(20.0)
-    assert tracked.summaries(str(tmp_path), [again.post.tracking]) == []
+    assert telling.summaries(str(tmp_path), [again.post.tracking]) == []
     found = mlflow_runs(tmp_path / "mlruns")
     results = again.store.table("results", "s").to_pylist()
     sweep = found["s"][0]
