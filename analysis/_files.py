@@ -5,35 +5,33 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import io
 import json
 import os
 import re
 import shutil
-import socket
-import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs as pafs
 
+from fairsweep.analysis._patience import Patience
 from fairsweep.analysis.text import escaped, storable
 
-try:
-    import fcntl
-except ImportError:  # Windows: a store can be read there, not written
-    fcntl = None  # type: ignore[assignment]
+T = TypeVar("T")
 
 # What is being written lies apart from the tables: some readers of a folder pass over no name in it (Polars 2.1 on a
 # folder and DuckDB 2.0 on `folder/*` open every file, also one that begins with a dot).
 TEMPORARIES = "tmp"
 _OLD_TEMPORARY = ".tmp"  # beside the files, where earlier versions wrote
 _EXCHANGE, _HERE = 2, -100  # renameat2(2): RENAME_EXCHANGE, AT_FDCWD
-_sync = getattr(os, "fdatasync", os.fsync)
+# Where an object is there as a whole, once its writing has ended, or not at all.
+_OBJECTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"}
 
 
 class StoreError(Exception):
@@ -46,6 +44,10 @@ class StoreDamaged(StoreError):
 
 class SweepLocked(StoreError):
     """Another live process writes the sweep; names it."""
+
+
+class StoreFailed(StoreError, OSError):
+    """An object store did not do what it was asked for; it may later."""
 
 
 class UnknownSweep(StoreError):
@@ -84,7 +86,7 @@ def filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
         return system, path.rstrip("/") or "/"
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as arrow_error:
         if urlsplit(text).scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", ""):
-            raise StoreError(f"storage={text}: {_line(arrow_error)}") from None
+            raise StoreError(f"storage={text}: {line(arrow_error)}") from None
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -92,8 +94,19 @@ def filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
     try:
         found, path = url_to_fs(text)
     except Exception as error:
-        raise StoreError(f"storage={text}: {_line(error)}") from None
+        raise StoreError(f"storage={text}: {line(error)}") from None
+    cache: Any = getattr(found, "dircache", None)
+    if hasattr(cache, "use_listings_cache"):  # of folders: it would not show what other processes write
+        cache.use_listings_cache = False
+        cache.clear()
     return pafs.PyFileSystem(pafs.FSSpecHandler(found)), path.rstrip("/")
+
+
+def _schemes(fs: pafs.FileSystem) -> set[str]:
+    if not isinstance(fs, pafs.PyFileSystem):
+        return {fs.type_name}
+    found = getattr(getattr(fs.handler, "fs", None), "protocol", ())
+    return {found} if isinstance(found, str) else set(found)
 
 
 # `s3:/bucket`, as a URI reads that a shell, a person or `pathlib.Path` took a slash from.
@@ -128,7 +141,8 @@ def check_uri(text: str) -> None:
     )
 
 
-def _line(error: BaseException) -> str:
+def line(error: BaseException) -> str:
+    """The first line of what an error says, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -162,26 +176,42 @@ class Folder:
     def __init__(self, uri: str | Path) -> None:
         self.fs, self.root = filesystem(uri)
         self.local = isinstance(self.fs, pafs.LocalFileSystem)
+        self.patience = Patience()  # with a remote file system
+        scheme = str(uri).partition("://")[0] if "://" in str(uri) else ""
+        self.name = f"{scheme}://{self.root}" if scheme and not self.local else self.root  # for messages
+        self.objects = bool(_schemes(self.fs) & _OBJECTS)  # a store of objects, which has no folders
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        if self.local:
+            return call()
+        try:
+            return self.patience.trying(call, f"storage={self.name}")
+        except (FileNotFoundError, NotADirectoryError):
+            raise
+        except OSError as error:
+            raise StoreFailed(f"storage={self.name}: {line(error)}") from error
 
     def path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
 
     def names(self, folder: str) -> list[str]:
         """Names in `folder`, sorted; empty if there is no such folder."""
+        selector = pafs.FileSelector(self.path(folder), allow_not_found=True)
         try:
-            found = self.fs.get_file_info(pafs.FileSelector(self.path(folder), allow_not_found=True))
+            found = self._ask(lambda: self.fs.get_file_info(selector))
         except NotADirectoryError:
             return []
         return sorted(f.base_name for f in found)
 
     def exists(self, name: str) -> bool:
-        return self.fs.get_file_info(self.path(name)).type == pafs.FileType.File
+        found = self._ask(lambda: self.fs.get_file_info(self.path(name)))
+        return found.type == pafs.FileType.File
 
     def make(self, folder: str) -> None:
         """Creates a folder and those above it, durably."""
         if self.local and Path(self.path(folder)).is_dir():
             return
-        self.fs.create_dir(self.path(folder), recursive=True)
+        self._ask(lambda: self.fs.create_dir(self.path(folder), recursive=True))
         while self.local and folder:
             folder = os.path.dirname(folder)
             self.sync_folder(folder)
@@ -199,12 +229,31 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """The bytes of a file. FileNotFoundError if there is none."""
-        with self.fs.open_input_stream(self.path(name)) as source:
-            return source.read()
+
+        def read() -> bytes:
+            with self.fs.open_input_stream(self.path(name)) as source:
+                return source.read()
+
+        return self._ask(read)
 
     def delete(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            self.fs.delete_file(self.path(name))
+            self._ask(lambda: self.fs.delete_file(self.path(name)))
+
+    def put(self, name: str, data: bytes, once: bool = False) -> None:
+        """Writes a file of a remote file system, as a whole or not at all. once: it is not tried again."""
+
+        def put() -> None:
+            target = name if self.objects else self.temporary(name)
+            with self.fs.open_output_stream(self.path(target)) as out:
+                out.write(data)
+            if target != name:
+                self.fs.move(self.path(target), self.path(name))
+
+        if once:
+            put()
+        else:
+            self._ask(put)
 
     def delete_temporaries(self, folder: str) -> None:
         """Drops what writers that died left half-written; only for who holds the folder's lock."""
@@ -255,19 +304,20 @@ class Folder:
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Any]:
         """A binary file that takes the place of `name` when the block ends without an error, durably."""
+        if not self.local:
+            # Not into the stream: its closing keeps what there is of a file also where the block has failed.
+            buffer = io.BytesIO()
+            yield buffer
+            self.put(name, buffer.getvalue())
+            return
         temporary = self.temporary(name)
         try:
-            if self.local:
-                with open(self.path(temporary), "wb") as out:
-                    yield out
-                    out.flush()
-                    os.fsync(out.fileno())
-                os.replace(self.path(temporary), self.path(name))
-                self.sync_folder(os.path.dirname(name))
-            else:
-                with self.fs.open_output_stream(self.path(temporary)) as out:
-                    yield out
-                self.fs.move(self.path(temporary), self.path(name))
+            with open(self.path(temporary), "wb") as out:
+                yield out
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(self.path(temporary), self.path(name))
+            self.sync_folder(os.path.dirname(name))
         except BaseException:
             with contextlib.suppress(Exception):
                 self.delete(temporary)
@@ -288,6 +338,10 @@ class Folder:
         with self.replacing(name) as out:
             write_parquet(table.replace_schema_metadata(metadata), out)
 
+    def _opened(self, name: str) -> Any:
+        """A file to be read from anywhere. Of a remote one all at once: that is one question, not one a column."""
+        return self.fs.open_input_file(self.path(name)) if self.local else pa.BufferReader(self.read(name))
+
     def read_parquet(
         self, name: str, columns: Sequence[str] | None = None
     ) -> tuple[pa.Table, dict[str, Any]]:
@@ -297,7 +351,7 @@ class Folder:
         checksum does not match.
         """
         try:
-            with self.fs.open_input_file(self.path(name)) as source:
+            with self._opened(name) as source:
                 file = pq.ParquetFile(source, page_checksum_verification=True)
                 metadata = file.schema_arrow.metadata or {}
                 about = {
@@ -311,132 +365,7 @@ class Folder:
                 # when its metadata are replaced. Who asked drops what was not asked for.
                 table = file.read(columns=here[:1] if chosen == [] else chosen)
                 return table.replace_schema_metadata(None), about
-        except FileNotFoundError:
+        except (FileNotFoundError, StoreFailed):
             raise
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise Unreadable(self.path(name), _line(error)) from None
-
-
-class Lock:
-    """The one writer of a sweep, as an advisory lock on a local file that says who holds it."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._handle: int | None = None
-
-    def acquire(self, what: str) -> None:
-        """Takes the lock; SweepLocked with the holder's process if another one has it."""
-        if fcntl is None:
-            raise StoreError("a store can be written on POSIX systems only")
-        until = time.monotonic() + 0.5  # a reader that looks whether someone writes holds it for microseconds
-        while True:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = os.pread(handle, 4096, 0).decode(errors="replace")
-                os.close(handle)
-                if time.monotonic() < until:
-                    time.sleep(0.02)
-                    continue
-                raise SweepLocked(
-                    f"{what} is being written by {_holder(holder)}; wait for it or end it"
-                ) from None
-            if self._is_current(handle):
-                break
-            os.close(handle)  # the holder before us removed the file that we had opened
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
-        self._handle = handle
-
-    def _is_current(self, handle: int) -> bool:
-        try:
-            return os.stat(self.path).st_ino == os.fstat(handle).st_ino
-        except FileNotFoundError:
-            return False
-
-    def release(self) -> None:
-        if self._handle is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
-            os.close(self._handle)
-            self._handle = None
-
-    def held(self) -> bool:
-        """Whether a live process has the lock."""
-        if fcntl is None:
-            return False
-        try:
-            handle = os.open(self.path, os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(handle)
-        return False
-
-
-def _holder(text: str) -> str:
-    try:
-        found = json.loads(text)
-        return f"process {found['pid']} on {found['host']}"
-    except (ValueError, KeyError, TypeError):
-        return "another process"
-
-
-class Appender:
-    """Appends to one log, durably: to a file, or on a remote file system as one object an append."""
-
-    def __init__(self, folder: Folder, where: str, number: int) -> None:
-        self._folder, self._where, self.number = folder, where, number
-        self._handle: int | None = None
-        self.size = 0  # bytes of a local file
-        self._broken = ""
-        if folder.local:
-            path = folder.path(self._name())
-            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            self.size = os.fstat(self._handle).st_size
-            folder.sync_folder(where)
-
-    def _name(self) -> str:
-        return f"{self._where}/{self.number:012d}.log"
-
-    def append(self, frame: bytes) -> None:
-        """Returns when the frame is on disk. StoreError, with nothing appended, if it cannot be written."""
-        if self._handle is None:
-            try:
-                with self._folder.fs.open_output_stream(self._folder.path(self._name())) as out:
-                    out.write(frame)
-            except OSError as error:
-                raise StoreError(
-                    f"{self._folder.path(self._name())}: cannot write: {_line(error)}"
-                ) from error
-            self.number += 1
-            return
-        if self._broken:
-            raise StoreError(f"{self._broken}; open the sweep again to go on")
-        try:
-            rest = memoryview(frame)
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
-        except OSError as error:
-            message = f"{self._folder.path(self._name())}: cannot append: {_line(error)}"
-            try:
-                os.ftruncate(self._handle, self.size)
-            except OSError:
-                self._broken = message
-            raise StoreError(message) from error
-        try:
-            _sync(self._handle)
-        except OSError as error:  # what is on disk after a failed sync is unknown, so nothing may follow it
-            self._broken = f"{self._folder.path(self._name())}: cannot sync: {_line(error)}"
-            raise StoreError(self._broken) from error
-        self.size += len(frame)
-
-    def close(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+            raise Unreadable(self.path(name), line(error)) from None

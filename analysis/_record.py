@@ -87,7 +87,7 @@ def notes_of(state: State) -> list[str]:
 
 
 def _why(state: State) -> str:
-    return "its driver ended abruptly" if state.folder.local else "its driver still runs, or ended abruptly"
+    return "its driver ended abruptly" if state.live is False else "its driver still runs, or ended abruptly"
 
 
 def _counts(state: State) -> str:

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from fairsweep.analysis import schema
 from fairsweep.analysis._files import Folder, StoreDamaged, Unreadable
-from fairsweep.analysis._state import Part, Paths, State, list_parts, read_log
+from fairsweep.analysis._layout import Part, Paths, list_parts, read_log
+from fairsweep.analysis._state import State
 from fairsweep.analysis._trials import TrialRows
 from fairsweep.analysis.schema import SCHEMA_VERSION, TABLES, Encoder, Schemas
 

@@ -7,7 +7,6 @@ rows that are in neither are lost, and then reading raises.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,69 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from fairsweep.analysis import schema
-from fairsweep.analysis._files import Folder, Lock, StoreDamaged, StoreError, Unreadable
-from fairsweep.analysis._log import Log, Segment, scan
+from fairsweep.analysis._files import Folder, StoreDamaged, StoreError, Unreadable
+from fairsweep.analysis._layout import Part, Paths, list_parts, live, read_log
+from fairsweep.analysis._log import Log
 from fairsweep.analysis._trials import TrialRows
 from fairsweep.analysis.schema import SCHEMA_VERSION, Schemas
 
-_PART = re.compile(r"(?:part|events)-(\d+)-(\d+)\.parquet")
-_SEGMENT = re.compile(r"(\d+)\.log")
 _RETRY_S = (0.02, 0.08, 0.3)
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where the files of a sweep lie, relative to the store."""
-
-    sweep: str
-
-    @property
-    def results(self) -> str:
-        return f"results/{self.sweep}"
-
-    @property
-    def trials(self) -> str:
-        return f"trials/{self.sweep}/trials.parquet"
-
-    @property
-    def row(self) -> str:
-        return f"sweeps/{self.sweep}/sweep.parquet"
-
-    @property
-    def tags(self) -> str:
-        return f"tags/{self.sweep}/tags.parquet"
-
-    @property
-    def log(self) -> str:
-        return f"log/{self.sweep}"
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        return (self.results, f"trials/{self.sweep}", f"sweeps/{self.sweep}", self.log)
-
-    @property
-    def lock(self) -> str:
-        return f"{self.log}/lock"
-
-    def part(self, table: str, first: int, last: int) -> str:
-        folder, word = (self.results, "part") if table == "results" else (self.log, "events")
-        return f"{folder}/{word}-{first:012d}-{last:012d}.parquet"
-
-
-@dataclass
-class Part:
-    """A Parquet file with the rows of one table numbered `first` .. `last`; `rows` is None if unreadable."""
-
-    name: str
-    first: int
-    last: int
-    rows: pa.Table | None = None
-    problem: str = ""
-
-    @property
-    def length(self) -> int:
-        """How many numbers it spans."""
-        return self.last - self.first + 1
 
 
 @dataclass
@@ -94,30 +37,6 @@ class Sealed:
     results: int = 0
     events: int = 0
     trials: int = 0
-
-
-def read_log(folder: Folder, paths: Paths, sealed: int = 0) -> Log:
-    """The segments, scanned: those with rows after number `sealed`, the others where rows of them are asked for.
-
-    On a remote file system all of them: what two writers have appended there is only seen side by side.
-    """
-    names = [n for n in folder.names(paths.log) if _SEGMENT.fullmatch(n)]
-
-    def scanned(name: str) -> Segment:
-        return scan(folder.path(f"{paths.log}/{name}"), folder.read(f"{paths.log}/{name}"))
-
-    found: list[Segment] = []
-    while names and not (folder.local and found and found[0].frames and found[0].frames[0].seq <= sealed + 1):
-        found.insert(0, scanned(names.pop()))
-    return Log(found, (lambda: [scanned(name) for name in names]) if names else None)
-
-
-def list_parts(folder: Folder, paths: Paths, table: str, where: str | None = None) -> list[Part]:
-    """The parts of `results` or `events` that are there, or in another folder `where`; longest first."""
-    where = where or (paths.results if table == "results" else paths.log)
-    found = [(n, _PART.fullmatch(n)) for n in folder.names(where)]
-    parts = [Part(f"{where}/{n}", int(m[1]), int(m[2])) for n, m in found if m]
-    return sorted(parts, key=lambda p: (-p.length, p.first))
 
 
 def check_version(folder: Folder, name: str, about: dict[str, Any]) -> None:
@@ -140,7 +59,7 @@ class State:
     schemas: Schemas
     sealed: Sealed
     log: Log
-    live: bool
+    live: bool | None  # whether somebody writes it; None if nobody can tell from here
     closed: bool
     tables: dict[str, pa.Table] = field(default_factory=dict)
     parts: dict[str, list[Part]] = field(default_factory=dict)
@@ -210,7 +129,7 @@ class _Reading:
                 f"up to row {sealed.sealed} only; the rows between are missing. Restore the log from a copy"
             )
         schemas = Schemas.of_row(row)
-        live = self.folder.local and Lock(self.folder.path(self.paths.lock)).held()
+        writes = live(self.folder, self.paths) if self.folder.local or not closed else False
         state = State(
             self.folder,
             self.paths,
@@ -218,7 +137,7 @@ class _Reading:
             schemas,
             sealed,
             self.log,
-            live,
+            writes,
             closed,
             {},
             parts,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import socket
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -16,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep.analysis import _log
-from fairsweep.analysis._files import Appender, Folder, Lock, StoreError, SweepLocked, UnknownSweep
+from fairsweep.analysis._appender import Appender
+from fairsweep.analysis._files import Folder, StoreError, StoreFailed, UnknownSweep
+from fairsweep.analysis._layout import EPOCH, Paths, read_log
+from fairsweep.analysis._lease import Lease
+from fairsweep.analysis._lock import Lock
 from fairsweep.analysis._record import Recovery, SweepRecord, record_of
 from fairsweep.analysis._sealing import Sealing
-from fairsweep.analysis._state import Paths, State, read_log
+from fairsweep.analysis._state import State
 from fairsweep.analysis._trials import TrialRows
 from fairsweep.analysis.schema import Schemas
 
 SEAL_EVERY_S = 3.0
 SEAL_EVERY_ROWS = 5_000
 SEGMENT = 1 << 20  # bytes of a log file after which, once all of it is sealed, the next one begins
-_EPOCH_STRIDE = 10_000_000  # log objects of one remote writer; the next writer begins at the next multiple
+PATIENCE_S = 300.0  # that a sweep waits for an object store that does not answer
 
 
 def now() -> datetime:
@@ -48,7 +49,7 @@ class SweepWriter(Sealing):
 
     seal_every = SEAL_EVERY_S  # seconds between seals; may be set on a writer
 
-    def __init__(self, folder: Folder, uri: str, sweep: str, schemas: Schemas, lock: Lock | None) -> None:
+    def __init__(self, folder: Folder, uri: str, sweep: str, schemas: Schemas, lock: Lock | Lease) -> None:
         super().__init__(folder, sweep, schemas)
         self.uri = uri
         self.recovery: Recovery | None = None
@@ -60,23 +61,28 @@ class SweepWriter(Sealing):
         self._batch = _Batch(self)
         self._first: list[_log.Row] = []
         self._appender: Appender | None = None
-        self._fence = uuid.uuid4().hex
         self._next_seal = 0.0
         self._closed = False
+        self._ending = False
 
     # -- beginning ------------------------------------------------------------------------------------
 
     @classmethod
-    def _lock(cls, folder: Folder, paths: Paths) -> Lock | None:
+    def _lock(cls, folder: Folder, paths: Paths) -> Lock | Lease:
         try:
             for where in paths.folders:
                 folder.make(where)
+        except StoreFailed:
+            raise
         except OSError as error:
             raise StoreError(
-                f"storage={folder.root}: cannot be written: {str(error).splitlines()[0]}"
+                f"storage={folder.name}: cannot be written: {str(error).splitlines()[0]}"
             ) from None
         if not folder.local:
-            return None
+            lease = Lease(folder, paths.lease)
+            lease.acquire(f"sweep {paths.sweep}")
+            folder.patience.calm(PATIENCE_S)
+            return lease
         lock = Lock(folder.path(paths.lock))
         lock.acquire(f"sweep {paths.sweep}")
         for where in paths.folders:
@@ -100,15 +106,13 @@ class SweepWriter(Sealing):
             for segment in log.segments:  # a creation that died before its first row was down
                 folder.delete(f"{paths.log}/{Path(segment.path).name}")
             writer = cls(folder, uri, sweep, schemas, lock)
-            writer._take_over()
-            writer._appender = Appender(folder, paths.log, writer._number(log))
+            writer._append_to(writer._number(log))
             writer._commit([("sweeps", writer._encoders["sweeps"](row))], seal=False)
             writer.seal()
             writer.record = SweepRecord(dict(row), {}, schemas.results.empty_table(), [])
             return writer
         except BaseException:
-            if lock is not None:
-                lock.release()
+            lock.release()
             raise
 
     @classmethod
@@ -121,12 +125,10 @@ class SweepWriter(Sealing):
                 raise UnknownSweep(f"{sweep}: {uri} has no such sweep")
             state.live = False  # the lock that it saw is our own
             writer = cls(folder, uri, sweep, state.schemas, lock)
-            writer._take_over()
             writer._recover(state)
             return writer
         except BaseException:
-            if lock is not None:
-                lock.release()
+            lock.release()
             raise
 
     def _recover(self, state: State) -> None:
@@ -157,7 +159,7 @@ class SweepWriter(Sealing):
         if state.closed:  # its closing died before it could delete them
             self._delete_segments()
             log = _log.Log()
-        self._appender = Appender(self._folder, self._paths.log, self._number(log))
+        self._append_to(self._number(log))
 
     def _set_torn_aside(self, state: State) -> None:
         for segment in state.log.segments:
@@ -179,23 +181,14 @@ class SweepWriter(Sealing):
             return last or 1
         names = [n for n in self._folder.names(self._paths.log) if n.endswith((".log", ".torn"))]
         used = max([last or 0, *(int(n.split(".")[0]) for n in names)])
-        return (used // _EPOCH_STRIDE + 1) * _EPOCH_STRIDE
+        return (used // EPOCH + 1) * EPOCH
 
-    def _take_over(self) -> None:
-        if self._folder.local:
-            return
-        holder = {"id": self._fence, "pid": os.getpid(), "host": socket.gethostname()}
-        with self._folder.replacing(f"{self._paths.log}/writer.json") as out:
-            out.write(json.dumps(holder).encode())
+    def _append_to(self, number: int) -> None:
+        self._appender = Appender(self._folder, self._paths.log, number, self._check_fence)
 
     def _check_fence(self) -> None:
-        if self._folder.local:
-            return
-        holder = json.loads(self._folder.read(f"{self._paths.log}/writer.json"))
-        if holder["id"] != self._fence:
-            raise SweepLocked(
-                f"sweep {self.name} was taken over by process {holder['pid']} on {holder['host']}"
-            )
+        if isinstance(self._file_lock, Lease):
+            self._file_lock.ensure()
 
     # -- appending ------------------------------------------------------------------------------------
 
@@ -270,7 +263,7 @@ class SweepWriter(Sealing):
         assert self._appender is not None
         rows = [*self._first, *rows]
         frame, began = _log.encode(self._seq + 1, rows), time.perf_counter()
-        self._appender.append(frame)
+        self._appender.append(frame, last=self._ending)
         if self.on_append is not None:
             self.on_append(sum(table == "results" for table, _ in rows), time.perf_counter() - began)
         self._first = []
@@ -321,10 +314,18 @@ class SweepWriter(Sealing):
         """Goes on in a new log file where the last one is long: readers read those with rows that are not sealed."""
         if self._folder.local and self._appender is not None and self._appender.size >= SEGMENT:
             full, number = self._appender, self._appender.number + 1
-            self._appender = Appender(self._folder, self._paths.log, number)
+            self._append_to(number)
             full.close()
 
     # -- ending ---------------------------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """Somebody waits for the end: an object store that does not answer is no longer waited for."""
+        self._folder.patience.hurry()
+
+    def ending(self) -> None:
+        """What is appended from now on says how the sweep ended; on a full disk there is room for that."""
+        self._ending = True
 
     def close(self, *, state: str) -> None:
         """Ends the sweep in `state`: one Parquet file a table, read back and counted, and no log.
@@ -334,6 +335,7 @@ class SweepWriter(Sealing):
         with self._mutex:
             if self._closed:
                 return
+            self.ending()
             self.sweep(state=state)
             self._check_fence()
             found = State.read(self._folder, self.name, ["results", "trials", "events"])
@@ -355,8 +357,7 @@ class SweepWriter(Sealing):
         self._closed = True
         if self._appender is not None:
             self._appender.close()
-        if self._file_lock is not None:
-            self._file_lock.release()
+        self._file_lock.release()
 
     def __enter__(self) -> SweepWriter:
         return self

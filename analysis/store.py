@@ -9,6 +9,8 @@
     log/<sweep>/<number>.log                       every append since the sweep was last closed
     log/<sweep>/events-<first>-<last>.parquet      decisions, for the driver's replay
 
+    log/<sweep>/writer.json                        on an object store: who writes the sweep (`analysis._lease`)
+
     tmp/...                                        what is being written
 
 An append returns when its rows are on disk in the log. Every few seconds the writer seals: it writes what
@@ -39,7 +41,6 @@ from fairsweep.analysis import schema
 from fairsweep.analysis._derived import DERIVED
 from fairsweep.analysis._files import (
     Folder,
-    Lock,
     StoreDamaged,
     StoreError,
     SweepLocked,
@@ -50,8 +51,9 @@ from fairsweep.analysis._files import (
     join,
     write_parquet,
 )
+from fairsweep.analysis._layout import Paths, live
 from fairsweep.analysis._record import Recovery, SweepRecord, notes_of, record_of
-from fairsweep.analysis._state import Paths, State
+from fairsweep.analysis._state import State
 from fairsweep.analysis._writer import SweepWriter, exists, now
 from fairsweep.analysis.schema import SCHEMA_VERSION, TABLES, Encoder, Schemas
 
@@ -122,7 +124,7 @@ class Store:
             selector = pafs.FileSelector(self.folder.path(f"{table}/{name}"), allow_not_found=True)
             try:
                 for info in sorted(self.folder.fs.get_file_info(selector), key=lambda i: i.path):
-                    if info.base_name != "lock":
+                    if info.base_name not in ("lock", "writer.json"):
                         found.update(f"{info.path}\0{info.size}\0{info.mtime_ns}\n".encode(errors="replace"))
             except OSError:  # a folder that is being exchanged
                 found.update(os.urandom(16))
@@ -271,8 +273,8 @@ class Store:
         return SweepWriter._open(self.folder, self.uri, sweep)
 
     def written(self, sweep: str) -> bool | None:
-        """Whether a live process writes the sweep; None where that cannot be seen, on an object store."""
-        return Lock(self.folder.path(Paths(sweep).lock)).held() if self.folder.local else None
+        """Whether a live process writes the sweep; None where that cannot be seen from here, on an object store."""
+        return live(self.folder, Paths(sweep))
 
     def tags(self, sweep: str) -> list[str]:
         """The tags of a sweep, sorted (`analysis.upkeep.tag`)."""

@@ -1,7 +1,7 @@
 """What keeps a store in order: sweeps are deleted, renamed and tagged.
 
-A sweep that a live process writes is refused (`SweepLocked`). Of an object store nobody can tell whether somebody still
-writes a sweep that was not closed; there `force` says that nobody does.
+A sweep that a live process writes is refused (`SweepLocked`). On an object store it shows in half a minute whether one
+of another machine still writes; `force` says that none does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 
 from fairsweep.analysis import schema
-from fairsweep.analysis._files import Folder, Lock, StoreError, SweepLocked
-from fairsweep.analysis._state import Paths, State, list_parts
+from fairsweep.analysis._files import Folder, StoreError
+from fairsweep.analysis._layout import Paths, list_parts
+from fairsweep.analysis._lease import Lease, written
+from fairsweep.analysis._lock import Lock
+from fairsweep.analysis._state import State
 from fairsweep.analysis.schema import SCHEMA_VERSION
 from fairsweep.analysis.store import Store
 
@@ -60,7 +63,7 @@ def holdings(store: Store, sweep: str) -> Deleted:
 def delete(store: Store, sweep: str, force: bool = False) -> Deleted:
     """Drops a sweep with its trials, reports, checkpoints, networks, tags and offline W&B runs.
 
-    Verdicts of claims that rest on it stay. UnknownSweep; SweepLocked while it is written, or if nobody can tell.
+    Verdicts of claims that rest on it stay. UnknownSweep; SweepLocked while it is written.
     """
     found = holdings(store, sweep)
     _settle(store, sweep)
@@ -175,23 +178,20 @@ def tag(store: Store, sweep: str, add: Iterable[str] = (), drop: Iterable[str] =
 
 @contextlib.contextmanager
 def _alone(store: Store, sweep: str, force: bool) -> Iterator[None]:
-    """Holds the sweep's lock, as far as there is one."""
+    """Holds the sweep. force: on an object store, without a look at who else does."""
     folder, paths = store.folder, Paths(sweep)
-    if not folder.local:
-        try:
-            state = State.read(folder, sweep)
-        except StoreError:  # damaged: what does not read is not written either
-            state = None
-        if state is not None and not state.closed and not force:
-            raise SweepLocked(
-                f"sweep {sweep} was not closed, and on {store.uri} nobody can tell whether it is still written; "
-                "--force deletes it all the same"
-            )
+    if not folder.local and force:
         yield
         return
     folder.make(paths.log)
-    lock = Lock(folder.path(paths.lock))
-    lock.acquire(f"sweep {sweep}")
+    with _held(folder, paths.lock if folder.local else paths.lease, f"sweep {sweep}"):
+        yield
+
+
+@contextlib.contextmanager
+def _held(folder: Folder, name: str, what: str) -> Iterator[None]:
+    lock = Lock(folder.path(name)) if folder.local else Lease(folder, name)
+    lock.acquire(what)
     try:
         yield
     finally:
@@ -200,25 +200,23 @@ def _alone(store: Store, sweep: str, force: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(store: Store, table: str, run: str, what: str) -> Iterator[None]:
-    """Holds the lock of a run of a derived table, as far as there are locks. SweepLocked while another one has it.
+    """Holds a run of a derived table. SweepLocked while another one has it.
 
     what: such a run is called.
     """
-    if not store.folder.local:
-        yield
-        return
     store.folder.make(f"{table}/{run}")
-    lock = Lock(store.folder.path(f"{table}/{run}/lock"))
-    lock.acquire(f"{what} {run}")
-    try:
+    with _held(store.folder, _lock(store, table, run), f"{what} {run}"):
         yield
-    finally:
-        lock.release()
+
+
+def _lock(store: Store, table: str, run: str) -> str:
+    return f"{table}/{run}/{'lock' if store.folder.local else 'writer.json'}"
 
 
 def held(store: Store, table: str, run: str) -> bool:
     """Whether a live process has the lock of a run of a derived table."""
-    return store.folder.local and Lock(store.folder.path(f"{table}/{run}/lock")).held()
+    name = _lock(store, table, run)
+    return Lock(store.folder.path(name)).held() if store.folder.local else bool(written(store.folder, name))
 
 
 def _copy(folder: Folder, source: str, target: str, name: str) -> None:

@@ -113,9 +113,14 @@ class Listing:
             except UnknownSweep:  # deleted since it was listed
                 continue
         self._known = found
-        rows = [row for _, row in found.values() if self.tags <= set(row["tagged"])]
+        rows = [self._as_it_is(row) for _, row in found.values() if self.tags <= set(row["tagged"])]
         rows = sorted(rows, key=lambda row: (row["at"], row["sweep"]))
         return rows if self.whole else together(rows, self.store)
+
+    def _as_it_is(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row whose driver could not say any more that it ended, says so."""
+        gone = row.get("state") == "running" and self.store.written(row["sweep"]) is False
+        return {**row, "state": "driver gone"} if gone else row
 
     def _read(self, name: str) -> dict[str, Any]:
         from fairsweep.analysis.store import StoreError, UnknownSweep

@@ -16,11 +16,14 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-from fairsweep.analysis._files import filesystem
+from fairsweep.analysis._files import Folder
 from fairsweep.cluster.engine.trial import Trial
 from fairsweep.trainables.own.source import TrainableError
 
 KEEP = 2
+PATIENCE_S = (
+    120.0  # that a trial waits for the checkpoint it goes on from, on an object store that does not answer
+)
 SUFFIX, TEMPORARY = ".ckpt", ".tmp"
 PLAIN = b"fairsweep-plain\n"
 
@@ -42,7 +45,9 @@ class Checkpoints:
     """The checkpoints of one sweep under the URI or folder `root`."""
 
     def __init__(self, root: str) -> None:
-        self.fs, self.root = filesystem(root)
+        self.folder = Folder(root)
+        self.fs, self.root = self.folder.fs, self.folder.root
+        self.folder.patience.calm(PATIENCE_S)
 
     def _folder(self, trial: str) -> str:
         return f"{self.root}/{trial}"
@@ -64,14 +69,18 @@ class Checkpoints:
         never is for a state of such values.
         """
         body = _plain(state) if plain or ("torch" not in sys.modules and _is_plain(state)) else _torch(state)
-        folder = self._folder(trial)
+        folder, whole = self._folder(trial), hashlib.sha256(body).hexdigest().encode() + b"\n" + body
         temporary = f"{folder}/{step}{TEMPORARY}"
         with _storage(f"the checkpoint of step {step} cannot be written"):
             try:
-                self.fs.create_dir(folder, recursive=True)
-                with self.fs.open_output_stream(temporary) as out:
-                    out.write(hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
-                self.fs.move(temporary, f"{folder}/{step}{SUFFIX}")
+                if not self.folder.objects:
+                    self.fs.create_dir(folder, recursive=True)
+                if not self.folder.local:
+                    self.folder.put(f"{trial}/{step}{SUFFIX}", whole, once=True)
+                else:
+                    with self.fs.open_output_stream(temporary) as out:
+                        out.write(whole)
+                    self.fs.move(temporary, f"{folder}/{step}{SUFFIX}")
             except BaseException:
                 with suppress(Exception):
                     self.fs.delete_file(temporary)
@@ -93,12 +102,12 @@ class Checkpoints:
 
     def load(self, trial: str) -> dict[str, Any] | None:
         """The newest intact checkpoint of `trial`, or None. StorageFault if it cannot be read."""
+        if not self.folder.local:  # waits for a store that does not answer
+            with _storage(f"the checkpoints of trial {trial} cannot be listed"):
+                self.folder.names(trial)
         for step in reversed(self.steps(trial)):
-            with (
-                _storage(f"the checkpoint of step {step} cannot be read"),
-                self.fs.open_input_stream(f"{self._folder(trial)}/{step}{SUFFIX}") as source,
-            ):
-                raw = source.read()
+            with _storage(f"the checkpoint of step {step} cannot be read"):
+                raw = self.folder.read(f"{trial}/{step}{SUFFIX}")
             digest, _, body = raw.partition(b"\n")
             if hashlib.sha256(body).hexdigest().encode() == digest:
                 return _read(body)

@@ -250,6 +250,11 @@ class Conductor(Handing):
             return []
         return [i for i in sorted(self.active) if time.monotonic() - self.trials[i].heard > limit]
 
+    def stalled(self, seconds: float) -> None:
+        """The driver heard nobody for so long: who runs is not to blame that nothing was heard of it."""
+        for active in self.active:
+            self.trials[active].heard += seconds
+
     def heard_from(self, trial_id: str) -> None:
         """The trial's worker has begun; waiting for a place does not count against its timeout."""
         self.trials[trial_id].heard = time.monotonic()
@@ -257,6 +262,7 @@ class Conductor(Handing):
     def interrupt(self) -> None:
         """Hands out nothing more; running trials end at their next report, to be resumed."""
         self.interrupted = True
+        self.writer.hurry()
 
     def close(self) -> str:
         """Ends the run's books and returns the sweep's state: finished or interrupted."""
@@ -286,11 +292,14 @@ class Conductor(Handing):
 
         What is known of the trials may be ahead of what could be written, so it is not written now. Never raises.
         """
-        self.interrupted = True
-        with suppress(Exception), self.writer.batch():
-            for trial_id in self.active:
-                self.writer.trial(trial_id, state="interrupted", reason="the driver ended", ended=now())
-            self.writer.sweep(state="interrupted", ended=now(), elapsed_s=self.elapsed_s)
+        self.interrupt()
+        for active in (list(self.active), []):  # there may be room for the one and not for the other
+            with suppress(Exception), self.writer.batch():
+                self.writer.ending()
+                for trial_id in active:
+                    self.writer.trial(trial_id, state="interrupted", reason="the driver ended", ended=now())
+                self.writer.sweep(state="interrupted", ended=now(), elapsed_s=self.elapsed_s)
+                return
 
     def judged(self, trial: Trial, step: int, metrics: Mapping[str, Any]) -> str:
         """Enters a report, and says what becomes of the trial."""

@@ -19,6 +19,8 @@ from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.trial import Leg
 
+STALL_S = 1.0  # that a round may take, without what it waits for
+
 
 class Wires(Protocol):
     """How places are reached. They are known by name."""
@@ -78,8 +80,12 @@ class Exchange:
         """Takes what has come, answers it, and lets the search think while the places work."""
         came = self.wires.ready(timeout)
         with self.guard():
+            began = time.monotonic()
             self._take(came)
             self.conductor.think()
+            took = time.monotonic() - began
+            if took > STALL_S:
+                self.conductor.stalled(took)
 
     def deliver(self, place: str, message: Mapping[str, Any]) -> None:
         """Takes a message that came in another way."""

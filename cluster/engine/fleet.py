@@ -145,6 +145,11 @@ class Fleet:
         """See `Conductor.overdue`."""
         return [f"{lane.name}/{i}" for lane in self.lanes.values() for i in lane.conductor.overdue()]
 
+    def stalled(self, seconds: float) -> None:
+        """See `Conductor.stalled`."""
+        for lane in self.lanes.values():
+            lane.conductor.stalled(seconds)
+
     def beat(self) -> None:
         for lane in self.lanes.values():
             lane.conductor.beat()

@@ -20,7 +20,8 @@ from fairsweep.cluster.engine.lean import lean_start, light_actors
 from fairsweep.cluster.errors import UserError
 
 CONNECT_S = 10.0
-SILENT_S = 20.0  # that a cluster may be out of reach
+SILENT_S = 45.0  # that a cluster may be out of reach: a switch restarts in less; Ray ends a driver after 60 s
+REFUSED_S = 10.0  # that nothing may listen there any more, though the machine answers
 SHUTDOWN_S = 10.0  # that Ray may take to end
 _token_said = False
 CORE = ("gcs_server", "raylet")  # without these two a Ray is none
@@ -113,23 +114,50 @@ def find_cluster(address: str | None) -> str | None:
 class _Pulse:
     """Whether the Ray that this process is connected to is still there."""
 
+    EVERY_S = 5.0  # between two looks at a cluster; once it has not answered, a second
+
     def __init__(self) -> None:
         self.core: list[subprocess.Popen[Any]] = []  # of the embedded Ray
-        self.address: tuple[str, int] | None = None  # of a cluster
-        self._heard = self._asked = time.monotonic()
+        self._address: tuple[str, int] | None = None
+        self._heard = self._answered = time.monotonic()  # the cluster; its machine
+        self._problem = ""
+        self._over = threading.Event()
+
+    def watch(self, host: str, port: int) -> None:
+        """Looks after a cluster, in a thread: one that is cut off lets everybody wait who asks it."""
+        self._address = host, port
+        threading.Thread(target=self._watch, name="fairsweep-pulse", daemon=True).start()
+
+    def over(self) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0 if self._problem else self.EVERY_S):
+            self.look()
+
+    def look(self) -> None:
+        """Asks the cluster once."""
+        assert self._address is not None
+        try:
+            socket.create_connection(self._address, timeout=self.EVERY_S).close()
+        except ConnectionRefusedError:  # the machine is there
+            self._answered, self._problem = time.monotonic(), "has ended"
+        except OSError:
+            self._problem = "does not answer any more"
+        else:
+            self._heard = self._answered = time.monotonic()
+            self._problem = ""
 
     def gone(self) -> str | None:
         """Why it is taken for gone; None as long as it is there."""
         for process in self.core:
             if process.poll() is not None:
                 return f"Ray's {_name(process)} has ended ({_ending(process.returncode)})"
-        if self.address is not None and time.monotonic() - self._asked > SILENT_S / 4:
-            self._asked = time.monotonic()
-            with contextlib.suppress(OSError):
-                socket.create_connection(self.address, timeout=SILENT_S / 4).close()
-                self._heard = time.monotonic()
-        if self.address is not None and self._asked - self._heard > SILENT_S:  # until it is heard again
-            return f"the cluster at {self.address[0]}:{self.address[1]} does not answer any more"
+        if self._address is None or not self._problem:
+            return None
+        silent, refused = time.monotonic() - self._answered, self._answered - self._heard
+        if silent > SILENT_S or refused > REFUSED_S:
+            return f"the cluster at {self._address[0]}:{self._address[1]} {self._problem}"
         return None
 
 
@@ -190,6 +218,7 @@ def _shut_down(ray: Any) -> None:
             time.sleep(0.1)
     else:
         ray.shutdown()
+    _pulse.over()
     _pulse = _Pulse()
 
 
@@ -221,8 +250,10 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
         if address:
             if "://" not in address:
                 host, _, port = address.rpartition(":")
-                _pulse.address = (host.strip("[]"), int(port))
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+                _pulse.watch(host.strip("[]"), int(port))
+            else:
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             with lean_start(options) as further, _own_session(_import_tune) as started:
                 ray.init(

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn, cast
 
-from fairsweep.analysis.store import Store, StoreError, SweepWriter
+from fairsweep.analysis.store import Store, StoreError, SweepLocked, SweepWriter
 from fairsweep.cluster.display import Display, clock
 from fairsweep.cluster.engine.conductor import Conductor, Trial
 from fairsweep.cluster.engine.failures import describe
@@ -31,6 +31,7 @@ from fairsweep.cluster.storage import resuming
 
 MAX_ENGINE_RESTARTS = 5
 GONE_GRACE_S = 5.0  # that the driver has to end on its own once Ray is gone; Ray would end it after a minute
+LAST_S = 5.0  # that the books may take to close after a second Ctrl-C; then the driver ends without
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
@@ -69,13 +70,14 @@ def drive(
     with writer:
         conductor = make(on_end)
         conductor.on_note = display.note
+        store.folder.patience.said = display.note
         display.begin(name, store.uri, settings, conductor, writer.recovery)
         books = Books(conductor, writer, display)
         try:
             for text in notes:
                 conductor.note(text)
             seen = metrics.told(settings, name, conductor, display)
-            with _interruptible(conductor, display), books.guarded(), seen:
+            with books.interruptible(), books.guarded(), seen:
                 if before is not None:
                     before(conductor)
                 told = json.dumps(asdict(post))
@@ -85,6 +87,7 @@ def drive(
         except Exception as error:
             books.fail(error)
         finally:
+            books.settled()
             display.end()
     return Result(name, store.uri, state)
 
@@ -98,12 +101,13 @@ def drive_fleet(settings: Any, fleet: Fleet, display: Display, resume: str, name
     books = _Guarded(fleet, display, resume)
     try:
         seen = metrics.told(settings, name, fleet, display)
-        with _interruptible(fleet, display), books.guarded(), seen:
+        with books.interruptible(), books.guarded(), seen:
             _run_on_tune(settings, fleet, fleet.post_of, display)
         return fleet.close()
     except Exception as error:
         books.fail(error)
     finally:
+        books.settled()
         display.end()
 
 
@@ -118,7 +122,13 @@ class _Guarded:
         """resume: the command that goes on."""
         self.conductor, self.display, self.resume = conductor, display, resume
         self._once = threading.Lock()
-        self._over = threading.Event()
+        self._over = threading.Event()  # somebody closes them
+        self._settled = threading.Event()
+
+    def settled(self) -> None:
+        """Nothing is left to be closed."""
+        self._over.set()
+        self._settled.set()
 
     def abandon(self) -> None:
         """The end by an error; never raises, for there is an error to report already."""
@@ -137,8 +147,9 @@ class _Guarded:
 
         def watch() -> None:
             while not done.wait(1.0):
-                if ray_gone() and not done.wait(GONE_GRACE_S):
-                    self._leave(str(ray_gone()))
+                why = ray_gone()
+                if why and not done.wait(GONE_GRACE_S) and ray_gone():
+                    self._leave(why)
 
         watcher = threading.Thread(target=watch, name="fairsweep-watch", daemon=True)
         watcher.start()
@@ -147,9 +158,48 @@ class _Guarded:
         finally:
             done.set()
 
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """The first Ctrl-C, SIGTERM or SIGHUP ends trials cleanly; a second one does not wait."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        first = 0.0
+
+        def handle(number: int, frame: Any) -> None:
+            nonlocal first
+            if not self.conductor.interrupted:
+                first = time.monotonic()
+                self.conductor.interrupt()
+                self.display.note(
+                    "interrupted: running trials end at their next report; press Ctrl-C again to end at once"
+                )
+            elif number == signal.SIGINT or time.monotonic() - first > 1.0:
+                # `timeout` and systemd send one signal twice, to the process and to its group or followed by SIGHUP.
+                threading.Thread(target=self._end_soon, name="fairsweep-last", daemon=True).start()
+                raise KeyboardInterrupt
+
+        numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+        # What was to be ignored stays so: `nohup` ignores SIGHUP.
+        before = {s: signal.signal(s, handle) for s in numbers if signal.getsignal(s) != signal.SIG_IGN}
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.conductor.interrupt()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _end_soon(self) -> None:
+        """Ends the driver though its books hang, on a search that thinks or on storage that does not answer."""
+        if not self._settled.wait(LAST_S):
+            self._leave("its books could not be closed in time")
+
     def fail(self, error: Exception) -> NoReturn:
         """Abandons the books and raises `error`, in one line where it is no fault of ours."""
         self.abandon()
+        if isinstance(error, SweepLocked):
+            raise DriverEnded(f"{error}; it goes on there") from error
         if not isinstance(error, (OSError, StoreError, DriverEnded)) and not _of_ray(error):
             raise error
         own = isinstance(error, (DriverEnded, StoreError))
@@ -158,7 +208,9 @@ class _Guarded:
 
     def _leave(self, why: str) -> None:
         code = 130 if self.conductor.interrupted else 1
-        self.abandon()
+        last = threading.Thread(target=self.abandon, daemon=True)
+        last.start()
+        last.join(GONE_GRACE_S)  # whoever writes may hang
         with contextlib.suppress(Exception):
             self.display.end()
             line = f"fairsweep: error: {why}; the sweep is interrupted, `{self.resume}` goes on"
@@ -187,7 +239,7 @@ class Books(_Guarded):
         if state == "finished" and not values:
             state = "failed"
         self.writer.close(state=state)
-        self._over.set()
+        self.settled()
         return state
 
     def _abandon(self) -> None:
@@ -248,35 +300,3 @@ def _run_on_tune(
             )
     if not conductor.finished:
         raise DriverEnded(f"Tune's controller failed {MAX_ENGINE_RESTARTS} times, last with {failure}")
-
-
-@contextlib.contextmanager
-def _interruptible(conductor: Conductor | Fleet, display: Display) -> Iterator[None]:
-    """The first Ctrl-C, SIGTERM or SIGHUP ends trials cleanly; a second one does not wait."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    first = 0.0
-
-    def handle(number: int, frame: Any) -> None:
-        nonlocal first
-        if not conductor.interrupted:
-            first = time.monotonic()
-            conductor.interrupt()
-            display.note(
-                "interrupted: running trials end at their next report; press Ctrl-C again to end at once"
-            )
-        elif number == signal.SIGINT or time.monotonic() - first > 1.0:
-            # `timeout` and systemd send one signal twice, to the process and to its group or followed by SIGHUP.
-            raise KeyboardInterrupt
-
-    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-    # What was to be ignored stays so: `nohup` ignores SIGHUP.
-    before = {s: signal.signal(s, handle) for s in numbers if signal.getsignal(s) != signal.SIG_IGN}
-    try:
-        yield
-    except KeyboardInterrupt:
-        conductor.interrupt()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -26,7 +26,7 @@ from tests.analysis.test_store import create, leave, report
 @pytest.fixture(autouse=True)
 def swift(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda handle: None)
-    monkeypatch.setattr("fairsweep.analysis._files._sync", lambda handle: None)
+    monkeypatch.setattr("fairsweep.analysis._appender._sync", lambda handle: None)
     monkeypatch.setattr(_state, "_RETRY_S", ())
 
 

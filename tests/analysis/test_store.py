@@ -17,16 +17,29 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairsweep.analysis import _files, _log, _sealing, _state, _writer, schema, store
+from fairsweep.analysis import (
+    _appender,
+    _lease,
+    _log,
+    _patience,
+    _sealing,
+    _state,
+    _writer,
+    schema,
+    store,
+)
 from fairsweep.analysis._files import join
 from fairsweep.analysis.store import Store, StoreDamaged, StoreError, SweepLocked, SweepWriter, UnknownSweep
 
@@ -40,7 +53,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def swift(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody pulls the plug here: what is in the page cache survives kill -9."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(_files, "_sync", lambda handle: None)
+    monkeypatch.setattr(_appender, "_sync", lambda handle: None)
 
 
 @pytest.fixture
@@ -385,7 +398,7 @@ def test_every_flipped_bit_of_a_frame_is_noticed() -> None:
 def test_an_append_returns_after_the_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     with create(tmp_path) as w:
-        monkeypatch.setattr(_files, "_sync", lambda handle: sizes.append(os.fstat(handle).st_size))
+        monkeypatch.setattr(_appender, "_sync", lambda handle: sizes.append(os.fstat(handle).st_size))
         for step in range(3):
             w.results([report(step)])
             assert len(sizes) == step + 1 and sizes[-1] == log_file(tmp_path).stat().st_size
@@ -1057,6 +1070,26 @@ def test_a_full_disk_is_one_error_and_the_log_stays_whole(
     assert steps(tmp_path) == [0, 2]
 
 
+def test_a_full_disk_has_room_for_how_the_sweep_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, start: int, size: int) -> bool:
+        raise OSError(28, "No space left on device")
+
+    w = create(tmp_path)
+    w.results([report(0)])
+    assert log_file(tmp_path).stat().st_blocks * 512 > _appender.LAST_WORDS, "the room is taken"
+    monkeypatch.setattr(_appender, "_allocate", full)
+    with pytest.raises(StoreError, match=r"cannot append: .*No space left"):
+        for step in range(1, 1_000_000):
+            w.results([report(step + k, trial="a" * 100) for k in range(1000)])
+    assert steps(tmp_path) == [r["step"] for r in Store(tmp_path).read("s").results]
+    w.ending()
+    w.sweep(state="interrupted")
+    leave(w)
+    assert Store(tmp_path).table("sweeps", "s").column("state").to_pylist() == ["interrupted"]
+
+
 # -- remote stores ------------------------------------------------------------------------------------
 
 
@@ -1077,7 +1110,7 @@ def test_a_remote_store_does_all_of_it(remote: str) -> None:
         assert steps(remote) == list(range(25))
         names = w._folder.names("log/s")
         assert len([n for n in names if n.endswith(".log")]) < 25, "sealed objects of the log are let go"
-    assert "still runs, or ended abruptly" in Store(remote).notes("s")[0]
+    assert "its driver ended abruptly" in Store(remote).notes("s")[0]
     with Store(remote).open("s") as w:
         assert w.recovery is not None and (w.recovery.rows, w.recovery.events) == (25, 25)
         w.results([report(25)])
@@ -1096,17 +1129,115 @@ def test_a_remote_store_does_all_of_it(remote: str) -> None:
     assert steps(remote) == list(range(27)) and Store(remote).sweeps() == ["s"]
 
 
-def test_a_remote_writer_that_was_replaced_is_stopped(remote: str) -> None:
+def test_a_remote_writer_that_lives_is_the_only_one(remote: str) -> None:
+    with create(remote) as first:
+        first.results([report(0)])
+        began = time.monotonic()
+        with pytest.raises(SweepLocked, match=f"is being written by process {os.getpid()} on "):
+            Store(remote).open("s")
+        assert time.monotonic() - began < 1, "what lives on this machine is seen at once"
+        first.results([report(1)])
+        assert Store(remote).written("s") is True and not Store(remote).notes("s")
+    assert Store(remote).written("s") is False
+    Store(remote).open("s").close(state="finished")
+    assert steps(remote) == [0, 1]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All writers are of machines that cannot be seen from here, and a silent one keeps a sweep for a second."""
+    monkeypatch.setattr(_lease, "_home", lambda: "")
+    for name, seconds in (("HOLD_S", 1.0), ("VALID_S", 0.6), ("RENEW_S", 0.1), ("SETTLE_S", 0.02)):
+        monkeypatch.setattr(_lease, name, seconds)
+
+
+def test_a_remote_writer_elsewhere_is_seen_by_what_it_renews(remote: str, elsewhere: None) -> None:
+    with create(remote) as first:
+        with pytest.raises(SweepLocked, match="is being written by process"):
+            Store(remote).open("s")
+        first.results([report(0)])
+    assert steps(remote) == [0]
+
+
+def test_a_remote_writer_that_was_silent_is_replaced_and_told(
+    remote: str, elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_lease.Lease, "_renew", lambda self: None)  # it hangs, or its machine is cut off
     first = create(remote)
     first.seal_every = 1e9
     first.results([report(0)])
     second = Store(remote).open("s")
     second.results([report(1)])
-    first.results([report(77)])
-    with pytest.raises(SweepLocked, match="taken over by process"):
-        first.seal()
-    with pytest.raises(StoreDamaged, match="comes twice"):
-        Store(remote).read("s")
+    with pytest.raises(SweepLocked, match="was taken over by process"):
+        first.results([report(77)])
+    number = first._appender.number
+    row = first._encoders["results"](report(77))
+    late = _log.encode(first._seq + 1, [("results", row)])  # what was under way then
+    first._folder.put(f"log/s/{number:012d}.log", late)
+    assert steps(remote) == [0, 1], "what nobody was told of does not count"
+    second.results([report(2)])
+    second.close(state="finished")
+    assert steps(remote) == [0, 1, 2]
+
+
+class Flaky(MemoryFileSystem):
+    """An object store that answers 503 as long as `failing` says."""
+
+    protocol = "flaky"
+    failing = [0]
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        if self.failing[0]:
+            self.failing[0] -= 1
+            raise OSError("Please reduce your request rate. (503 SlowDown)")
+        return super()._open(path, mode, **options)
+
+
+def test_a_remote_store_that_does_not_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr(_patience, "PAUSE_S", 0.01)
+    monkeypatch.setattr(_patience, "SAY_AFTER_S", 0.02)
+    uri, said = f"flaky://{uuid.uuid4().hex}/store", list[str]()
+    with create(uri) as w:
+        w._folder.patience.said = said.append
+        for step in range(4):
+            Flaky.failing[0] = 5 * step
+            w.results([report(step)])
+            w.seal()
+        assert len(said) >= 2 and "does not answer" in said[0] and "503" in said[0] and "again" in said[1]
+        w.hurry()
+        w._folder.patience._until = 0.0
+        Flaky.failing[0] = 10**6
+        with pytest.raises(StoreError, match="503"):
+            w.results([report(4)])
+        with pytest.raises(StoreError, match=r"storage=.*503"):
+            Store(uri).table("results", "s")
+        Flaky.failing[0] = 0
+        w.results([report(5)])
+        w.close(state="finished")
+    assert steps(uri) == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (
+            OSError("When uploading key 'timeout' in bucket 'b': AWS Error ACCESS_DENIED during PutObject"),
+            False,
+        ),
+        (OSError("When listing 'b': AWS Error SLOW_DOWN during ListObjectsV2 operation: reduce"), True),
+        (OSError("AWS Error UNKNOWN (HTTP status 503) during PutObject operation"), True),
+        (OSError("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation"), False),
+        (OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7"), True),
+        (FileNotFoundError("connection"), False),
+        (PermissionError("Forbidden"), False),
+        (ConnectionResetError(104, "Connection reset by peer"), True),
+        (OSError(28, "No space left on device"), False),
+        (ValueError("503"), False),
+    ],
+)
+def test_what_passes_by_itself(error: Exception, passing: bool) -> None:
+    assert _patience.passes(error) is passing
 
 
 # -- size ---------------------------------------------------------------------------------------------

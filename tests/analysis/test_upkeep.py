@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -167,14 +168,20 @@ def test_tags_are_added_dropped_and_stand_in_the_table(store: Store) -> None:
         upkeep.tag(store, "nobody", ["x"])
 
 
-def test_an_object_store_cannot_tell_who_writes(tmp_path: Path) -> None:
+def test_a_sweep_on_an_object_store_is_deleted_once_nobody_writes_it(tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
     uri = f"memory://{tmp_path.name}"
     store = Store(uri)
     fields = [pa.field("config.lr", pa.float64())]
     with store.create("s", {"paper": "p"}, config_fields=fields, metric_names=["loss"]):
-        pass
-    with pytest.raises(SweepLocked, match="--force deletes it all the same"):
-        upkeep.delete(store, "s")
-    upkeep.delete(store, "s", force=True)
+        assert store.written("s") is True
+        with pytest.raises(SweepLocked, match=f"is being written by process {os.getpid()}"):
+            upkeep.delete(Store(uri), "s")
+    assert store.written("s") is False
+    with upkeep.alone(store, "comparisons", "c", "comparison"):
+        assert upkeep.held(store, "comparisons", "c")
+        with pytest.raises(SweepLocked), upkeep.alone(Store(uri), "comparisons", "c", "comparison"):
+            pass
+    assert not upkeep.held(store, "comparisons", "c")
+    upkeep.delete(store, "s")
     assert store.sweeps() == []

@@ -159,18 +159,21 @@ def resident_mb() -> float:
 @contextlib.contextmanager
 def slow_disk(seconds: float) -> Iterator[None]:
     """Every fsync of the store takes so much longer."""
-    from fairsweep.analysis import _files
+    try:
+        from fairsweep.analysis import _appender
+    except ImportError:  # an earlier build
+        from fairsweep.analysis import _files as _appender  # type: ignore[no-redef]
 
-    real, data = os.fsync, _files._sync
+    real, data = os.fsync, _appender._sync
 
     def after(sync: Any) -> Any:
         return lambda handle: (time.sleep(seconds), sync(handle))[1]
 
-    os.fsync, _files._sync = after(real), after(data)
+    os.fsync, _appender._sync = after(real), after(data)
     try:
         yield
     finally:
-        os.fsync, _files._sync = real, data
+        os.fsync, _appender._sync = real, data
 
 
 # -- what is measured, each in a process of its own --------------------------------------------------------

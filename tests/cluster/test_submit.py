@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -100,13 +99,32 @@ def test_a_ray_that_does_not_start_in_time_is_one_line(monkeypatch: pytest.Monke
     assert "\n" not in str(caught.value)
 
 
-def test_a_cluster_that_is_gone_stays_gone_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_has_ended_is_gone_for_all_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several threads ask; only the first of each five seconds was told, and the driver's last line began with None."""
+    monkeypatch.setattr(local, "_pulse", local._Pulse())
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        monkeypatch.setattr(local, "_pulse", local._Pulse())
-        local._pulse.address = listening.getsockname()
-        local._pulse._heard = local._pulse._asked = time.monotonic() - 2 * local.SILENT_S
+        local._pulse._address = listening.getsockname()
+        local._pulse.look()
         assert local.ray_gone() is None, "it answers"
-        local._pulse._heard = local._pulse._asked = time.monotonic() - 2 * local.SILENT_S
+    local._pulse.look()
+    assert local.ray_gone() is None, "it may begin again"
+    local._pulse._heard -= local.REFUSED_S
     assert [bool(local.ray_gone()) for _ in range(3)] == [True] * 3
-    assert "does not answer any more" in str(local.ray_gone())
+    assert "has ended" in str(local.ray_gone())
+
+
+def test_a_cluster_may_be_cut_off_for_longer_than_a_switch_takes_to_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    pulse = local._Pulse()
+    pulse._address = ("10.0.0.1", 6379)
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    began = pulse._answered
+    for silent, gone in ((20.0, False), (40.0, False), (46.0, True)):
+        pulse._heard = pulse._answered = began - silent
+        pulse.look()
+        assert bool(pulse.gone()) is gone
+    assert "10.0.0.1:6379 does not answer any more" in str(pulse.gone())
