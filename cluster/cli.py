@@ -21,7 +21,9 @@ from fairsweep.cluster.commands import (
     dashboard,
     data,
     doctor,
+    jobs,
     listing,
+    local,
     networks,
     papers,
     reports,
@@ -32,6 +34,8 @@ from fairsweep.cluster.commands import (
     upkeep,
 )
 from fairsweep.cluster.errors import DriverEnded, UserError
+from fairsweep.cluster.jobs import submitted
+from fairsweep.cluster.masking import masked_words, silenced
 
 EPILOG = """examples:
   fairsweep run trainable=dagnn budget.trials=20 scheduler=asha
@@ -42,10 +46,17 @@ EPILOG = """examples:
 
 def run_cli(argv: Sequence[str]) -> int:
     """Parses and runs one command; returns the exit code."""
+    code = _run(argv)
+    submitted.ended(code)
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
     parser = _parser()
     if "_ARGCOMPLETE" in os.environ:
         completion.complete(parser)
     args, rest = parser.parse_known_args(_store_as_its_verb_says(argv))
+    args.verbs = tuple(completion.verbs(parser))
     if args.version:
         print(f"fairsweep {_version()}")
         return 0
@@ -54,11 +65,12 @@ def run_cli(argv: Sequence[str]) -> int:
         return 0
     if rest and args.command not in ("run", "nas", "resume", "claims", "compare"):
         print(
-            f"fairsweep: error: {args.command}: does not know {' '.join(rest)}; see --help", file=sys.stderr
+            f"fairsweep: error: {args.command}: does not know {' '.join(masked_words(rest))}; see --help",
+            file=sys.stderr,
         )
         return 2
     if "log_format" not in args or not (args.log_format or os.environ.get("FAIRSWEEP_LOG_FORMAT")):
-        return _handled(args, rest)
+        return _handled(args, rest, argv)
     from fairsweep.cluster import jsonlog  # brings Hydra
 
     try:
@@ -67,11 +79,11 @@ def run_cli(argv: Sequence[str]) -> int:
         print(f"fairsweep: error: {error}", file=sys.stderr)
         return 2
     with jsonlog.as_lines() if args.log_json else contextlib.nullcontext():
-        return _handled(args, rest)
+        return _handled(args, rest, argv)
 
 
-def _handled(args: argparse.Namespace, rest: list[str]) -> int:
-    """Runs the verb; the exit code. An error that is not a fault of ours is one line."""
+def _handled(args: argparse.Namespace, rest: list[str], argv: Sequence[str]) -> int:
+    """Runs the verb of `argv`; the exit code. An error that is not a fault of ours is one line."""
     try:
         return args.handle(args, rest)
     except BrokenPipeError:
@@ -83,7 +95,7 @@ def _handled(args: argparse.Namespace, rest: list[str]) -> int:
         code = _code(error)
         if code is None:
             raise
-        print(f"fairsweep: error: {_one_line(error)}", file=sys.stderr)
+        print(f"fairsweep: error: {silenced(_one_line(error), argv)}", file=sys.stderr)
         return code
 
 
@@ -155,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for family in (
         papers, data, runs, listing, tables, show, reports, dashboard, serving, doctor, upkeep, claims, compare,
-        networks, completion,
+        networks, jobs, local, completion,
     ):  # fmt: skip
         family.register(add)
     return parser

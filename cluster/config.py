@@ -26,6 +26,7 @@ from fairsweep.analysis.text import bounded, escaped, storable
 from fairsweep.cluster import checks, choice, objectives, overrides
 from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
+from fairsweep.cluster.masking import masked_uri
 from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.algorithms import SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
@@ -70,7 +71,10 @@ class Settings:
         return f"{self.paper.slug} by {self.search['name']}, scheduler {self.scheduler['name']}"
 
     def to_yaml(self) -> str:
-        return OmegaConf.to_yaml(OmegaConf.create(self.tree))
+        shown = {
+            key: masked_uri(str(value)) if key == "storage" else value for key, value in self.tree.items()
+        }
+        return OmegaConf.to_yaml(OmegaConf.create(shown))
 
 
 def compose_tree(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from datetime import datetime
 from pathlib import Path
 
 from fairsweep.analysis.store import Store, StoreError, check_uri
 from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.masking import masked_uri
 
 RAY_COPIES = "/runtime_resources/working_dir_files/"
 
@@ -38,8 +41,8 @@ def existing(storage: str, setting: str) -> Store:
 def locate(storage: str) -> str:
     """`storage` as a URI or an absolute path.
 
-    A job runs in a copy of its working directory that Ray deletes later: there a relative path is taken from
-    the home folder.
+    A job runs in a copy of its working directory that Ray deletes later: there a relative path is taken from the folder
+    in which `fairsweep submit` was called, if this machine has it, else from the home folder.
     """
     try:
         check_uri(storage)
@@ -48,13 +51,31 @@ def locate(storage: str) -> str:
     if "://" in storage:
         return storage
     here = Path.cwd()
-    base = Path.home() if RAY_COPIES in here.as_posix() else here
+    base = _of_job() if RAY_COPIES in here.as_posix() else here
     return str((base / Path(storage).expanduser()).resolve())
+
+
+def _of_job() -> Path:
+    submitted = os.environ.get("FAIRSWEEP_FOLDER", "")
+    return Path(submitted) if submitted and os.path.isdir(submitted) else Path.home()
+
+
+def at_hand(path: str) -> str:
+    """`path`; of what lies in Ray's copy of a job's working directory, where this node's copy has it."""
+    _, found, inside = path.partition(RAY_COPIES)
+    if not found or os.path.exists(path):
+        return path
+    package, _, rest = inside.partition("/")
+    for own in (os.environ.get("TUNE_ORIG_WORKING_DIR", ""), os.getcwd(), *sys.path):
+        root, found, _ = own.partition(f"{RAY_COPIES}{package}")
+        if found and os.path.exists(place := os.path.join(root + found, rest)):
+            return place
+    return path
 
 
 def resuming(name: str, uri: str, *changes: str) -> str:
     """The command that goes on with a sweep or comparison of the store at `uri`."""
-    where = [] if uri == locate(DEFAULT_STORAGE) else ["--storage", uri]
+    where = [] if uri == locate(DEFAULT_STORAGE) else ["--storage", masked_uri(uri)]
     return shlex.join(["fairsweep", "resume", name, *changes, *where])
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from typing import Any
 
-from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster import DEFAULT_STORAGE, masking
 from fairsweep.cluster.commands import of_a_run, quiet
 from fairsweep.cluster.errors import UserError
 
@@ -91,7 +90,7 @@ def _claims(args: argparse.Namespace, rest: list[str]) -> int:
         show_claims(rows)
         if state == "interrupted":
             named = [] if given or args.name else ["--name", name]
-            print(f"resume   {shlex.join(['fairsweep', 'claims', *sys.argv[2:], *named])}")
+            print(f"resume   {masking.command(['fairsweep', 'claims', *sys.argv[2:], *named])}")
     return 130 if state == "interrupted" else 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands import of_a_run, quiet
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.masking import masked_uri
 
 EPILOG = """METHOD is a paper, or a file with names of it, and after colons parameters with one value or several:
   dagnn   dagnn:model=gcn,sgc   biper:weight_mode=fp,ste,biper   train.py:a,b   train.py:a:depth=2,4
@@ -96,11 +97,11 @@ def ended(answer: Any, state: str, name: str, storage: str, as_json: bool) -> in
 
     if as_json:
         said = None if answer is None else answering.jsonable(answer)
-        report.print_json({"run": name, "storage": storage, "state": state, "answer": said})
+        report.print_json({"run": name, "storage": masked_uri(storage), "state": state, "answer": said})
     else:
         if answer is not None:
             print_answer(answer)
-        print(f"store    {storage}  (table comparisons, and a sweep for each search; run {name})")
+        print(f"store    {masked_uri(storage)}  (table comparisons, and a sweep for each search; run {name})")
         if answer is not None and state != "interrupted":
             print(f"page     {_again('report', name, storage)}")
         if state == "interrupted":
@@ -111,7 +112,7 @@ def ended(answer: Any, state: str, name: str, storage: str, as_json: bool) -> in
 
 
 def _again(verb: str, name: str, storage: str) -> str:
-    where = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
+    where = [] if storage == DEFAULT_STORAGE else ["--storage", masked_uri(storage)]
     return shlex.join(["fairsweep", verb, name, *where])
 
 

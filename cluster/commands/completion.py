@@ -32,7 +32,7 @@ def complete(parser: argparse.ArgumentParser) -> None:
     """Answers the shell that asks what may come next, and ends the process; returns if none asks."""
     import argcomplete
 
-    for command, p in _verbs(parser).items():
+    for command, p in verbs(parser).items():
         if command in ("run", "nas"):
             p.add_argument("words", nargs="*", help=argparse.SUPPRESS).completer = settings  # type: ignore[attr-defined]
         for action in p._actions:
@@ -43,7 +43,8 @@ def complete(parser: argparse.ArgumentParser) -> None:
     argcomplete.autocomplete(parser)
 
 
-def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """All verbs, each with what parses it."""
     found = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     return dict(found.choices)
 

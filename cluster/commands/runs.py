@@ -11,6 +11,7 @@ from fairsweep.cluster.commands import compare, of_a_run, quiet
 from fairsweep.cluster.commands.help import show_help
 from fairsweep.cluster.commands.tables import existing, print_best, print_trials
 from fairsweep.cluster.errors import DriverEnded, UserError
+from fairsweep.cluster.masking import masked_uri
 
 
 def register(add: Any) -> None:
@@ -150,7 +151,7 @@ def _searched(result: Any, as_json: bool) -> int:
     from fairsweep.cluster.jobs.nas import budget as nas_budget
     from fairsweep.cluster.jobs.nas import report as nas_report
 
-    store = Store(result.storage)
+    store, shown = Store(result.storage), masked_uri(result.storage)
     rows = store.table("architectures", result.sweep).to_pylist()
     cost = nas_report.cost_of_front(store, result.sweep)
     front, alone = nas_report.front(rows, cost), nas_report.retrained(rows)
@@ -159,7 +160,7 @@ def _searched(result: Any, as_json: bool) -> int:
         print(f"note: {note}", file=sys.stderr)
     target = nas_budget.answer(nas_report.settings_of(store, result.sweep), rows)
     if as_json:
-        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state, "note": note}
+        answer = {"sweep": result.sweep, "storage": shown, "state": result.state, "note": note}
         report.print_json({**answer, "target": target, "front": front, "retrained": alone})
     else:
         report.show_rows(front, nas_report.SHOWN, title=f"front of {len(rows)} scored: score against {cost}")
@@ -170,8 +171,8 @@ def _searched(result: Any, as_json: bool) -> int:
         for line in nas_report.where(met or front, alone):
             print(line)
         for key in nas_report.supernets(rows):
-            print(f"supernet {key}  (fairsweep rank {key} --table ... --storage {result.storage})")
-        print(f"store    {result.storage}  (tables architectures, trials and results; run {result.sweep})")
+            print(f"supernet {key}  (fairsweep rank {key} --table ... --storage {shown})")
+        print(f"store    {shown}  (tables architectures, trials and results; run {result.sweep})")
     return _ended(result, as_json)
 
 
@@ -180,9 +181,9 @@ def _finished(result: Any, as_json: bool) -> int:
     from fairsweep.analysis.store import Store
     from fairsweep.cluster.jobs.best import best_of
 
-    store = Store(result.storage)
+    store, shown = Store(result.storage), masked_uri(result.storage)
     if as_json:
-        answer = {"sweep": result.sweep, "storage": result.storage, "state": result.state}
+        answer = {"sweep": result.sweep, "storage": shown, "state": result.state}
         report.print_json({**answer, "best": best_of(store, result.sweep)})
     else:
         print_trials(store, result.sweep)
@@ -193,9 +194,9 @@ def _finished(result: Any, as_json: bool) -> int:
             store.table("trials", result.sweep, columns=["state"]).column("state").to_pylist().count("failed")
         )
         if failed:
-            again = f"fairsweep resume {result.sweep} --storage {result.storage} retry=failed"
+            again = f"fairsweep resume {result.sweep} --storage {shown} retry=failed"
             print(f"failed   {failed} of the trials; once more: {again}")
-        print(f"store    {result.storage}  (tables results, trials and sweeps; sweep {result.sweep})")
+        print(f"store    {shown}  (tables results, trials and sweeps; sweep {result.sweep})")
     return _ended(result, as_json)
 
 
@@ -203,6 +204,6 @@ def _ended(result: Any, as_json: bool) -> int:
     """The exit code of a run, and how to go on with one that was interrupted."""
     if result.state == "interrupted":
         if not as_json:
-            print(f"resume   fairsweep resume {result.sweep} --storage {result.storage}")
+            print(f"resume   fairsweep resume {result.sweep} --storage {masked_uri(result.storage)}")
         return 130
     return 1 if result.state == "failed" else 0

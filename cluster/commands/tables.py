@@ -10,6 +10,7 @@ from typing import Any
 
 from fairsweep.cluster.commands import path
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.masking import masked_uri
 
 
 def register(add: Any) -> None:
@@ -250,10 +251,12 @@ def _export_study(args: argparse.Namespace, store: Any) -> int:
         print(f"note: {note}", file=sys.stderr)
     trials = sum(states.values())
     if args.json:
-        report.print_json({"path": where, "study": args.sweep, "trials": trials, "states": states})
+        report.print_json(
+            {"path": masked_uri(where), "study": args.sweep, "trials": trials, "states": states}
+        )
         return 0
     said = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-    print(f"{where}: study {args.sweep}, {trials} trials ({said or 'none yet'})")
+    print(f"{masked_uri(where)}: study {args.sweep}, {trials} trials ({said or 'none yet'})")
     return 0
 
 

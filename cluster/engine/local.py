@@ -49,7 +49,7 @@ def prepare_environment() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def _read_environment() -> None:
+def read_environment() -> None:
     """Makes Ray read its environment again: a user's file, or a notebook, may have imported it before we set it.
 
     Ray (2.60) decides at its import whether it sends a token; its own start would then refuse it, after 30 s.
@@ -62,7 +62,7 @@ def _read_environment() -> None:
         raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _check_token_is_private() -> None:
+def check_token_is_private() -> None:
     """Warns once of a token that others can read: whoever has it can run code on the cluster. Ray writes it 0644."""
     global _token_said
     try:
@@ -231,7 +231,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     """
     prepare_environment()
     if not os.environ.get("RAY_AUTH_TOKEN"):
-        _check_token_is_private()
+        check_token_is_private()
     address = find_cluster(options.get("address") or os.environ.get("RAY_ADDRESS"))
     if address is None or address.startswith(("127.", "localhost:")):
         # Ray replaces 127.0.0.1 by the machine's address unless it is told that no other machine will join,
@@ -245,7 +245,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
         with light_actors(inherited=False):
             yield "the Ray of this process"
         return
-    _read_environment()
+    read_environment()
     try:
         if address:
             if "://" not in address:

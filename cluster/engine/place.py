@@ -10,12 +10,14 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.engine.weights import read_from_board
 from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.storage import at_hand
 
 
 class Place:
@@ -39,6 +41,7 @@ class Place:
 
     def _begin(self, text: str) -> None:
         post = Post(**json.loads(text))
+        post = replace(post, folder=at_hand(post.folder), data_dir=at_hand(post.data_dir or "") or None)
         if post.board:
             read_from_board(post.board)
         self._post, self._bundle = text, Bundle(LegRunner(post))

@@ -24,7 +24,7 @@ from fairsweep.cluster.config import Settings
 from fairsweep.cluster.engine.conductor import now
 from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs import metrics
+from fairsweep.cluster.jobs import metrics, submitted
 from fairsweep.cluster.jobs.claims_running import Display, Lines, run_all
 from fairsweep.cluster.jobs.claims_tuning import Tuning, listed
 from fairsweep.cluster.storage import open_store
@@ -168,6 +168,7 @@ def run(
     first = groups[0].settings
     metrics.check(first)
     with connected({**first.cluster, "concurrent": first.budget["concurrent"]}):
+        submitted.enter(store, name)
         state = run_all(store, left, first, display, f"fairsweep claims ... --name {name}", name)
     return found(), state
 

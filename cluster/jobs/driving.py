@@ -26,7 +26,8 @@ from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
-from fairsweep.cluster.jobs import metrics
+from fairsweep.cluster.jobs import metrics, submitted
+from fairsweep.cluster.masking import masked_uri
 from fairsweep.cluster.storage import resuming
 
 MAX_ENGINE_RESTARTS = 5
@@ -71,7 +72,8 @@ def drive(
         conductor = make(on_end)
         conductor.on_note = display.note
         store.folder.patience.said = display.note
-        display.begin(name, store.uri, settings, conductor, writer.recovery)
+        submitted.enter(store, name)
+        display.begin(name, masked_uri(store.uri), settings, conductor, writer.recovery)
         books = Books(conductor, writer, display)
         try:
             for text in notes:
@@ -215,6 +217,7 @@ class _Guarded:
             self.display.end()
             line = f"fairsweep: error: {why}; the sweep is interrupted, `{self.resume}` goes on"
             print(line, file=sys.stderr, flush=True)
+        submitted.ended(code)
         os._exit(code)  # the main thread hangs in Ray
 
 

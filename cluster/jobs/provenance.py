@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fairsweep.cluster.storage import RAY_COPIES
+
+REVISION = "FAIRSWEEP_REVISION"  # in a job, whose copy of the code has no history: commit, and -changed
 PACKAGES = ("fairsweep", "torch", "ray", "optuna", "numpy", "scikit-learn", "pyarrow", "hydra-core")
 
 
 @functools.lru_cache(maxsize=1)
 def code_version() -> tuple[str | None, bool | None]:
     """(git commit, dirty) of the checkout that the code runs from; (None, None) if it is none."""
-    root = Path(__file__).parent
+    found = version_of(Path(__file__).parent, Path(__file__).name)
+    return _sent() if found == (None, None) else found
+
+
+def version_of(root: Path, file: str) -> tuple[str | None, bool | None]:
+    """(git commit, dirty) of the checkout at `root` that has `file`; (None, None) if it is none."""
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        tracked = _git(root, "ls-files", "--error-unmatch", Path(__file__).name)
+        tracked = _git(root, "ls-files", "--error-unmatch", file)
         dirty = bool(_git(root, "status", "--porcelain"))
     except (OSError, subprocess.SubprocessError):
         return None, None
     return (commit, dirty) if tracked else (None, None)
+
+
+def _sent() -> tuple[str | None, bool | None]:
+    """What `fairsweep submit` says of the code that it has sent along, where that is what runs."""
+    if RAY_COPIES not in Path(__file__).as_posix():
+        return None, None
+    commit, changed, _ = os.environ.get(REVISION, "").partition("-changed")
+    return (commit, bool(changed)) if commit else (None, None)
 
 
 def code_name() -> str:

@@ -16,6 +16,7 @@ from fairsweep.cluster.jobs import reporting_runs as runs
 from fairsweep.cluster.jobs.comparing import job
 from fairsweep.cluster.jobs.pictures import Pictures
 from fairsweep.cluster.jobs.reporting_sweeps import answer, sections
+from fairsweep.cluster.masking import masked_uri
 
 FORMATS = ("html", "md", "pdf")
 
@@ -45,7 +46,7 @@ def document_of(store: Store, names: Sequence[str]) -> Document:
         said = Text(f"{told} {more}".strip())
         parts += [Section(own[0].name, own[0].title, [said, *own[0].blocks]), *own[1:]]
     facts = [("sweeps", ", ".join(names)), ("trials", f"{sum(p.trials.num_rows for p in pictures):,}")]
-    return Document(f"{count(len(names), 'sweep')} of {store.uri}", first, "", facts, parts)
+    return Document(f"{count(len(names), 'sweep')} of {masked_uri(store.uri)}", first, "", facts, parts)
 
 
 def _rows(store: Store, table: str, name: str) -> list[dict[str, Any]]:

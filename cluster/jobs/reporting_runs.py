@@ -21,6 +21,7 @@ from fairsweep.analysis.statistics import best
 from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.jobs.pictures import Pictures
 from fairsweep.cluster.jobs.reporting_sweeps import duration, seen
+from fairsweep.cluster.masking import masked_command, masked_uri
 
 Row = dict[str, Any]
 
@@ -273,8 +274,8 @@ def settings(rows: Sequence[Row], store: Store) -> list[Block]:
             continue
         spec = json.loads(row.get("comparison") or "{}").get("spec")
         facts = {
-            "store": store.uri,
-            "command": row["command"],
+            "store": masked_uri(store.uri),
+            "command": masked_command(row["command"] or ""),
             "settings": json.dumps(spec, indent=1) if spec else None,
         }
         facts |= json.loads(row["versions"] or "{}")

@@ -17,6 +17,7 @@ from fairsweep.analysis.statistics import summarise
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs.pictures import ALONE, FROM_SCORE, Pictures
+from fairsweep.cluster.masking import masked_command, masked_uri
 
 DRAWN = 6  # networks
 FAILURES, ERROR = 20, 4000  # kinds of failures that are listed, characters of a traceback
@@ -351,7 +352,7 @@ def again(of: Pictures) -> list[Block]:
     commit = row["git_commit"]
     facts = {
         "sweep": of.name,
-        "store": of.store.uri,
+        "store": masked_uri(of.store.uri),
         "begun": row["created"] and f"{row['created']:%Y-%m-%d %H:%M:%S} UTC",
         "ended": row["ended"] and f"{row['ended']:%Y-%m-%d %H:%M:%S} UTC",
         "code": commit and f"{commit[:12]}{' with changes' if row['git_dirty'] else ''}",
@@ -362,7 +363,7 @@ def again(of: Pictures) -> list[Block]:
     }
     known = {k: str(v) for k, v in facts.items() if v}
     notes = of.store.notes(of.name)
-    blocks: list[Block] = [Code(row["command"], "The command")] if row["command"] else []
+    blocks: list[Block] = [Code(masked_command(row["command"]), "The command")] if row["command"] else []
     blocks.append(
         Rows(
             "provenance",

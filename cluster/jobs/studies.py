@@ -22,6 +22,7 @@ from fairsweep.analysis import schema
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs.study_files import add_trials, opened
+from fairsweep.cluster.masking import masked_command
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.nas._job import SearchJob
 
@@ -80,6 +81,7 @@ def _written(
             warnings.simplefilter("ignore")  # names of metrics are marked as experimental
             study.set_metric_names(list(modes))
         about = {key: sweep[key] for key in ABOUT_SWEEP if sweep.get(key) is not None}
+        about |= {"command": masked_command(sweep["command"])} if sweep.get("command") else {}
         for key, value in {**about, "constraints": json.loads(sweep["constraints"] or "{}")}.items():
             study.set_user_attr(key, value)
         add_trials(study, place, trials)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
 from fairsweep.analysis.text import bounded
-from fairsweep.cluster import config, objectives
+from fairsweep.cluster import config, masking, objectives
 from fairsweep.cluster.config import Settings, data_at_hand
 from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine.aims import Aims
@@ -310,7 +309,7 @@ def sweep_row(settings: Settings, paper: type[Paper]) -> dict[str, Any]:
         "versions": provenance.versions(),
         "plugin": catalog.plugin_of(paper),
         **sources.columns(paper),
-        "command": bounded(shlex.join(["fairsweep", *sys.argv[1:]]), COMMAND),
+        "command": bounded(masking.command(["fairsweep", *sys.argv[1:]]), COMMAND),
     }
 
 

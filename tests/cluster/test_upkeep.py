@@ -90,7 +90,7 @@ def test_every_verb_takes_the_store_in_both_ways(words: list[str], read: list[st
 
 
 def test_every_verb_with_a_store_takes_it_as_an_option() -> None:
-    verbs = completion._verbs(_parser())
+    verbs = completion.verbs(_parser())
     assert {"ls", "show", "best", "export", "resume", "delete", "rename", "tag", "claims", "clean"} <= {
         name for name, p in verbs.items() if any(a.dest == "storage" for a in p._actions)
     }

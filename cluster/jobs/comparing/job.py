@@ -22,12 +22,13 @@ from fairsweep.cluster.display import clock
 from fairsweep.cluster.engine.fleet import Fleet, Lane
 from fairsweep.cluster.engine.local import check_shared, connected, slots
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs import metrics, sweep
+from fairsweep.cluster.jobs import metrics, submitted, sweep
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
 from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, made, resumed
 from fairsweep.cluster.jobs.driving import drive_fleet
+from fairsweep.cluster.masking import masked_uri
 from fairsweep.cluster.storage import open_store, resuming
 from fairsweep.trainables.own.known import meant, pinned
 from fairsweep.trainables.own.source import Source, TrainableError, is_reference
@@ -215,9 +216,10 @@ def _run(
         concurrent = slots(first.cluster, None)  # of all searches together; budget.concurrent is of each
         check_shared(store.uri)
         begun = Run.of(plan, store, display, concurrent)
-        display.started(plan, store.uri, len(begun.rows), concurrent)
+        display.started(plan, masked_uri(store.uri), len(begun.rows), concurrent)
         for text in news:
             display.note(text)
+        submitted.enter(store, spec.run)
         state = drive_fleet(first, begun.fleet(), display, resuming(spec.run, store.uri), spec.run)
     if state == "finished":
         sweep.tell_end(store, list(begun.told.values()), display.note)
