@@ -21,6 +21,8 @@ from fairsweep.cluster.engine.conductor import Conductor, Trial
 from fairsweep.trainables.base import ENDLESS
 
 QUIET_LINE_S = 15.0
+BURST, LINES_PER_S = 20.0, 1.0  # lines of trials: at first, or after a pause, and from then on
+SUMMARY_S = 2.0
 
 
 class Display:
@@ -116,7 +118,10 @@ class Leader:
 
 def _counts(conductor: Conductor) -> str:
     counts = Counter(t.state for t in conductor.trials.values())
-    order = ("running", "complete", "paused", "pruned", "failed", "interrupted", "pending")
+    # Of short trials a place is given many at a time, and runs one.
+    counts["in hand"] = max(0, counts["running"] - conductor.rules.concurrent)
+    counts["running"] -= counts["in hand"]
+    order = ("running", "in hand", "complete", "paused", "pruned", "failed", "interrupted", "pending")
     return ", ".join(f"{counts[s]} {s}" for s in order if counts[s])
 
 
@@ -131,18 +136,21 @@ def _time_left(conductor: Conductor) -> str:
     if conductor.purse.share:
         share = conductor.purse.share
         limits.append(conductor.elapsed_s * (1 - share) / share)
-    if over and (conductor.rules.trials is not None or not conductor.purse.limited):
+    if over and _is_known(conductor):
         limits.append((total - over) * (time.monotonic() - conductor.clock.began) / over)
     if conductor.rules.minutes is not None:
         limits.append(max(0.0, 60 * conductor.rules.minutes - conductor.elapsed_s))
     return clock(min(limits)) if limits else "?"
 
 
+def _is_known(conductor: Conductor) -> bool:
+    """Whether it is known how many trials there will be."""
+    return conductor.rules.trials is not None or bool(getattr(conductor.algorithm, "expected", 0))
+
+
 def _configurations(conductor: Conductor) -> str:
     """How many there will be, in words."""
-    known = conductor.expected // len(conductor.rules.seeds)
-    if conductor.rules.trials is None and not getattr(conductor.algorithm, "expected", 0):
-        known = 0
+    known = conductor.expected // len(conductor.rules.seeds) if _is_known(conductor) else 0
     return f"{known} configurations" if known else "configurations as long as the budget lasts"
 
 
@@ -158,35 +166,85 @@ def _shown(config: dict[str, Any], conductor: Conductor) -> str:
     return configuration(config, {n for n, p in conductor.space.parameters.items() if p.fixed})
 
 
+class Pace:
+    """Whether there is room for one more line: `BURST` at first, then `LINES_PER_S`; what is not used is kept."""
+
+    def __init__(self) -> None:
+        self._room, self._then = BURST, time.monotonic()
+
+    def allows(self) -> bool:
+        now = time.monotonic()
+        self._room, self._then = min(BURST, self._room + LINES_PER_S * (now - self._then)), now
+        if self._room < 1.0:
+            return False
+        self._room -= 1.0
+        return True
+
+
 class LineDisplay(Display):
-    """One line a trial, and one every quarter of a minute when nothing ends."""
+    """One line a trial, and one every quarter of a minute when nothing ends.
+
+    Where trials end faster than anybody reads, the lines of most are left out, and one every other second says how
+    far the sweep is. Trials that fail have room for lines of their own.
+    """
 
     def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None:
         self.conductor, self._last, self._leader = conductor, time.monotonic(), Leader(conductor)
+        self._pace, self._pace_of_failures = Pace(), Pace()
+        self._unsaid, self._summary = 0, 0.0
         rules = conductor.rules
         self._print(
             f"sweep {name}: {settings.heading}, {_configurations(conductor)} x {len(rules.seeds)} seed(s), "
             f"{rules.concurrent} at a time, store {uri}"
         )
+        if conductor.trials:
+            self._print(f"goes on: {_counts(conductor)}{self._best()}")
         if recovery is not None and recovery.message:
             self._print(recovery.message)
 
     def tick(self, conductor: Conductor) -> None:
-        if time.monotonic() - self._last > QUIET_LINE_S:
-            left = _time_left(conductor)
-            self._print(_counts(conductor) + (f"; time left about {left}" if left != "?" else ""))
+        now = time.monotonic()
+        if now - self._last > QUIET_LINE_S:
+            self._print(self._far())
+        elif self._unsaid and now > self._summary:
+            self._print(self._far() + self._best())
+            # It looks at all trials: never more than a twentieth of the time.
+            self._summary = time.monotonic() + max(SUMMARY_S, 20 * (time.monotonic() - now))
 
     def ended(self, trial: Trial) -> None:
-        value = "" if trial.value is None else f" {self.conductor.rules.objective}={trial.value:.5g}"
         self._leader.ended(trial)
-        best = self._leader.best()
-        so_far = f"; best {best.best:.5g} ({best.id})" if best is not None else ""
-        self._print(
-            f"trial {trial.id} {trial.reason}{value} ({trial.steps} steps, {clock(trial.cost_s)}){so_far}"
-        )
+        pace = self._pace_of_failures if trial.state == "failed" else self._pace
+        if not pace.allows():
+            if not self._unsaid:
+                self._summary = max(self._summary, time.monotonic() + SUMMARY_S)
+            self._unsaid += 1
+            return
+        value = "" if trial.value is None else f" {self.conductor.rules.objective}={trial.value:.5g}"
+        steps = "1 step" if trial.steps == 1 else f"{trial.steps} steps"
+        took = clock(trial.cost_s) if trial.cost_s >= 1 else f"{trial.cost_s:.2g} s"
+        self._print(f"trial {trial.id} {trial.reason}{value} ({steps}, {took}){self._best()}")
 
     def note(self, text: str) -> None:
         self._print(text)
+
+    def end(self) -> None:
+        if getattr(self, "_unsaid", 0):
+            self._print(_counts(self.conductor) + self._best())
+            self._unsaid = 0
+
+    def _far(self) -> str:
+        """Trials by state and the time left; those whose own lines were left out are said to be."""
+        left = _time_left(self.conductor)
+        unsaid, self._unsaid = self._unsaid, 0
+        return (
+            _counts(self.conductor)
+            + (f" ({unsaid} ended without a line)" if unsaid else "")
+            + (f"; time left about {left}" if left != "?" else "")
+        )
+
+    def _best(self) -> str:
+        best = self._leader.best()
+        return f"; best {best.best:.5g} ({best.id})" if best is not None else ""
 
     def _print(self, text: str) -> None:
         self._last = time.monotonic()
@@ -255,10 +313,10 @@ class LiveDisplay(Display):
 
     def _view(self) -> Group:
         conductor = self.conductor
-        total = conductor.expected
+        of_all = f"{len(conductor.trials)}{f'/{conductor.expected}' if _is_known(conductor) else ''}"
         head = Text.assemble(
             (f"{self.name}  ", "bold"),
-            f"{self.settings.heading}, {len(conductor.trials)}/{total} trials: ",
+            f"{self.settings.heading}, {of_all} trials: ",
             _counts(conductor) or "starting",
             f"; {clock(conductor.elapsed_s)} gone, about {_time_left(conductor)} left",
         )

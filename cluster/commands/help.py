@@ -49,11 +49,22 @@ def show_help(group: str, command: str) -> int:
     root = "config" if command == "run" else "nas"
     _, _, own = (folder / f"{root}.yaml").read_text().partition("\n\n")  # below the defaults list
     print("\n".join(f"  {line}" for line in own.splitlines()))
+    defaults = _defaults(folder / f"{root}.yaml")
     for name, option in SHOWN[command].items():
+        if option != defaults[name]:
+            print(f"  {name}: {defaults[name]:<17} # what {name}={option} would set:")
         for line in (folder / name / f"{option}.yaml").read_text().splitlines():
-            if not line.startswith("#"):
+            if not line.startswith("#") and (option == defaults[name] or not line.startswith("name:")):
                 print(f"  {name}.{line}")
     print(f"\n  {more}")
     print("\n--cfg job prints the composed configuration; --json answers in JSON; --quiet shows no progress.")
     print("--log-format json makes JSON lines of it.")
     return 0
+
+
+def _defaults(root: Path) -> dict[str, str]:
+    """Group -> the option that holds unless another is chosen, by the defaults list of a root configuration."""
+    import yaml
+
+    listed = yaml.safe_load(root.read_text())["defaults"]
+    return {name: option for entry in listed if isinstance(entry, dict) for name, option in entry.items()}

@@ -13,6 +13,8 @@ from fairsweep.cluster.commands.tables import existing, print_best, print_trials
 from fairsweep.cluster.errors import DriverEnded, UserError
 from fairsweep.cluster.masking import masked_uri
 
+LONG = 50  # trials above which the end of a run does not print them all
+
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
@@ -186,16 +188,19 @@ def _finished(result: Any, as_json: bool) -> int:
         answer = {"sweep": result.sweep, "storage": shown, "state": result.state}
         report.print_json({**answer, "best": best_of(store, result.sweep)})
     else:
-        print_trials(store, result.sweep)
+        print_trials(store, result.sweep, LONG)
         best = best_of(store, result.sweep)
         if best is not None:
             print_best(best)
-        failed = (
-            store.table("trials", result.sweep, columns=["state"]).column("state").to_pylist().count("failed")
+        trials = store.table("trials", result.sweep, columns=["number", "trial", "state", "reason"]).sort_by(
+            "number"
         )
+        failed = [t for t in trials.to_pylist() if t["state"] == "failed"]
         if failed:
             again = f"fairsweep resume {result.sweep} --storage {shown} retry=failed"
-            print(f"failed   {failed} of the trials; once more: {again}")
+            print(f"failed   {len(failed)} of the trials; once more: {again}")
+            if trials.num_rows > LONG:  # the table has left them out
+                print(f"         the first is {failed[0]['trial']}: {failed[0]['reason']}")
         print(f"store    {shown}  (tables results, trials and sweeps; sweep {result.sweep})")
     return _ended(result, as_json)
 

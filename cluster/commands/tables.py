@@ -52,12 +52,16 @@ def register(add: Any) -> None:
     )
 
 
-def print_trials(store: Any, sweep: str) -> None:
+def print_trials(store: Any, sweep: str, most: int | None = None) -> None:
+    """Prints the trials of a sweep in their order; where there are more than `most`, the ten best, best first."""
     from fairsweep.analysis import report
     from fairsweep.search_spaces.space import Space, SpaceError
 
     rows = store.table("trials", sweep).sort_by("number").to_pylist()
     row = store.table("sweeps", sweep).to_pylist()[0]
+    of_all = len(rows)
+    if most is not None and of_all > most:
+        rows = _best_rows(rows, row["mode"])
     try:
         space = Space.from_yaml(row["space"], source=sweep, papers=False)
         fixed = [name for name, p in space.parameters.items() if p.fixed]
@@ -82,6 +86,16 @@ def print_trials(store: Any, sweep: str) -> None:
         "reason",
     ]
     report.show_rows(rows, [c for c in columns if c != f"metric.{row['objective']}"])
+    if len(rows) < of_all:
+        shown = masked_uri(store.uri)
+        print(f"The {len(rows)} best of {of_all} trials. All: fairsweep show {sweep} --storage {shown}\n")
+
+
+def _best_rows(rows: list[dict[str, Any]], mode: str, most: int = 10) -> list[dict[str, Any]]:
+    """Complete trials before those that were stopped, then by value; those that failed or have no value are none."""
+    sign = 1.0 if mode == "min" else -1.0
+    valued = [r for r in rows if r["value"] is not None and r["state"] != "failed"]
+    return sorted(valued, key=lambda r: (r["state"] != "complete", sign * r["value"], r["number"]))[:most]
 
 
 def _best(args: argparse.Namespace, rest: list[str]) -> int:

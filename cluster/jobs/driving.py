@@ -162,7 +162,10 @@ class _Guarded:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """The first Ctrl-C, SIGTERM or SIGHUP ends trials cleanly; a second one does not wait."""
+        """The first Ctrl-C, SIGTERM or SIGHUP ends trials cleanly; a second one does not wait.
+
+        The command that goes on is told at the first: after a second one nothing more may be said.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -174,7 +177,8 @@ class _Guarded:
                 first = time.monotonic()
                 self.conductor.interrupt()
                 self.display.note(
-                    "interrupted: running trials end at their next report; press Ctrl-C again to end at once"
+                    "interrupted: running trials end at their next report; press Ctrl-C again to end at once; "
+                    f"`{self.resume}` goes on"
                 )
             elif number == signal.SIGINT or time.monotonic() - first > 1.0:
                 # `timeout` and systemd send one signal twice, to the process and to its group or followed by SIGHUP.

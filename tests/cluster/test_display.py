@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from fairsweep.analysis import report
+from fairsweep.cluster.commands.help import show_help
+from fairsweep.cluster.commands.runs import _finished
 from fairsweep.cluster.commands.tables import print_best
 from fairsweep.cluster.display import Display, Guarded, Leader, LineDisplay, LiveDisplay, clock, make_display
 from tests.cluster.test_conductor import engine
@@ -133,6 +137,90 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.Capture
     assert type(make_display(quiet=True)).__name__ == "Display"
     shown = make_display()
     assert isinstance(shown, Guarded) and isinstance(shown.inner, LineDisplay)
+
+
+def test_trials_that_end_faster_than_anybody_reads_share_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a line each: 3,000 trials of a millisecond were 3,000 lines."""
+    run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1")
+    run.run()
+    (trial,) = run.conductor.trials.values()
+    now = [0.0]
+    monkeypatch.setattr("fairsweep.cluster.display.time", SimpleNamespace(monotonic=lambda: now[0]))
+    display = LineDisplay()
+    display.begin("s", "store", run.settings, run.conductor, None)
+    begun = capsys.readouterr().err
+    assert f"goes on: 1 complete; best {trial.best:.5g} (00000-0)" in begun
+    for k in range(3000):
+        now[0] += 0.005
+        display.ended(replace(trial, state="failed", reason="raised Boom") if k % 50 == 7 else trial)
+        display.tick(run.conductor)
+    display.end()
+    lines = capsys.readouterr().err.splitlines()
+    own = [line for line in lines if line.startswith("fairsweep: trial ")]
+    assert all(" complete " in line for line in own[:7]) and 30 <= len(own) <= 80
+    assert 30 <= sum("raised Boom" in line for line in lines) <= 60, "a failure does not wait for room"
+    summed = [line for line in lines if "ended without a line" in line]
+    assert 6 <= len(summed) <= 9 and all(f"; best {trial.best:.5g} (00000-0)" in line for line in summed)
+    unsaid = sum(int(re.findall(r"\((\d+) ended", line)[0]) for line in summed)
+    assert unsaid + len(own) > 2500 and lines[-1].startswith("fairsweep: 1 complete; best ")
+    now[0] += 60
+    display.ended(replace(trial, steps=1, cost_s=0.00071234))
+    assert "(1 step, 0.00071 s)" in capsys.readouterr().err
+
+
+def test_the_end_of_a_long_run_shows_its_best_trials_and_the_first_that_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was all of them: 3,000 rows, above the answer."""
+    words = ("budget.trials=60", "search=random", "space.fault.choices=[none,raise]")
+    run = engine(tmp_path, "trainable=test_faulty", *words)
+    run.run()
+    assert _finished(SimpleNamespace(sweep="s", storage=str(tmp_path), state="finished"), False) == 0
+    out, trials = capsys.readouterr().out, list(run.conductor.trials.values())
+    done = [t for t in trials if t.state == "complete"]
+    failed = [t for t in trials if t.state == "failed"]
+    assert len(done) > 10 and len(done) + len(failed) == 60
+    best = sorted(done, key=lambda t: (t.best or 0.0, t.number))[:10]
+    assert re.findall(r"^ (\d{5}-0) ", out, re.M) == [t.id for t in best]
+    assert f"The 10 best of 60 trials. All: fairsweep show s --storage {run.store.uri}" in out
+    assert f"failed   {len(failed)} of the trials" in out and f"the first is {failed[0].id}: raised " in out
+
+
+def test_the_time_left_of_a_sweep_that_only_time_ends_is_what_is_left_of_it(tmp_path: Path) -> None:
+    """It was said to be over: all trials that were known had ended."""
+    from fairsweep.cluster.display import _counts, _time_left
+
+    run = engine(tmp_path, "trainable=test_bowl", "search=random", "budget.trials=null", "budget.minutes=2")
+    leg = run.conductor.next_leg()
+    assert leg is not None
+    run.conductor.trials[leg.trial].steps = 8
+    assert _time_left(run.conductor) == "2:00 min"
+    (trial,) = run.conductor.trials.values()
+    run.conductor.trials |= {f"0000{k}-0": trial for k in range(1, 4)}  # a bundle of four at the one place
+    assert run.conductor.rules.concurrent == 1 and _counts(run.conductor) == "1 running, 3 in hand"
+
+
+def test_a_first_ctrl_c_tells_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second one may come when the driver can say nothing more: it ended without the command."""
+    from fairsweep.cluster.jobs.driving import Books
+
+    run = engine(tmp_path, "trainable=test_bowl", "budget.trials=2")
+    display = LineDisplay()
+    display.begin("s", "store", run.settings, run.conductor, None)
+    with Books(run.conductor, run.writer, display).interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert run.conductor.interrupted
+    assert f"`fairsweep resume s --storage {run.store.uri}` goes on" in capsys.readouterr().err
+
+
+def test_help_says_which_options_hold_unless_others_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    """`scheduler.name: asha` stood among the defaults."""
+    assert show_help("", "run") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^  scheduler: none +# what scheduler=asha would set:$", said, re.M)
+    assert "scheduler.name" not in said and re.search(r"^  search.name: tpe$", said, re.M)
 
 
 BRACKETS = "[/data/imagenet] [columns] [bold]x[/bold] :smile: [3, 224, 224]"
