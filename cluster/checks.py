@@ -15,6 +15,7 @@ from fairsweep.trainables.base import ENDLESS
 
 TOTALS = ("total_steps", "total_minutes")  # budgets of all trials of a sweep together
 MOST = 2**63 - 1  # what a column of whole numbers holds
+PART = 1e-4  # of a CPU or GPU, the smallest that Ray knows
 
 
 def hint(word: str, options: Sequence[str]) -> str:
@@ -86,6 +87,28 @@ def check_totals(raw: Mapping[str, Any]) -> None:
                 f"budget.{name}={budget[name]}: not with scheduler=pbt, whose population trains to the end;"
                 " budget.trials says how many members it has"
             )
+
+
+def check_cluster(raw: Mapping[str, Any]) -> None:
+    """The group `cluster`: what a trial takes, and the part of a shared cluster."""
+    number(raw, "cluster.cpus", int, low=1, optional=True)
+    number(raw, "cluster.cpus_per_trial", float, low=0, open_low=True)
+    number(raw, "cluster.gpus_per_trial", float, low=0)
+    for name in ("cpus_per_trial", "gpus_per_trial"):
+        value = raw["cluster"][name]
+        if value and value < PART:
+            raise UserError(
+                f"cluster.{name}={value}: must be at least {PART:g}, the smallest part that Ray knows"
+            )
+    gpus = raw["cluster"]["gpus_per_trial"]
+    if gpus > 1 and gpus % 1:
+        raise UserError(
+            f"cluster.gpus_per_trial={gpus}: must be a part of one GPU, such as 0.5, or a whole number: "
+            f"{math.floor(gpus)} or {math.ceil(gpus)}"
+        )
+    if "weight" in raw["cluster"]:  # sweeps of older versions have none
+        number(raw, "cluster.weight", float, low=0, open_low=True)
+        number(raw, "cluster.priority", int, low=-MOST)
 
 
 def check_affordable(raw: Mapping[str, Any], maximum: int) -> None:

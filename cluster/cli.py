@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from fairsweep.cluster.commands import (
     jobs,
     listing,
     local,
+    manifests,
     networks,
     papers,
     reports,
@@ -58,7 +58,9 @@ def _run(argv: Sequence[str]) -> int:
     args, rest = parser.parse_known_args(_store_as_its_verb_says(argv))
     args.verbs = tuple(completion.verbs(parser))
     if args.version:
-        print(f"fairsweep {_version()}")
+        from fairsweep.cluster.jobs.provenance import revision
+
+        print(f"fairsweep {revision()}")
         return 0
     if not args.command:
         parser.print_help()
@@ -130,15 +132,6 @@ def _code(error: Exception) -> int | None:
     return 1 if isinstance(error, (StoreError, DriverEnded)) else None
 
 
-def _version() -> str:
-    """That of the package, with the commit where it runs from a checkout."""
-    from fairsweep.cluster.jobs.provenance import code_version, versions
-
-    commit, dirty = code_version()
-    release = json.loads(versions())["fairsweep"] or "that is not installed"
-    return f"{release} (commit {commit[:12]}{', changed' if dirty else ''})" if commit else release
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error.args[0] if error.args else error).split())
 
@@ -167,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
 
     for family in (
         papers, data, runs, listing, tables, show, reports, dashboard, serving, doctor, upkeep, claims, compare,
-        networks, jobs, local, completion,
+        networks, jobs, local, manifests, completion,
     ):  # fmt: skip
         family.register(add)
     return parser

@@ -309,9 +309,7 @@ def check_budget(raw: Mapping[str, Any]) -> None:
     number(raw, "budget.retries", int, low=0)
     number(raw, "budget.report_seconds", float, low=0)
     number(raw, "budget.checkpoint_seconds", float, low=0)
-    number(raw, "cluster.cpus", int, low=1, optional=True)
-    number(raw, "cluster.cpus_per_trial", float, low=0, open_low=True)
-    number(raw, "cluster.gpus_per_trial", float, low=0)
+    checks.check_cluster(raw)
 
 
 def check_common(raw: dict[str, Any], paper: Any) -> None:

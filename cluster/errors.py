@@ -13,3 +13,7 @@ class MissingData(UserError):
 
 class DriverEnded(RuntimeError):
     """The driver of a sweep cannot go on; its books are closed and the sweep can be resumed (exit code 1)."""
+
+
+class UnfitCluster(DriverEnded):
+    """Nodes of the cluster cannot run the sweep; names them. Nothing has begun (exit code 1)."""

@@ -27,6 +27,7 @@ from fairsweep.cluster.engine.exchange import Exchange
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.place import Place
+from fairsweep.cluster.engine.shares import Share
 from fairsweep.cluster.errors import DriverEnded
 
 
@@ -93,9 +94,14 @@ class Places:
     RELEASE_S = 2.0  # without work, after which a place gives its resources back
 
     def __init__(
-        self, conductor: Conductor | Fleet, post_of: Callable[[str], str], tick: Callable[[], None]
+        self,
+        conductor: Conductor | Fleet,
+        post_of: Callable[[str], str],
+        tick: Callable[[], None],
+        share: Share | None = None,
     ) -> None:
-        self.conductor, self.tick = conductor, tick
+        """share: of a cluster on which there may be other sweeps."""
+        self.conductor, self.tick, self.share = conductor, tick, share
         self.wires = RayWires()
         self.exchange = Exchange(conductor, self.wires, post_of)
         self.trials: dict[str, TuneTrial] = {}  # those that have not ended, by place
@@ -178,11 +184,47 @@ class Places:
                     self.controller._schedule_trial_train(self.trials[place])
             if self.conductor.finished:
                 return True
-            for place in self.exchange.idle(self.RELEASE_S):
+            owed = self._owed()
+            for place in self.exchange.idle(0.0 if owed > 0 else self.RELEASE_S):
                 trial = self.trials[place]
                 self._leave(place)
                 self.controller.stop_trial(trial)
+            if self.share is not None and self.share.most is not None:
+                # Tune keeps a worker that has nothing to do, and what it takes, for a trial of its own.
+                self.controller._cleanup_cached_actors(force_all=True)
             return False
+
+    def bound(self) -> None:
+        """Tells what this sweep has and could use, and takes over how many places are its part.
+
+        Tune asks for a first place without end, and looks at nothing else meanwhile.
+        """
+        conductor, share = self.conductor, self.share
+        if share is not None:
+            running = sum(trial.status == TuneTrial.RUNNING for trial in self.trials.values())
+            share.tell(running, conductor.wants)
+            conductor.places = conductor.rules.concurrent if share.most is None else share.most
+
+    def _owed(self) -> int:
+        """How many places are to go to other sweeps; what waits for a place beyond the part of this one is withdrawn.
+
+        Else it would be placed before what the others ask for, whenever a place of this sweep is given up.
+        """
+        self.bound()
+        conductor, controller = self.conductor, self.controller
+        owed = len(self.trials) - min(conductor.places, conductor.rules.concurrent)
+        for place, trial in list(self.trials.items()):
+            if owed <= 0 or self.share is None:
+                break
+            if trial.status == TuneTrial.PENDING:
+                owed -= 1
+                conductor.hand_back(self._leave(place))
+                controller._schedule_graceful_trial_stop(trial)
+                controller._live_trials.discard(trial)
+                if trial in controller._staged_trials:  # Tune (2.60) forgets it there, and would stage fewer
+                    controller._staged_trials.remove(trial)
+                    controller._actor_cache.decrease_max(trial.placement_group_factory)
+        return owed
 
     def _see_who_began(self) -> None:
         for place, trial in self.trials.items():
@@ -218,6 +260,8 @@ class LegSearcher(Searcher):
         return True
 
     def suggest(self, trial_id: str) -> Any:
+        with self.places.exchange.guard():
+            self.places.bound()
         given = self.places.exchange.first(trial_id)
         if given is None:
             with self.places.exchange.lock:

@@ -45,14 +45,30 @@ class Fleet:
         self.interrupted = False
         self._dry = False  # the source had nothing, and no lane has ended since
         self._began = time.monotonic()
+        self.places = concurrent  # see `Handing.places`
+        self._idle = False  # there was nothing to hand out when it was last looked for
 
     # -- what `bridge` asks ---------------------------------------------------------------------------
 
     def next_leg(self) -> Leg | None:
         """The next thing to run, of an open lane or of one that is opened for it."""
-        busy = sum(lane.conductor.busy for lane in self.lanes.values())
-        if self.stopping or busy >= self.rules.concurrent:
+        if self.stopping or self.busy >= min(self.places, self.rules.concurrent):
             return None
+        leg = self._first()
+        self._idle = leg is None
+        return leg
+
+    @property
+    def busy(self) -> int:
+        """See `Conductor.busy`."""
+        return sum(lane.conductor.busy for lane in self.lanes.values())
+
+    @property
+    def wants(self) -> int:
+        """See `Conductor.wants`."""
+        return self.busy if self._idle or self.stopping else self.rules.concurrent
+
+    def _first(self) -> Leg | None:
         for lane in list(self.lanes.values()):
             leg = self._of(lane)
             if leg is not None:
@@ -126,6 +142,11 @@ class Fleet:
         """See `Conductor.lost_bundle`."""
         conductor, _ = self.find(keys[0])
         conductor.lost_bundle([self.find(key)[1] for key in keys], error, reason, charged)
+
+    def hand_back(self, keys: Sequence[str]) -> None:
+        """See `Conductor.hand_back`; all are of one lane."""
+        if keys:
+            self.find(keys[0])[0].hand_back([self.find(key)[1] for key in keys])
 
     def heard_from(self, key: str) -> None:
         """See `Conductor.heard_from`."""

@@ -55,6 +55,8 @@ class Handing:
         self.asker = Asker(rules, algorithm, self.purse)
         self.jobs = self.asker.jobs
         self.nursery: Nursery | None = None
+        self.places = rules.concurrent  # how many may run its legs now; fewer where others share the cluster
+        self._dry = False  # there was nothing to hand out when it was last looked for
 
     @property
     def _no_more(self) -> bool:
@@ -67,9 +69,22 @@ class Handing:
 
     def next_leg(self) -> Leg | None:
         """The next thing to run, or None if no slot is free, nothing is ready or the sweep is stopping."""
-        if self._no_more or self.busy >= self.rules.concurrent:
+        if self._no_more or self.busy >= min(self.places, self.rules.concurrent):
             return None
-        return self._hand_out()
+        leg = self._hand_out()
+        self._dry = leg is None
+        return leg
+
+    @property
+    def wants(self) -> int:
+        """How many places it could use now, those that it has included, as far as it is known."""
+        if self._dry or self._no_more:
+            return self.busy
+        left = self.rules.concurrent
+        if self.rules.trials is not None and self.scheduler.name == "none":
+            unbegun = self.rules.trials - len(self.jobs) + len(self.stock)
+            left = max(0, unbegun) * len(self.rules.seeds) + len(self.waiting)
+        return min(self.rules.concurrent, self.busy + max(1, left))
 
     @property
     def busy(self) -> int:

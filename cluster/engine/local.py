@@ -11,12 +11,12 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fairsweep.cluster.engine.lean import lean_start, light_actors
+from fairsweep.cluster.engine.nodes import check_own
 from fairsweep.cluster.errors import UserError
 
 CONNECT_S = 10.0
@@ -177,6 +177,11 @@ def ray_gone() -> str | None:
     return _pulse.gone()
 
 
+def alone() -> bool:
+    """Whether the Ray that `connected` gave was started here, so that no other driver uses it."""
+    return bool(_pulse.core)
+
+
 @contextlib.contextmanager
 def _own_session(meanwhile: Callable[[], object]) -> Iterator[list[subprocess.Popen[Any]]]:
     """Gives what Ray starts in the block a session of its own, and yields those processes.
@@ -239,6 +244,9 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
+    if address is None and not ray.is_initialized():
+        check_own(options)
+
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     if ray.is_initialized():
@@ -288,46 +296,3 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
 
 def _import_tune() -> None:
     import ray.tune  # noqa: F401
-
-
-def slots(options: Mapping[str, Any], wanted: int | None) -> int:
-    """How many trials run at a time: what the cluster holds, or less if `wanted` says so."""
-    import ray
-
-    have = ray.cluster_resources()
-    fits = int(have.get("CPU", 0) // options["cpus_per_trial"])
-    if options["gpus_per_trial"]:
-        fits = min(fits, int(have.get("GPU", 0) / options["gpus_per_trial"]))
-    if fits < 1:
-        raise UserError(
-            f"cluster.cpus_per_trial={options['cpus_per_trial']} cluster.gpus_per_trial="
-            f"{options['gpus_per_trial']}: the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} "
-            "GPUs, so not one trial fits"
-        )
-    return min(fits, wanted) if wanted else fits
-
-
-def check_shared(storage: str) -> None:
-    """On several nodes, makes sure that all of them see the store before a trial depends on it."""
-    import ray
-
-    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"]]
-    if len(nodes) < 2 or "://" in storage:
-        return
-    token = Path(storage) / f".probe-{uuid.uuid4().hex}"
-    token.parent.mkdir(parents=True, exist_ok=True)
-    token.write_text("fairsweep")
-    try:
-        probe = ray.remote(num_cpus=0)(os.path.exists)
-        strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        seen = ray.get(
-            [probe.options(scheduling_strategy=strategy(n, soft=False)).remote(str(token)) for n in nodes],
-            timeout=120,
-        )
-    finally:
-        token.unlink()
-    if not all(seen):
-        raise UserError(
-            f"storage={storage}: {len(seen) - sum(seen)} of {len(nodes)} nodes do not see this folder; use a "
-            "shared one (NFS) or object storage such as s3://bucket/path"
-        )

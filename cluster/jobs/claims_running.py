@@ -15,9 +15,8 @@ from fairsweep.cluster import display
 from fairsweep.cluster.config import Settings
 from fairsweep.cluster.display import FleetLines
 from fairsweep.cluster.engine.fleet import Fleet, Lane
-from fairsweep.cluster.engine.local import check_shared, slots
 from fairsweep.cluster.errors import MissingData
-from fairsweep.cluster.jobs import sweep
+from fairsweep.cluster.jobs import readiness, sweep
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.driving import drive_fleet
 
@@ -87,10 +86,11 @@ def run_all(
     store: Store, asked: Sequence[Asked], settings: Settings, shown: Display, resume: str, name: str
 ) -> str:
     """Runs what is left; finished or interrupted. settings: of one of the sweeps. resume: the command that goes on."""
-    concurrent = slots(settings.cluster, settings.budget["concurrent"])
-    check_shared(store.uri)
-    course = Course(store, asked, shown, concurrent)
-    state = drive_fleet(settings, Fleet(concurrent, course.next_lane, course.done), shown, resume, name)
+    room = readiness.room(settings.cluster, settings.budget["concurrent"], store.uri, settings.data_dir)
+    for text in room.notes:
+        shown.note(text)
+    course = Course(store, asked, shown, room.slots)
+    state = drive_fleet(settings, Fleet(room.slots, course.next_lane, course.done), shown, resume, name)
     if state == "finished":
         sweep.tell_end(store, course.told, shown.note)
     return state

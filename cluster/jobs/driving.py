@@ -23,7 +23,9 @@ from fairsweep.cluster.display import Display, clock
 from fairsweep.cluster.engine.conductor import Conductor, Trial
 from fairsweep.cluster.engine.failures import describe
 from fairsweep.cluster.engine.fleet import Fleet
-from fairsweep.cluster.engine.local import ray_gone
+from fairsweep.cluster.engine.local import alone, ray_gone
+from fairsweep.cluster.engine.nodes import needs
+from fairsweep.cluster.engine.shares import RayBoard, Share
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
 from fairsweep.cluster.jobs import metrics, submitted
@@ -79,11 +81,16 @@ def drive(
             for text in notes:
                 conductor.note(text)
             seen = metrics.told(settings, name, conductor, display)
-            with books.interruptible(), books.guarded(), seen:
+            with (
+                books.interruptible(),
+                books.guarded(),
+                seen,
+                _sharing(settings, conductor, display) as share,
+            ):
                 if before is not None:
                     before(conductor)
                 told = json.dumps(asdict(post))
-                _run_on_tune(settings, conductor, lambda sweep: told, display)
+                _run_on_tune(settings, conductor, lambda sweep: told, display, share)
             state = books.close()
             display.closed(state)
         except Exception as error:
@@ -103,8 +110,8 @@ def drive_fleet(settings: Any, fleet: Fleet, display: Display, resume: str, name
     books = _Guarded(fleet, display, resume)
     try:
         seen = metrics.told(settings, name, fleet, display)
-        with books.interruptible(), books.guarded(), seen:
-            _run_on_tune(settings, fleet, fleet.post_of, display)
+        with books.interruptible(), books.guarded(), seen, _sharing(settings, fleet, display) as share:
+            _run_on_tune(settings, fleet, fleet.post_of, display, share)
         return fleet.close()
     except Exception as error:
         books.fail(error)
@@ -255,8 +262,36 @@ class Books(_Guarded):
             self.writer.close(state="interrupted")
 
 
+@contextlib.contextmanager
+def _sharing(settings: Any, conductor: Conductor | Fleet, display: Display) -> Iterator[Share | None]:
+    """The part of this driver on a cluster that others may use, too; None on a Ray of its own."""
+    if alone():
+        yield None
+        return
+
+    def said() -> None:
+        display.note(
+            "there are other sweeps on this cluster: each gets its part, by cluster.weight and cluster.priority, "
+            "as trials end"
+        )
+
+    cluster = settings.cluster
+    part = cluster.get("weight", 1.0), cluster.get("priority", 0)  # sweeps of older versions have none
+    share = Share(RayBoard(), needs(cluster), *part, on_others=said)
+    share.tell(0, conductor.rules.concurrent)
+    share.start()
+    try:
+        yield share
+    finally:
+        share.stop()
+
+
 def _run_on_tune(
-    settings: Any, conductor: Conductor | Fleet, post_of: Callable[[str], str], display: Display
+    settings: Any,
+    conductor: Conductor | Fleet,
+    post_of: Callable[[str], str],
+    display: Display,
+    share: Share | None = None,
 ) -> None:
     # Tune reads its environment at import, so it comes in after `connected` has set that.
     from ray import tune
@@ -264,14 +299,12 @@ def _run_on_tune(
     from fairsweep.cluster.engine.bridge import LegScheduler, LegSearcher, PaperTrainable, Places, Watch
 
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.rules.concurrent)
-    resources = {"cpu": settings.cluster["cpus_per_trial"]}
-    if settings.cluster["gpus_per_trial"]:
-        resources["gpu"] = settings.cluster["gpus_per_trial"]
+    resources = {name.lower(): amount for name, amount in needs(settings.cluster).items()}
     failure, watched = "", cast(Any, conductor)  # a fleet has a display of its own
     for _ in range(MAX_ENGINE_RESTARTS):
         if conductor.finished:
             return
-        places = Places(conductor, post_of, lambda: display.tick(watched))
+        places = Places(conductor, post_of, lambda: display.tick(watched), share)
         with tempfile.TemporaryDirectory(prefix="fairsweep-tune-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(PaperTrainable, resources),

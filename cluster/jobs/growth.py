@@ -26,6 +26,8 @@ GROWABLE = {
     "budget.trial_timeout": float,
     "cluster.address": str,
     "cluster.cpus": int,
+    "cluster.weight": float,
+    "cluster.priority": int,
     "metrics.port": int,
     "data_dir": str,
 }

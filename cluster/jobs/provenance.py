@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from fairsweep._flat import ROOMS
 from fairsweep.cluster.storage import RAY_COPIES
 
 REVISION = "FAIRSWEEP_REVISION"  # in a job, whose copy of the code has no history: commit, and -changed
@@ -47,6 +49,24 @@ def code_name() -> str:
     """The code version in a word, for names of what it has made; the packages' versions where there is no commit."""
     commit, dirty = code_version()
     return f"{commit}{'-changed' if dirty else ''}" if commit else versions()
+
+
+def revision() -> str:
+    """The code version for a reader: release and commit."""
+    commit, dirty = code_version()
+    release = json.loads(versions())["fairsweep"] or "that is not installed"
+    return f"{release} (commit {commit[:12]}{', changed' if dirty else ''})" if commit else release
+
+
+@functools.lru_cache(maxsize=1)
+def code_digest() -> str:
+    """A digest of the code itself: the same on machines that run the same, installed or from a checkout."""
+    found = hashlib.sha256()
+    root = Path(__file__).parents[2]
+    for room in ROOMS:
+        for file in sorted((root / room).rglob("*.py")):
+            found.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return found.hexdigest()
 
 
 def _git(root: Path, *args: str) -> str:

@@ -19,11 +19,12 @@ from fairsweep.cluster.engine.breeding import Breeder
 from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
 from fairsweep.cluster.engine.lean import nothing_compiled
-from fairsweep.cluster.engine.local import check_shared, connected, slots
+from fairsweep.cluster.engine.local import connected
+from fairsweep.cluster.engine.nodes import Room
 from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
-from fairsweep.cluster.jobs import growth, metrics, provenance, sources
+from fairsweep.cluster.jobs import growth, metrics, provenance, readiness, sources
 from fairsweep.cluster.jobs.driving import Result, drive
 from fairsweep.cluster.jobs.perturbing import settled
 from fairsweep.cluster.jobs.tracked import options_of, tell_end, tracked
@@ -45,14 +46,14 @@ def run(settings: Settings, display: Display | None = None) -> Result:
     rehearse(settings, paper)
     preflight(settings, paper)
     settings, notes = settled(settings, paper, *_first_trial(settings, paper))
-    with engine(settings, store) as concurrent:
+    with engine(settings, store) as room:
         writer = store.create(
             name,
             sweep_row(settings, paper),
             config_fields=settings.space.arrow_fields(),
             metric_names=[m.name for m in paper.metrics],
         )
-        return _drive(settings, paper, store, name, writer, None, concurrent, display or Display(), notes)
+        return _drive(settings, paper, store, name, writer, None, room, display or Display(), notes)
 
 
 def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
@@ -68,27 +69,25 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     settings, again = growth.regrown(found, changes, config.check)
     paper = settings.paper
     preflight(settings, paper)
-    with engine(settings, store) as concurrent:
+    with engine(settings, store) as room:
         writer = store.open(name)
         if again:
             growth.retry_failed(writer)
         record = writer.record
         writer.sweep(**_resumed_row(settings))
         news = sources.enter(writer, paper)
-        return _drive(settings, paper, store, name, writer, record, concurrent, display or Display(), news)
+        return _drive(settings, paper, store, name, writer, record, room, display or Display(), news)
 
 
 @contextlib.contextmanager
-def engine(settings: Settings, store: Store) -> Iterator[int]:
-    """Connects to Ray, makes sure that all of it sees the store, and yields how many trials run at a time."""
+def engine(settings: Settings, store: Store) -> Iterator[Room]:
+    """Connects to Ray, makes sure that it can run the sweep, and yields how many trials run at a time."""
     metrics.check(settings)
     budget = settings.budget
     trials = budget["trials"] * settings.seeds if budget.get("trials") else None
     most = min(filter(None, (budget["concurrent"], trials)), default=None)
     with connected({**settings.cluster, "concurrent": most}):
-        concurrent = slots(settings.cluster, settings.budget["concurrent"])
-        check_shared(store.uri)
-        yield concurrent
+        yield readiness.room(settings.cluster, budget["concurrent"], store.uri, settings.data_dir)
 
 
 def _drive(
@@ -98,7 +97,7 @@ def _drive(
     name: str,
     writer: SweepWriter,
     record: SweepRecord | None,
-    concurrent: int,
+    room: Room,
     display: Display,
     notes: tuple[str, ...] = (),
 ) -> Result:
@@ -108,12 +107,12 @@ def _drive(
     made: list[Conductor] = []
 
     def make(on_end: Callable[[Trial], None]) -> Conductor:
-        made.append(make_conductor(settings, paper, writer, concurrent, record, on_end, checkpoints))
+        made.append(make_conductor(settings, paper, writer, room.slots, record, on_end, checkpoints))
         keeper.known(made[0].trials.values())
         return made[0]
 
     post, untracked = tracked(make_post(settings, store, name))
-    notes += (*untracked, *sources.found_out(paper))
+    notes += (*untracked, *sources.found_out(paper), *room.notes)
     notes += tuple(settings.space.beyond(paper.space().for_data(settings.data or paper.datasets[0])))
     result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
     if result.state == "finished":

@@ -432,7 +432,9 @@ def cluster(address: str | None, storage: str) -> list[Check]:
         return [Check("cluster", OK, said)]
     if address.startswith(("http://", "https://")):
         return job_server(address)
-    from fairsweep.cluster.engine.local import check_shared, connected
+    from fairsweep.cluster.engine.local import connected
+    from fairsweep.cluster.errors import UnfitCluster
+    from fairsweep.cluster.jobs import readiness
     from fairsweep.cluster.storage import locate
 
     try:
@@ -443,7 +445,9 @@ def cluster(address: str | None, storage: str) -> list[Check]:
             have, idle = ray.cluster_resources(), ray.available_resources()
             found = [Check("cluster", OK, f"{address}: {_counted(nodes)}, {_resources(have, idle)}")]
             try:
-                check_shared(locate(storage))
+                found += [Check("cluster", WARN, note, "") for note in readiness.checked(locate(storage))]
+            except UnfitCluster as error:
+                found.append(Check("cluster", BAD, str(error), "one environment on all nodes"))
             except UserError as error:
                 found.append(
                     Check("cluster", BAD, str(error), "--storage on a file system that all nodes see")

@@ -14,6 +14,7 @@ from fairsweep.analysis.store import Store
 from fairsweep.cluster import config
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.fleet import Fleet
+from fairsweep.cluster.engine.nodes import Room
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import claims, claims_running
 from fairsweep.trainables import catalog
@@ -209,7 +210,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """Runs are driven in this process, on three slots; gives which sweeps were open at each report."""
     together: list[set[str]] = []
 
-    def driven(settings: Any, fleet: Fleet, display: Any, resume: str) -> str:
+    def driven(settings: Any, fleet: Fleet, display: Any, resume: str, name: str) -> str:
         reports = fleet.reports
 
         def noted(*told: Any) -> str | None:
@@ -221,8 +222,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
         return fleet.close()
 
     monkeypatch.setattr(claims, "connected", lambda options: nullcontext())
-    monkeypatch.setattr(claims_running, "slots", lambda options, wanted: 3)
-    monkeypatch.setattr(claims_running, "check_shared", lambda storage: None)
+    monkeypatch.setattr(claims_running.readiness, "room", lambda *asked: Room(3))
     monkeypatch.setattr(claims_running, "drive_fleet", driven)
     return together
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -67,6 +68,12 @@ def test_a_jobs_relative_store_is_not_in_rays_copy_of_the_folder(
 
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[dict[str, str]]:
+    with started(tmp_path, cpus=2) as env:
+        yield env
+
+
+@contextlib.contextmanager
+def started(tmp_path: Path, cpus: int, *more: str) -> Iterator[dict[str, str]]:
     """A cluster of one loopback node with its token, ended by its own process; yields the environment."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env |= {
@@ -79,8 +86,9 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
         "FAIRSWEEP_PLUGINS": "tests.papers",
     }
     command = [
-        "ray", "start", "--head", "--block", "--num-cpus=2", "--disable-usage-stats", f"--dashboard-port={port}",
+        "ray", "start", "--head", "--block", f"--num-cpus={cpus}", "--disable-usage-stats", f"--dashboard-port={port}",
         f"--port={(gcs := free_port())}", f"--ray-client-server-port={free_port()}", "--dashboard-agent-listen-port=0",
+        *more,
     ]  # fmt: skip
     with open(tmp_path / "head.log", "w") as log:
         process = subprocess.Popen(

@@ -14,6 +14,7 @@ from fairsweep.analysis import upkeep
 from fairsweep.analysis.store import Store, SweepLocked
 from fairsweep.cluster import comparison
 from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.nodes import Room
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.comparing import job, plan
@@ -248,11 +249,10 @@ def test_the_same_words_with_more_seeds_grow_it_and_it_says_so(
     mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        job, "drive_fleet", lambda settings, fleet, display, resume: here(fleet) or "finished"
+        job, "drive_fleet", lambda settings, fleet, display, resume, name: here(fleet) or "finished"
     )
     monkeypatch.setattr(job, "connected", lambda cluster: job.pinned([]))
-    monkeypatch.setattr(job, "slots", lambda cluster, wanted: 2)
-    monkeypatch.setattr(job, "check_shared", lambda uri: None)
+    monkeypatch.setattr(job.readiness, "room", lambda *asked: Room(2))
     for seeds in (1, 2):
         words = ["m.py:two,three", "budget.trials=2", f"seeds={seeds}"]
         answer, state = job.run(plan.asked(words, "c", "store"), ComparisonDisplay())

@@ -20,9 +20,9 @@ from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.checks import hint
 from fairsweep.cluster.display import clock
 from fairsweep.cluster.engine.fleet import Fleet, Lane
-from fairsweep.cluster.engine.local import check_shared, connected, slots
+from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs import metrics, submitted, sweep
+from fairsweep.cluster.jobs import metrics, readiness, submitted, sweep
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
@@ -213,11 +213,11 @@ def _run(
     first = plan.entrants[0].settings
     metrics.check(first)
     with connected(first.cluster), upkeep.alone(store, "comparisons", spec.run, "comparison"):
-        concurrent = slots(first.cluster, None)  # of all searches together; budget.concurrent is of each
-        check_shared(store.uri)
-        begun = Run.of(plan, store, display, concurrent)
-        display.started(plan, masked_uri(store.uri), len(begun.rows), concurrent)
-        for text in news:
+        # of all searches together; budget.concurrent is of each
+        room = readiness.room(first.cluster, None, store.uri, first.data_dir)
+        begun = Run.of(plan, store, display, room.slots)
+        display.started(plan, masked_uri(store.uri), len(begun.rows), room.slots)
+        for text in (*news, *room.notes):
             display.note(text)
         submitted.enter(store, spec.run)
         state = drive_fleet(first, begun.fleet(), display, resuming(spec.run, store.uri), spec.run)

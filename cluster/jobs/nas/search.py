@@ -15,6 +15,7 @@ from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine import group
 from fairsweep.cluster.engine.checkpoints import Checkpoints
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
+from fairsweep.cluster.engine.nodes import Room
 from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.weights import Board
 from fairsweep.cluster.jobs import growth, sweep
@@ -46,14 +47,14 @@ def run(settings: NASSettings, display: Display | None = None) -> Result:
     name = new_name(store, settings.name, f"nas-{settings.algorithm['name']}")
     search = make_run(settings, store)
     search.check()
-    with sweep.engine(settings, store) as concurrent:
+    with sweep.engine(settings, store) as room:
         writer = store.create(
             name,
             row(search),
             config_fields=settings.space.arrow_fields(),
             metric_names=[m.name for m in search.metrics],
         )
-        return _drive(search, store, name, writer, None, concurrent, display or Display())
+        return _drive(search, store, name, writer, None, room, display or Display())
 
 
 def is_search(store: Store, name: str) -> bool:
@@ -66,15 +67,13 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     store = open_store(storage)
     found = store.read(name)
     settings, again = growth.regrown(found, changes, nas_config.check, GROWABLE)
-    with sweep.engine(settings, store) as concurrent:
+    with sweep.engine(settings, store) as room:
         writer = store.open(name)
         if again:
             growth.retry_failed(writer)
         record = writer.record
         writer.sweep(state="running", config=settings.to_yaml(), data_dir=settings.data_dir, updated=now())
-        return _drive(
-            make_run(settings, store), store, name, writer, record, concurrent, display or Display()
-        )
+        return _drive(make_run(settings, store), store, name, writer, record, room, display or Display())
 
 
 def _drive(
@@ -83,7 +82,7 @@ def _drive(
     name: str,
     writer: SweepWriter,
     record: SweepRecord | None,
-    concurrent: int,
+    room: Room,
     display: Display,
 ) -> Result:
     import ray
@@ -101,7 +100,7 @@ def _drive(
     made: list[Conductor] = []
 
     def make(on_end: Callable[[Trial], None]) -> Conductor:
-        made.append(make_conductor(search, writer, concurrent, record, on_end))
+        made.append(make_conductor(search, writer, room.slots, record, on_end))
         return made[0]
 
     post, notes = sweep.tracked(sweep.make_post(search.settings, store, name))
@@ -115,6 +114,7 @@ def _drive(
         )
 
     before = train if workers > 1 else None
+    notes += room.notes
     try:
         result = drive(search.settings, store, name, writer, make, post, display, search.ended, before, notes)
     finally:
