@@ -424,6 +424,10 @@ def free(about: str, folder: Path, usage: Any) -> Check:
 
 def cluster(address: str | None, storage: str) -> list[Check]:
     """Whether the cluster, or the job server, is there, lets us in, and what it has."""
+    from fairsweep.cluster.service import laptop
+
+    if address is None and (here := laptop.job_server()) is not None:
+        return job_server(here)  # of `fairsweep local`
     if address is None:
         note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
         said = "none named: a sweep starts a Ray of its own, on loopback, and ends it"
@@ -507,7 +511,7 @@ def job_server(
     with contextlib.suppress(OSError):
         if get(url, None)[0] == 200:
             bare = f"{address}: lets in who has no token: whoever reaches it runs code there"
-            found.append(Check("job server", BAD, bare, "start its head with RAY_AUTH_MODE=token"))
+            found.append(Check("job server", BAD, bare, "start it with RAY_AUTH_MODE=token"))
     return found
 
 

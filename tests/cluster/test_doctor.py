@@ -15,7 +15,7 @@ import pytest
 
 from fairsweep.cluster import doors
 from fairsweep.cluster.cli import run_cli
-from fairsweep.cluster.service import doctor
+from fairsweep.cluster.service import doctor, laptop
 from fairsweep.cluster.service.doctor import BAD, OK, WARN, Check, Listener
 from tests.cluster.test_studies import written
 
@@ -218,6 +218,7 @@ def test_the_verb_answers_with_a_code(
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "ray"))
     monkeypatch.setenv(doors.TOKEN_FILE, str(tmp_path / "own"))
     monkeypatch.setattr(doctor, "listeners", list)
+    monkeypatch.setattr(laptop, "job_server", lambda: None)
     monkeypatch.setattr(doctor, "disks", lambda storage: [])
     written(tmp_path / "store")
     where = ["--storage", str(tmp_path / "store")]
@@ -238,3 +239,8 @@ def test_the_verb_answers_with_a_code(
         address = f"127.0.0.1:{free.getsockname()[1]}"
     assert run_cli(["doctor", *where, "--address", address]) == 1
     assert f"cluster.address={address}: nothing answers" in capsys.readouterr().out
+    monkeypatch.setattr(
+        laptop, "job_server", lambda: f"http://{address}"
+    )  # one that `fairsweep local` started
+    (found,) = doctor.cluster(None, "")
+    assert found.state == BAD and f"http://{address}: nothing answers" in found.said

@@ -127,7 +127,7 @@ def test_on_a_terminal_it_refreshes_in_place_and_ctrl_c_ends_it(tmp_path: Path) 
 
     try:
         until("Ctrl-C ends it")
-        assert b"running" in seen and b"\x1b[?25l" in seen
+        assert b"driver gone" in seen and b"\x1b[?25l" in seen
         with store.open("one") as writer:
             writer.sweep(state="interrupted")
         until("interrupted")
