@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 MASK = "***"
 SECRET = frozenset(
@@ -83,6 +83,16 @@ def silenced(text: str, words: Sequence[str]) -> str:
         if len(value) > 3:  # a shorter one stands in other words, too
             text = text.replace(value, MASK)
     return text
+
+
+def warned(fixed: Mapping[str, object]) -> tuple[str, ...]:
+    """What is to be said of parameters that look like secrets. fixed: those that a sweep does not search."""
+    found = [name for name, value in fixed.items() if is_secret(name) and isinstance(value, str) and value]
+    return tuple(
+        f"space.{name}: is a parameter, so its value stands in every table and tracker; give a secret by a variable of"
+        " the environment (`fairsweep submit --pass NAME`)"
+        for name in found
+    )
 
 
 def _inside(word: str, found: re.Match[str]) -> bool:

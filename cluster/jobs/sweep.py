@@ -113,6 +113,9 @@ def _drive(
 
     post, untracked = tracked(make_post(settings, store, name))
     notes += (*untracked, *sources.found_out(paper), *room.notes)
+    declared = paper.space().parameters
+    given = {name: p.value for name, p in settings.space.parameters.items() if p.fixed and not p.choices}
+    notes += masking.warned({n: v for n, v in given.items() if n not in declared or v != declared[n].value})
     notes += tuple(settings.space.beyond(paper.space().for_data(settings.data or paper.datasets[0])))
     result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
     if result.state == "finished":

@@ -193,13 +193,19 @@ def environment() -> dict[str, str]:
     found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # Ray's way to say that no other machine will join
     # A job is `python -m fairsweep.cluster ...`, of the Python that runs here.
     found["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), found.get("PATH", "")])
+    found["PYTHONPATH"] = os.pathsep.join(filter(None, [found.get("PYTHONPATH", ""), str(_ours())]))
     return found
+
+
+def _ours() -> Path:
+    """Where Python finds the fairsweep that runs here: in a checkout that is not installed, nothing else says it."""
+    return Path(sys.modules["fairsweep"].__file__ or "").resolve().parents[1]
 
 
 def _started(number: int, words: Sequence[str]) -> Process:
     with open(_log(number), "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ray.scripts.scripts", *words], env=environment(), stdin=subprocess.DEVNULL,
+            [sys.executable, "-m", "fairsweep.cluster.service.loopback" if number else "ray.scripts.scripts", *words], env=environment(), stdin=subprocess.DEVNULL,
             stdout=log, stderr=log, start_new_session=True, cwd=folder(),
         )  # fmt: skip
     return Process(process.pid, psutil.Process(process.pid).create_time())

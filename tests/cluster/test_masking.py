@@ -41,6 +41,11 @@ def test_a_command_is_masked_word_by_word() -> None:
     assert "abcd" not in masking.masked_command("fairsweep run x.token=abcd 'cut off")
 
 
+def test_a_parameter_that_looks_like_a_secret_is_told_to_be_a_column() -> None:
+    (said,) = masking.warned({"api_key": "hunter2", "key_dim": "x", "token": 4, "secret": ""})
+    assert said.startswith("space.api_key: is a parameter") and "--pass" in said and "hunter2" not in said
+
+
 def test_an_error_about_a_secret_word_does_not_print_it() -> None:
     words = ["run", "space.api_key=hunter2", "storage=s3://a:pass1@b"]
     said = masking.silenced("space.api_key=hunter2: no such; got 'hunter2' at storage=s3://a:pass1@b", words)
