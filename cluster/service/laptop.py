@@ -7,9 +7,11 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -53,6 +55,7 @@ class Cluster:
     cpus: int  # of a node
     started: float
     nodes: list[Process] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)  # of the nodes but the head
 
     def alive(self) -> list[Process]:
         return [node for node in self.nodes if node.alive()]
@@ -161,7 +164,9 @@ def start(nodes: int, cpus: int | None, say: Callable[[str], object]) -> tuple[C
         try:
             for number in range(nodes):
                 say("starting the head node" if number == 0 else f"starting node {number + 1} of {nodes}")
-                cluster.nodes.append(_started(number, words_of(number, ports, each)))
+                if number:
+                    cluster.folders.append(tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR")))
+                cluster.nodes.append(_started(number, words_of(number, ports, each, cluster.folders)))
                 _note(cluster)
                 _until_up(number, cluster)
             _until_jobs(cluster)
@@ -172,14 +177,18 @@ def start(nodes: int, cpus: int | None, say: Callable[[str], object]) -> tuple[C
         return cluster, True
 
 
-def words_of(number: int, ports: Mapping[str, int], cpus: int) -> list[str]:
-    """The words of `ray start` for a node, the head first."""
+def words_of(number: int, ports: Mapping[str, int], cpus: int, folders: Sequence[str] = ()) -> list[str]:
+    """The words of `ray start` for a node, the head first. folders: of the nodes but the head.
+
+    Nodes in one folder share the copy of a job's working directory, and each (Ray 2.60) deletes it under the others when
+    it makes its own.
+    """
     common = [
         "--block", f"--num-cpus={cpus}", "--disable-usage-stats", f"--node-ip-address={LOOPBACK}",
         "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",  # several Rays on one machine
     ]  # fmt: skip
     if number:
-        return ["start", f"--address={LOOPBACK}:{ports['gcs']}", *common]
+        return ["start", f"--address={LOOPBACK}:{ports['gcs']}", f"--temp-dir={folders[number - 1]}", *common]
     return [
         "start", "--head", *common, f"--port={ports['gcs']}", f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={ports['job_server']}", f"--ray-client-server-port={free_port(10001)}",
@@ -203,10 +212,11 @@ def _ours() -> Path:
 
 
 def _started(number: int, words: Sequence[str]) -> Process:
+    module = "fairsweep.cluster.service.loopback" if number else "ray.scripts.scripts"
     with open(_log(number), "w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "fairsweep.cluster.service.loopback" if number else "ray.scripts.scripts", *words], env=environment(), stdin=subprocess.DEVNULL,
-            stdout=log, stderr=log, start_new_session=True, cwd=folder(),
+            [sys.executable, "-m", module, *words], env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, cwd=folder(),
         )  # fmt: skip
     return Process(process.pid, psutil.Process(process.pid).create_time())
 
@@ -282,6 +292,8 @@ def _end(cluster: Cluster) -> None:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
             psutil.wait_procs(tree, timeout=END_S)
+    for place in cluster.folders:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def free_port(usual: int = 0) -> int:

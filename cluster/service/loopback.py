@@ -1,7 +1,7 @@
-"""`ray start` of one more node on this machine, on the loopback interface: `python -m fairsweep.cluster.service.loopback`.
+"""`ray start` of one more node on this machine's loopback interface: `python -m fairsweep.cluster.service.loopback`.
 
-Ray (2.60) listens on loopback alone where `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0` says that no other machine joins, and then
-lets no second node join either; without it, it takes 127.0.0.1 for a mistake and the machine's own address in its place.
+Ray (2.60) listens on loopback alone where `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0` says that no other machine joins, and
+then lets no second node join; without it, it puts the machine's own address in the place of 127.0.0.1.
 """
 
 from __future__ import annotations

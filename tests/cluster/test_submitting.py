@@ -80,6 +80,16 @@ def commands(page: str, heading: str) -> list[list[str]]:
     ]
 
 
+def ones_own(place: Path) -> list[str]:
+    """A trainable with a module beside it, and data, both outside of where jobs are submitted."""
+    for folder in ("other", "data"):
+        (place / folder).mkdir()
+    (place / "other" / "train.py").write_text(TRAIN)
+    (place / "other" / "helper.py").write_text("OFFSET = 0.5\n")
+    (place / "data" / "v.csv").write_text("0.25,0.25")
+    return [f"trainable={place}/other/train.py:train", f"data_dir={place}/data"]
+
+
 def test_the_readmes_commands_from_a_fresh_clone(cluster: Cluster) -> None:
     start, submit, status, logs, stop, end = commands("cluster/README.md", "## On a cluster\n")
     assert [start, end] == [["local", "start"], ["local", "stop"]]
@@ -182,14 +192,8 @@ def test_a_stopped_sweep_is_interrupted_with_its_last_reports_and_goes_on(
 
 
 def test_ones_own_from_elsewhere_its_data_and_no_secret_anywhere(cluster: Cluster, tmp_path: Path) -> None:
-    mine, other = tmp_path / "mine", tmp_path / "other"
-    for folder in (mine, other, tmp_path / "data"):
-        folder.mkdir()
-    (other / "train.py").write_text(TRAIN)
-    (other / "helper.py").write_text("OFFSET = 0.5\n")
-    (tmp_path / "data" / "v.csv").write_text("0.25,0.25")
-    words = [f"trainable={other}/train.py:train", f"data_dir={tmp_path}/data", "budget.trials=3", "name=own"]
-    words += ["space.api_key=hunter2-long"]
+    (mine := tmp_path / "mine").mkdir()
+    words = [*ones_own(tmp_path), "budget.trials=3", "name=own", "space.api_key=hunter2-long"]
     begun = cluster("submit", "--id", "mine-1", "run", *words, cwd=mine, FAIRSWEEP_PLUGINS="")
     assert begun.returncode == 0, begun.stdout + begun.stderr
     store = Store(mine / "fairsweep-store")
@@ -253,20 +257,20 @@ def test_nothing_answers_without_the_token_or_beyond_loopback(cluster: Cluster) 
     )
 
 
-def test_three_nodes_of_a_laptop(tmp_path: Path) -> None:
+def test_three_nodes_of_a_laptop_each_with_its_own_copy(tmp_path: Path) -> None:
+    """A node lies in a folder of its own, as on a machine of its own: data that went along are in each."""
     own = Cluster(tmp_path)
+    (tmp_path / "mine").mkdir()
+    words = [*ones_own(tmp_path), "budget.trials=9", "name=three", "budget.report_seconds=0"]
     try:
         started = own("local", "start", "--nodes", "3", "--cpus", "1")
         assert started.returncode == 0 and "3 of 3" in started.stdout, started.stderr
-        done = own(
-            "submit", "run", "trainable=test_bowl", "budget.trials=6", "name=three", "budget.report_seconds=0"
-        )
+        before = own.json("local", "status")
+        done = own("submit", "run", *words, cwd=tmp_path / "mine", FAIRSWEEP_PLUGINS="")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert (
-            len({t["pid"] for t in Store(own.clone / "fairsweep-store").table("trials", "three").to_pylist()})
-            >= 2
-        )
-        pids = [node["pid"] for node in own.json("local", "status")["nodes"]]
+        rows = Store(tmp_path / "mine" / "fairsweep-store").table("trials", "three").to_pylist()
+        assert [t["state"] for t in rows] == ["complete"] * 9 and len({t["pid"] for t in rows}) == 3
+        pids = [node["pid"] for node in before["nodes"]]
         tree = [
             p for pid in pids for p in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))
         ]
