@@ -180,8 +180,8 @@ def start(nodes: int, cpus: int | None, say: Callable[[str], object]) -> tuple[C
 def words_of(number: int, ports: Mapping[str, int], cpus: int, folders: Sequence[str] = ()) -> list[str]:
     """The words of `ray start` for a node, the head first. folders: of the nodes but the head.
 
-    Nodes in one folder share the copy of a job's working directory, and each (Ray 2.60) deletes it under the others when
-    it makes its own.
+    Nodes in one folder share the copy of a job's working directory, and each (Ray 2.60) deletes it under the others
+    when it makes its own.
     """
     common = [
         "--block", f"--num-cpus={cpus}", "--disable-usage-stats", f"--node-ip-address={LOOPBACK}",
