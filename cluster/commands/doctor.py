@@ -32,10 +32,12 @@ def _doctor(args: argparse.Namespace, rest: list[str]) -> int:
         report.print_json(doctor.as_json(checks))
         return doctor.verdict(checks)
     width = max(len(check.about) for check in checks)
+    before = ""
     for check in checks:
         print(f"{check.state:<5} {check.about:<{width}}  {check.said}")
         if check.todo:
-            print(f"{'':<5} {'':<{width}}  -> {check.todo}")
+            print(f"{'':<5} {'':<{width}}  -> {'as above' if check.todo == before else check.todo}")
+        before = check.todo
     counts = doctor.as_json(checks)
     print(f"{counts['bad']} bad, {counts['warn']} to look at, {counts['ok']} ok")
     return doctor.verdict(checks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import platform
@@ -33,6 +34,7 @@ FULL = 0.95  # of a disk, from which on Ray starts no more tasks
 SLOW_S = 0.02  # of an fsync: every report waits for one
 SYNCS = 15
 ANSWER_S = 10.0  # that a job server may take
+PROBE_S = 1.0  # that a port of Ray's may take to show what it is
 # What the extras are for; one that is not here is told by what it brings.
 FOR = {
     "readers": "DuckDB and Polars on the tables",
@@ -47,7 +49,10 @@ FOR_DEVELOPERS = ("dev", "benchmarks")
 CLOSE = {
     "ray": "a cluster of one machine: RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before `ray start` keeps it on loopback;"
     " of several: let no others through the firewall, and keep RAY_AUTH_MODE=token",
-    "dashboard": "`ray start --dashboard-host=127.0.0.1` keeps it on loopback; its /metrics answers without a token",
+    "dashboard": "`ray start --dashboard-host=127.0.0.1` keeps it on loopback",
+    "metrics": "a cluster of one machine: RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before `ray start`; of several: a"
+    " firewall, Ray has no other way; the ports are 44217 (AUTOSCALER_METRIC_PORT), 44227 (DASHBOARD_METRIC_PORT), and"
+    " on each node any (`ray start --metrics-export-port=N`)",
     "fairsweep": "end it, and start it without --host; an SSH tunnel reaches it all the same",
 }
 
@@ -260,6 +265,17 @@ def listeners() -> list[Listener]:
     return sorted(found, key=lambda listener: (listener.what, listener.pid, listener.port))
 
 
+def tells_everybody(one: Listener) -> bool:
+    """Whether a port answers like Prometheus' client to who has no token, as Ray's metrics do."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(one.address, one.address.removeprefix("::ffff:"))
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    try:
+        with urllib.request.urlopen(f"http://{host}:{one.port}/metrics", timeout=PROBE_S) as answer:
+            return answer.status == 200 and answer.read(6) == b"# HELP"
+    except (OSError, ValueError, http.client.HTTPException):  # it speaks something else, or asks for a token
+        return False
+
+
 def kind_of(name: str, words: Sequence[str]) -> tuple[str, str] | None:
     """Kind and name of a process of Ray or fairsweep; None of any other."""
     line = " ".join(words)
@@ -284,22 +300,30 @@ def kind_of(name: str, words: Sequence[str]) -> tuple[str, str] | None:
     return None
 
 
-def ports(found: Sequence[Listener]) -> list[Check]:
-    """Who listens beyond loopback, and how to close that; a line a kind of process."""
+def ports(found: Sequence[Listener], tells: Callable[[Listener], bool] | None = None) -> list[Check]:
+    """Who listens beyond loopback, and how to close that; a line a kind of process. tells: see `tells_everybody`."""
+    tells = tells or tells_everybody
     if not found:
         return [Check("ports", OK, "neither Ray nor fairsweep listens on this machine")]
     open_ = [one for one in found if not doors.is_loopback(one.address)]
+    told = [one for one in open_ if one.kind != "fairsweep" and tells(one)]
     checks = []
+    for one in told:
+        said = f"{one.what} (pid {one.pid}) gives its metrics to whoever asks, without a token"
+        checks.append(Check("ports", WARN, f"{said}: {one.address}:{one.port}", CLOSE["metrics"]))
+    open_ = [one for one in open_ if one not in told]
     for what in dict.fromkeys(one.what for one in open_):
         of_it = [one for one in open_ if one.what == what]
         where = ", ".join(f"{one.address}:{one.port}" for one in of_it[:6])
         more = f" and {len(of_it) - 6} more" if len(of_it) > 6 else ""
         said = f"{what} (pid {of_it[0].pid}) listens beyond loopback: {where}{more}"
         checks.append(Check("ports", WARN, said, CLOSE[of_it[0].kind]))
-    closed = len(found) - len(open_)
+    closed = [one for one in found if doors.is_loopback(one.address)]
     if closed:
-        names = ", ".join(sorted({one.what for one in found} - {one.what for one in open_}))
-        checks.append(Check("ports", OK, f"{closed} on loopback alone" + (f" ({names})" if names else "")))
+        names = ", ".join(sorted({one.what for one in closed} - {one.what for one in (*open_, *told)}))
+        checks.append(
+            Check("ports", OK, f"{len(closed)} on loopback alone" + (f" ({names})" if names else ""))
+        )
     return checks
 
 

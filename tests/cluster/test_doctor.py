@@ -10,11 +10,13 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import psutil
 import pytest
 
 from fairsweep.cluster import doors
 from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.jobs.prometheus import Server
 from fairsweep.cluster.service import doctor, laptop
 from fairsweep.cluster.service.doctor import BAD, OK, WARN, Check, Listener
 from tests.cluster.test_studies import written
@@ -102,12 +104,37 @@ def test_ports_beyond_loopback_are_told_with_the_way_to_close_them() -> None:
             Listener("ray", "gcs_server", 6, "127.0.0.1", 6379),
             Listener("dashboard", "Ray's dashboard", 8, "192.0.2.4", 8265),
             Listener("fairsweep", "fairsweep serve", 9, "::ffff:127.0.0.1", 9000),
-        ]
+            Listener("ray", "Ray's autoscaler", 5, "0.0.0.0", 44217),
+        ],
+        lambda one: one.port == 44217,
     )
-    assert states(found) == [WARN, WARN, OK]
+    assert states(found) == [WARN, WARN, WARN, OK]
+    told, *found = found
+    assert "(pid 5) gives its metrics to whoever asks, without a token: 0.0.0.0:44217" in told.said
+    assert "firewall" in told.todo and "--metrics-export-port" in told.todo
     assert "raylet (pid 7) listens beyond loopback: 0.0.0.0:40001, :::40002" in found[0].said
     assert "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0" in found[0].todo and "--dashboard-host" in found[1].todo
     assert found[2].said == "2 on loopback alone (fairsweep serve, gcs_server)"
+
+
+def test_a_port_that_tells_everybody_is_found_by_asking() -> None:
+    """As Ray's metrics do (Ray 2.60: autoscaler, dashboard, each node's agent); ours ask for the token."""
+    open_, thread = prometheus_client.start_http_server(0, "127.0.0.1")
+    closed = Server(prometheus_client.CollectorRegistry(), "a-token", doors.listen("127.0.0.1", 0))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(1)
+        try:
+            for address in ("127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"):
+                assert doctor.tells_everybody(Listener("ray", "x", 1, address, open_.server_port))
+            port = int(closed.url.split(":")[2].split("/")[0])
+            assert not doctor.tells_everybody(Listener("ray", "x", 1, "127.0.0.1", port))
+            assert not doctor.tells_everybody(Listener("ray", "x", 1, "127.0.0.1", silent.getsockname()[1]))
+        finally:
+            closed.close()
+            open_.shutdown()
+            open_.server_close()
+            thread.join()
 
 
 @pytest.mark.parametrize(
