@@ -82,7 +82,7 @@ def filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
             )
         return pafs.LocalFileSystem(), path
     try:
-        system, path = pafs.FileSystem.from_uri(text)
+        system, path = _of_arrow(text)
         return system, path.rstrip("/") or "/"
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as arrow_error:
         if urlsplit(text).scheme in ("file", "s3", "gs", "gcs", "hdfs", "viewfs", ""):
@@ -100,6 +100,17 @@ def filesystem(uri: str | Path) -> tuple[pafs.FileSystem, str]:
         cache.use_listings_cache = False
         cache.clear()
     return pafs.PyFileSystem(pafs.FSSpecHandler(found)), path.rstrip("/")
+
+
+def _of_arrow(text: str) -> tuple[pafs.FileSystem, str]:
+    if (
+        text.startswith("s3:") and "allow_delayed_open" not in text
+    ):  # or Arrow (26) takes three requests for an object
+        with contextlib.suppress(
+            pa.ArrowInvalid, OSError
+        ):  # of an Arrow that does not know it, or of what is wrong
+            return pafs.FileSystem.from_uri(f"{text}{'&' if '?' in text else '?'}allow_delayed_open=true")
+    return pafs.FileSystem.from_uri(text)
 
 
 def _schemes(fs: pafs.FileSystem) -> set[str]:

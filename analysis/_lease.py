@@ -194,6 +194,8 @@ class Lease:
         if self._over.is_set():
             return
         self._over.set()
+        if self._folder.patience.given_up:
+            return
         with self._mutex, contextlib.suppress(Exception):
             seen = _look(self._folder, self._name)
             if seen is not None and seen.get("id") == self._own["id"]:

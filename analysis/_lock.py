@@ -56,9 +56,9 @@ class Lock:
 
     def release(self) -> None:
         if self._handle is not None:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # gone, or of a file system that takes nothing any more
                 os.unlink(self.path)
-            os.close(self._handle)
+            os.close(self._handle)  # with this it is free
             self._handle = None
 
     def held(self) -> bool:

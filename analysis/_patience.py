@@ -14,7 +14,8 @@ PAUSE_S = (
     1.0  # between tries; what asks has tried more than once itself (Arrow 26: three times in a few seconds)
 )
 SAY_AFTER_S = 5.0
-HURRIED_S = 5.0
+HURRIED_S = 2.0
+LAST_TRIES = 2  # once nobody waits any more; each may take seconds
 _PASSING_ERRNO = {
     errno.EAGAIN,
     errno.EBUSY,
@@ -55,15 +56,21 @@ class Patience:
         self.seconds = 0.0
         self.said: Callable[[str], None] | None = None  # is told while one waits, and when that is over
         self._until: float | None = None  # after which nothing is waited for, monotonic
+        self._failed = 0  # calls since then
 
     def calm(self, seconds: float) -> None:
         """From now on one waits so long."""
-        self.seconds, self._until = seconds, None
+        self.seconds, self._until, self._failed = seconds, None, 0
 
     def hurry(self) -> None:
         """Somebody waits for the end: nothing is waited for any more but for `HURRIED_S` seconds."""
         if self._until is None:
             self._until = time.monotonic() + HURRIED_S
+
+    @property
+    def given_up(self) -> bool:
+        """Nothing is asked for any more."""
+        return self._failed >= LAST_TRIES
 
     def say(self, text: str) -> None:
         if self.said is not None:
@@ -72,12 +79,15 @@ class Patience:
     def trying(self, call: Callable[[], T], where: str) -> T:
         """What `call` gives; it is called again as long as it fails in a way that passes. where: for who reads it."""
         began, told = time.monotonic(), False
+        if self.given_up:
+            raise OSError(f"{where} did not answer")
         while True:
             try:
                 found = call()
             except Exception as error:
                 waited = time.monotonic() - began
                 late = self._until is not None and time.monotonic() >= self._until
+                self._failed += late and passes(error)
                 if late or waited >= self.seconds or not passes(error):
                     raise
                 if waited >= SAY_AFTER_S and not told:

@@ -8,6 +8,7 @@ closes it: then its processes, namespaces and folders are gone.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+_numbers = itertools.count()
 NETWORK = "10.213.7"
 PORT = 6379
 # Enters the machine: a name, a mount of Ray's folder that only this machine sees, and then the command.
@@ -72,7 +74,7 @@ class Machines:
         self.cpus = cpus
         self.base = Path(tempfile.mkdtemp(prefix="fsn", dir="/tmp"))  # short: Ray's sockets lie below
         self.storage = self.base / "store"
-        self._tag = f"fsw{os.getpid()}"
+        self._tag = f"fsw{os.getpid()}x{next(_numbers)}"
         self._hub = f"{self._tag}h"
         self._count = 0
         self.alive: list[Machine] = []

@@ -176,6 +176,7 @@ class Places:
             self._see_who_began()
             self.conductor.beat()
             self.tick()
+        with self.exchange.guard():
             self._end_what_is_late()
             for place in self.exchange.broken:
                 # Tune learns that an actor is lost by a call to it that fails.

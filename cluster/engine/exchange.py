@@ -19,7 +19,7 @@ from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.trial import Leg
 
-STALL_S = 1.0  # that a round may take, without what it waits for
+STALL_S = 1.0  # that the lock may be held
 
 
 class Wires(Protocol):
@@ -59,16 +59,20 @@ class Exchange:
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Holds the lock, and keeps what goes wrong in the block; after that, nothing is done."""
+        """Holds the lock, and keeps what goes wrong in the block; after that, nothing is done. Not to be nested."""
         with self.lock:
             if self.fatal is not None:
                 raise self.fatal
+            began = time.monotonic()
             try:
                 yield
             except BaseException as error:
                 self.fatal = error
                 self.stirred.set()
                 raise
+            took = time.monotonic() - began
+            if took > STALL_S:  # the store did not answer, or the search thought: nobody was listened to
+                self.conductor.stalled(took)
 
     def first(self, place: str) -> tuple[str, str] | None:
         """What a new place is to begin with: legs and post, as JSON. None if no new place is needed."""
@@ -80,12 +84,8 @@ class Exchange:
         """Takes what has come, answers it, and lets the search think while the places work."""
         came = self.wires.ready(timeout)
         with self.guard():
-            began = time.monotonic()
             self._take(came)
             self.conductor.think()
-            took = time.monotonic() - began
-            if took > STALL_S:
-                self.conductor.stalled(took)
 
     def deliver(self, place: str, message: Mapping[str, Any]) -> None:
         """Takes a message that came in another way."""

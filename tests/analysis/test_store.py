@@ -1070,6 +1070,22 @@ def test_a_full_disk_is_one_error_and_the_log_stays_whole(
     assert steps(tmp_path) == [0, 2]
 
 
+def test_a_writer_lets_go_of_a_store_that_has_become_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    with create(tmp_path) as w:
+        w.results([report(0)])
+        monkeypatch.setattr(os, "unlink", refused)
+    monkeypatch.undo()
+    assert Store(tmp_path).written("s") is False
+    with Store(tmp_path).open("s") as w:
+        w.results([report(1)])
+    assert steps(tmp_path) == [0, 1]
+
+
 def test_a_full_disk_has_room_for_how_the_sweep_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,14 +106,15 @@ def test_what_a_store_on_s3_refuses_is_one_line(uri: str, bucket: s3.Bucket) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_sweep_on_s3_is_killed_resumed_and_grown(uri: str) -> None:
-    process = run(uri, "budget.trials=24")
+    process = run(uri, "budget.trials=60", "budget.steps=24")
     seen = wait_for_reports(process, uri, 20)
-    for words in (["ls"], ["show", "s"], ["best", "s"]):
-        code, out, err = finish(start(*words, "--storage", uri, "--json"))
-        assert code == 0, err
-        json.loads(out)
-    code, _, err = finish(start("resume", "s", "--storage", uri))
+    second = start("resume", "s", "--storage", uri)
+    readers = [start(*words, "--storage", uri, "--json") for words in (["ls"], ["show", "s"], ["best", "s"])]
+    code, _, err = finish(second)
     assert code == 2 and f"sweep s is being written by process {process.pid} on " in err, err
+    for reader in readers:
+        code, out, err = finish(reader)
+        assert code == 0 and json.loads(out), err
     assert process.poll() is None, "the sweep ended before it was killed"
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -122,12 +123,12 @@ def test_a_sweep_on_s3_is_killed_resumed_and_grown(uri: str) -> None:
     code, _, err = finish(start("resume", "s", "--storage", uri))
     assert code == 0 and "recovered" in err, err
     rows = Store(uri).table("trials", "s").to_pylist()
-    assert [t["state"] for t in rows] == ["complete"] * 24
-    assert sorted(reports(uri)) == sorted((t["trial"], step) for t in rows for step in range(1, 13))
+    assert [t["state"] for t in rows] == ["complete"] * 60
+    assert sorted(reports(uri)) == sorted((t["trial"], step) for t in rows for step in range(1, 25))
     assert seen.items() <= reports(uri).items() and not Store(uri).notes("s")
     code, out, err = finish(start("resume", "s", "--storage", uri, "budget.trials=+3", "--json"))
     assert code == 0, err
-    assert len(Store(uri).table("trials", "s")) == 27 and json.loads(out)["state"] == "finished"
+    assert len(Store(uri).table("trials", "s")) == 63 and json.loads(out)["state"] == "finished"
     best = min(Store(uri).table("trials", "s").to_pylist(), key=lambda t: t["value"])
     kept = Checkpoints(Store(uri).checkpoint_dir("s"))
     assert list(kept.sizes()) == [best["trial"]] and kept.load(best["trial"]) is not None
@@ -146,7 +147,7 @@ def test_a_minute_of_503_is_waited_for(uri: str, bucket: s3.Bucket) -> None:
     assert bucket.refused > 20
     assert "does not answer" in err and "answers again" in err, err
     rows = Store(uri).table("trials", "s").to_pylist()
-    assert [(t["state"], t["retries"]) for t in rows] == [("complete", 0)] * 60
+    assert [(t["state"], t["retries"], t["error"]) for t in rows] == [("complete", 0, None)] * 60
     assert sorted(reports(uri)) == sorted((t["trial"], step) for t in rows for step in range(1, 13))
     assert seen.items() <= reports(uri).items()
 
