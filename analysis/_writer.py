@@ -14,7 +14,7 @@ from typing import Any
 
 from fairsweep.analysis import _log
 from fairsweep.analysis._appender import Appender
-from fairsweep.analysis._files import Folder, StoreError, StoreFailed, UnknownSweep
+from fairsweep.analysis._files import Folder, StoreError, UnknownSweep
 from fairsweep.analysis._layout import EPOCH, Paths, read_log
 from fairsweep.analysis._lease import Lease
 from fairsweep.analysis._lock import Lock
@@ -67,17 +67,25 @@ class SweepWriter(Sealing):
 
     # -- beginning ------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _refused(folder: Folder, error: BaseException) -> None:
+        """StoreError in one line where the disk is what does not let a sweep begin."""
+        if isinstance(error, OSError) and not isinstance(error, StoreError):
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise StoreError(f"storage={folder.name}: cannot be written: {why}") from None
+
+    @classmethod
+    def _locked(cls, folder: Folder, paths: Paths) -> Lock | Lease:
+        try:
+            return cls._lock(folder, paths)
+        except OSError as error:
+            cls._refused(folder, error)
+            raise
+
     @classmethod
     def _lock(cls, folder: Folder, paths: Paths) -> Lock | Lease:
-        try:
-            for where in paths.folders:
-                folder.make(where)
-        except StoreFailed:
-            raise
-        except OSError as error:
-            raise StoreError(
-                f"storage={folder.name}: cannot be written: {str(error).splitlines()[0]}"
-            ) from None
+        for where in paths.folders:
+            folder.make(where)
         if not folder.local:
             lease = Lease(folder, paths.lease)
             lease.acquire(f"sweep {paths.sweep}")
@@ -96,7 +104,7 @@ class SweepWriter(Sealing):
         paths = Paths(sweep)
         if exists(folder, paths):
             raise StoreError(f"sweep={sweep}: {uri} has a sweep of this name; open it or choose another name")
-        lock = cls._lock(folder, paths)
+        lock = cls._locked(folder, paths)
         try:
             log = read_log(folder, paths)
             if exists(folder, paths):
@@ -111,14 +119,15 @@ class SweepWriter(Sealing):
             writer.seal()
             writer.record = SweepRecord(dict(row), {}, schemas.results.empty_table(), [])
             return writer
-        except BaseException:
+        except BaseException as error:
             lock.release()
+            cls._refused(folder, error)
             raise
 
     @classmethod
     def _open(cls, folder: Folder, uri: str, sweep: str) -> SweepWriter:
         paths = Paths(sweep)
-        lock = cls._lock(folder, paths)
+        lock = cls._locked(folder, paths)
         try:
             state = State.read(folder, sweep, ["results", "trials", "events"])
             if state is None:
@@ -127,8 +136,9 @@ class SweepWriter(Sealing):
             writer = cls(folder, uri, sweep, state.schemas, lock)
             writer._recover(state)
             return writer
-        except BaseException:
+        except BaseException as error:
             lock.release()
+            cls._refused(folder, error)
             raise
 
     def _recover(self, state: State) -> None:

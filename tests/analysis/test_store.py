@@ -1081,6 +1081,10 @@ def test_a_writer_lets_go_of_a_store_that_has_become_read_only(
         monkeypatch.setattr(os, "unlink", refused)
     monkeypatch.undo()
     assert Store(tmp_path).written("s") is False
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(StoreError, match=r"^storage=.*cannot be written: .*Read-only file system$"):
+        Store(tmp_path).open("s")
+    monkeypatch.undo()
     with Store(tmp_path).open("s") as w:
         w.results([report(1)])
     assert steps(tmp_path) == [0, 1]

@@ -49,8 +49,8 @@ def logged(run: Engine, folder: Path, drive: Callable[[], Any]) -> list[int]:
     assert appender is not None
     append = appender.append
 
-    def measured(frame: bytes) -> None:
-        append(frame)
+    def measured(frame: bytes, last: bool = False) -> None:
+        append(frame, last)
         lengths.append(log.stat().st_size)
 
     appender.append = measured  # type: ignore[method-assign]

@@ -86,7 +86,7 @@ def test_a_bundle_is_one_append(tmp_path: Path) -> None:
     appends = 0
     append = run.writer._appender.append  # type: ignore[union-attr]
 
-    def count(frame: bytes) -> None:
+    def count(frame: bytes, last: bool = False) -> None:
         nonlocal appends
         appends += 1
         append(frame)
@@ -205,7 +205,7 @@ def test_a_store_that_cannot_be_written_has_none_of_the_bundle(tmp_path: Path) -
     told: list[str] = []
     run.conductor.on_end = lambda trial: told.append(trial.id)
 
-    def full(frame: bytes) -> None:
+    def full(frame: bytes, last: bool = False) -> None:
         raise StoreError("no space")
 
     def break_it(count: int, message: dict[str, Any]) -> None:

@@ -31,8 +31,8 @@ def appends(made: Engine, log: list[str]) -> None:
     appender = made.writer._appender
     whole = appender.append
 
-    def append(frame: bytes) -> None:
-        whole(frame)
+    def append(frame: bytes, last: bool = False) -> None:
+        whole(frame, last)
         log.append("append")
 
     appender.append = append  # type: ignore[method-assign, union-attr]
@@ -88,7 +88,7 @@ def test_what_could_not_be_written_is_not_answered(tmp_path: Path) -> None:
         assert given is not None
         wires.send(f"p{k}", *given)
 
-    def full(frame: bytes) -> None:
+    def full(frame: bytes, last: bool = False) -> None:
         raise OSError(28, "No space left on device")
 
     made.writer._appender.append = full  # type: ignore[method-assign, union-attr]
