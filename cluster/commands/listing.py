@@ -13,6 +13,7 @@ from typing import Any
 from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands.tables import existing
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.masking import masked_uri
 
 COLUMNS = ("sweep", "paper", "data", "state", "trials", "trials_budget", "seeds", "objective", "created")
 LEAST_S = 0.2  # between two looks
@@ -98,7 +99,7 @@ class Listing:
     @property
     def nothing(self) -> str:
         tagged = f"tagged {' '.join(sorted(self.tags))}" if self.tags else "yet"
-        return f"{self.store.uri} has no sweeps {tagged}"
+        return f"{masked_uri(self.store.uri)} has no sweeps {tagged}"
 
     def rows(self) -> list[dict[str, Any]]:
         """As they are now, the newest last."""

@@ -27,6 +27,7 @@ from packaging.specifiers import SpecifierSet
 
 from fairsweep.cluster import doors
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.masking import masked_uri
 
 OK, WARN, BAD = "ok", "warn", "bad"
 LITTLE, NOTHING = 2 * 2**30, 200 * 2**20  # bytes of a disk that are free: to be warned of, and too few
@@ -337,7 +338,7 @@ def store(storage: str) -> list[Check]:
     try:
         opened = stores.open_store(storage)
     except UserError as error:
-        return [Check("storage", BAD, str(error), "--storage says where the store is")]
+        return [Check("storage", BAD, masked_uri(str(error)), "--storage says where the store is")]
     if not opened.folder.local:
         return [_remote(opened)]
     root = Path(opened.folder.root)
@@ -400,7 +401,7 @@ def _sync_time(folder: Path) -> Check:
 
 
 def _remote(opened: Any) -> Check:
-    name = f"tmp/doctor-{uuid.uuid4().hex}"
+    uri, name = masked_uri(opened.uri), f"tmp/doctor-{uuid.uuid4().hex}"
     began = time.perf_counter()
     try:
         with opened.folder.fs.open_output_stream(opened.folder.path(name)) as out:
@@ -408,15 +409,11 @@ def _remote(opened: Any) -> Check:
         back = opened.folder.read(name)
         opened.folder.delete(name)
     except Exception as error:
-        said = f"{opened.uri}: cannot be written and read ({' '.join(str(error).split())})"
+        said = f"{uri}: cannot be written and read ({masked_uri(' '.join(str(error).split()))})"
         return Check("storage", BAD, said, "check bucket, credentials and endpoint")
     if back != b"fairsweep":
-        return Check(
-            "storage", BAD, f"{opened.uri}: what is read is not what was written", "use another store"
-        )
-    said = (
-        f"{opened.uri}: an object written, read and deleted in {1000 * (time.perf_counter() - began):.0f} ms"
-    )
+        return Check("storage", BAD, f"{uri}: what is read is not what was written", "use another store")
+    said = f"{uri}: an object written, read and deleted in {1000 * (time.perf_counter() - began):.0f} ms"
     return Check("storage", OK, said)
 
 

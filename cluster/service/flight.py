@@ -18,6 +18,7 @@ import pyarrow.flight as fl
 from fairsweep.analysis.store import StoreError
 from fairsweep.cluster import doors
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.masking import masked_uri
 from fairsweep.cluster.service import tickets
 from fairsweep.cluster.service.rows import Rows
 from fairsweep.cluster.service.tickets import OF_A_SWEEP, TABLES, Ask, BadTicket
@@ -144,11 +145,10 @@ def _answered(look: Callable[[], T]) -> T:
     try:
         return look()
     except (BadTicket, StoreError) as error:
-        raise fl.FlightServerError(" ".join(str(error).split())) from None
+        raise fl.FlightServerError(masked_uri(" ".join(str(error).split()))) from None
     except Exception as error:  # a fault of ours ends one answer, not the server
-        raise fl.FlightServerError(
-            f"cannot be answered ({type(error).__name__}: {' '.join(str(error).split())})"
-        ) from None
+        said = masked_uri(" ".join(str(error).split()))
+        raise fl.FlightServerError(f"cannot be answered ({type(error).__name__}: {said})") from None
 
 
 # -- running --------------------------------------------------------------------------------------------

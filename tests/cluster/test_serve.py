@@ -196,6 +196,14 @@ def test_a_damaged_sweep_is_left_out_and_named(tmp_path: Path) -> None:
         live.table("trials", "bad")
 
 
+def test_no_answer_has_the_password_of_the_store(tmp_path: Path) -> None:
+    store = written(tmp_path)
+    store.uri = "s3://me:hunter-two@bucket/sweeps?secret_key=hunter-three"
+    with serving(store) as (_, live), pytest.raises(UserError, match=r"me:\*\*\*@bucket") as refused:
+        live.table("trials", "none")
+    assert "hunter" not in str(refused.value)
+
+
 # -- what is asked for ------------------------------------------------------------------------------------
 
 
