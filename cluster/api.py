@@ -257,7 +257,8 @@ def run(trainable: Any, *, quiet: bool = False, **settings: Any) -> Sweep:
     prepare_environment()
     from fairsweep.cluster import config
     from fairsweep.cluster.display import make_display
-    from fairsweep.cluster.jobs import sources, sweep
+    from fairsweep.cluster.jobs import sources
+    from fairsweep.cluster.service import page
 
     if loading:
         raise UserError(
@@ -265,7 +266,7 @@ def run(trainable: Any, *, quiet: bool = False, **settings: Any) -> Sweep:
             ' `if __name__ == "__main__":`'
         )
     reference = sources.reference_of(trainable)
-    result = sweep.run(config.load(words({"trainable": reference, **settings})), make_display(quiet))
+    result = page.run(config.load(words({"trainable": reference, **settings})), make_display(quiet))
     return Sweep(open_store(result.storage), result.sweep)
 
 
@@ -307,11 +308,12 @@ def resume(name: str, *, storage: str | Path = DEFAULT_STORAGE, quiet: bool = Fa
 
     prepare_environment()
     from fairsweep.cluster.display import make_display
-    from fairsweep.cluster.jobs import sources, sweep
+    from fairsweep.cluster.jobs import sources
     from fairsweep.cluster.jobs.nas import search as nas
+    from fairsweep.cluster.service import page
 
     known = open(name, storage)
-    job: Any = nas if nas.is_search(known.store, name) else sweep
+    job: Any = nas if nas.is_search(known.store, name) else page
     if "trainable" in changes:
         changes["trainable"] = sources.reference_of(changes["trainable"])
     job.resume(str(storage), name, [_bare(word) for word in words(changes)], make_display(quiet))

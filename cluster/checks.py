@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from fairsweep.cluster.errors import UserError
-from fairsweep.search_spaces.algorithms import SCHEDULERS
+from fairsweep.search_spaces.algorithms import OUTSIDE, SCHEDULERS
 from fairsweep.search_spaces.algorithms.population import checked
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables.base import ENDLESS
@@ -75,7 +75,12 @@ def check_totals(raw: Mapping[str, Any]) -> None:
     budget = raw["budget"]
     number(raw, "budget.total_steps", int, low=1, optional=True)
     number(raw, "budget.total_minutes", float, low=0, optional=True, open_low=True)
-    if budget["trials"] is None and all(budget[name] is None for name in ("minutes", *TOTALS)):
+    outside = raw["search"]["name"] == OUTSIDE  # which says itself when there is nothing more
+    if (
+        not outside
+        and budget["trials"] is None
+        and all(budget[name] is None for name in ("minutes", *TOTALS))
+    ):
         raise UserError(
             "budget.trials=None: must be a whole number of at least 1; null needs budget.total_steps,"
             " budget.total_minutes or budget.minutes"

@@ -14,6 +14,7 @@ from typing import Any
 
 from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands import (
+    agent,
     claims,
     compare,
     completion,
@@ -65,7 +66,7 @@ def _run(argv: Sequence[str]) -> int:
     if not args.command:
         parser.print_help()
         return 0
-    if rest and args.command not in ("run", "nas", "resume", "claims", "compare"):
+    if rest and args.command not in ("run", "nas", "resume", "claims", "compare", "agent", "wandb"):
         print(
             f"fairsweep: error: {args.command}: does not know {' '.join(masked_words(rest))}; see --help",
             file=sys.stderr,
@@ -103,7 +104,7 @@ def _handled(args: argparse.Namespace, rest: list[str], argv: Sequence[str]) -> 
 
 def _store_as_its_verb_says(argv: Sequence[str]) -> list[str]:
     """`argv` with the store as its verb takes it, `storage=` among settings, `--storage` elsewhere."""
-    words, composed = list(argv), bool({"run", "nas"} & set(argv[:1]))
+    words, composed = list(argv), bool({"run", "nas", "agent", "wandb"} & set(argv[:1]))
     found: list[str] = []
     while words:
         word = words.pop(0)
@@ -159,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         return p
 
     for family in (
-        papers, data, runs, listing, tables, show, reports, dashboard, serving, doctor, upkeep, claims, compare,
+        papers, data, runs, agent, listing, tables, show, reports, dashboard, serving, doctor, upkeep, claims, compare,
         networks, jobs, local, manifests, completion,
     ):  # fmt: skip
         family.register(add)

@@ -28,7 +28,7 @@ from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, o
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.masking import masked_uri
 from fairsweep.search_spaces import _yaml
-from fairsweep.search_spaces.algorithms import SEARCHES
+from fairsweep.search_spaces.algorithms import OUTSIDE, SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import ENDLESS, DataError, Paper
@@ -155,7 +155,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     data = raw["data"] or paper.datasets[0]
     if get(raw, "budget.steps") is None and data in paper.paper_steps:
         raw = {**raw, "budget": {**raw["budget"], "steps": paper.paper_steps[data]}}
-    one_of(raw, "search.name", SEARCHES)
+    one_of(raw, "search.name", (*SEARCHES, OUTSIDE))
     one_of(raw, "tracking.name", tuple(group_options("tracking")))
     one_of(raw, "keep_checkpoints", ("best", "all", "none"))
     checks.check_totals(raw)
@@ -189,7 +189,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     objectives.check(raw, paper)
     check_common(raw, paper)
     fixed = all(p.fixed for p in space.parameters.values())
-    if fixed and raw["budget"]["trials"] != 1 and raw["search"]["name"] != "listed":
+    if fixed and raw["budget"]["trials"] != 1 and raw["search"]["name"] not in ("listed", OUTSIDE):
         raise UserError(
             f"budget.trials={raw['budget']['trials']}: every parameter of the space is fixed, so there is one "
             "configuration; use budget.trials=1 (and seeds=N to repeat it), or free a parameter"
@@ -319,6 +319,8 @@ def check_common(raw: dict[str, Any], paper: Any) -> None:
         number(raw, "tracking.finish_timeout_s", float, low=0, open_low=True)
     if "mode" in raw["tracking"]:
         one_of(raw, "tracking.mode", ("offline", "online"))
+        if not isinstance(raw["tracking"].get("sweep", False), bool):
+            raise UserError(f"tracking.sweep={raw['tracking']['sweep']}: must be true or false")
     if raw["tracking"].get("dir"):
         raw["tracking"] = {**raw["tracking"], "dir": absolute(raw["tracking"]["dir"])}
     _check_name(raw.get("name"))

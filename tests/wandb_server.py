@@ -35,6 +35,7 @@ class Run:
     name: str
     sweep: str | None = None
     state: str = "pending"
+    args: dict[str, Any] = field(default_factory=dict)  # what an agent is given, name -> value
     config: dict[str, Any] = field(default_factory=dict)  # name -> value
     sent: dict[str, Any] = field(
         default_factory=dict
@@ -146,7 +147,7 @@ class Server:
     def offer(self, sweep: str, values: Mapping[str, Any], name: str | None = None) -> str:
         """One more configuration for whoever asks; the id its run will have."""
         with self.lock:
-            run = Run(name or self._id("run"), sweep, config=dict(values))
+            run = Run(name or self._id("run"), sweep, args=dict(values), config=dict(values))
             self.runs[run.name] = run
             self.sweeps[sweep].waiting.append(run.name)
         return run.name
@@ -410,7 +411,7 @@ class Server:
         elif not agent.alive and sweep.state == "RUNNING":
             for _ in range(min(sweep.burst, len(sweep.waiting))):
                 run = self.runs[sweep.waiting.popleft()]
-                args = {k: {"value": v} for k, v in run.config.items()}
+                args = {k: {"value": v} for k, v in run.args.items()}
                 kind = "resume" if run.state == "preempted" else "run"
                 commands.append(
                     {"type": kind, "run_id": run.name, "program": sweep.config.get("program"), "args": args}

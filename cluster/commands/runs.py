@@ -43,7 +43,7 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
     if args.help is not None:
         return show_help(args.help, "run")
     fixed = [] if args.fix is None else _fixed(args.fix)
-    return _composed(args, [*rest, *fixed], config.load, lambda: _module("sweep"), _finished)
+    return _composed(args, [*rest, *fixed], config.load, lambda: _module("page", "service"), finished)
 
 
 def _fixed(text: str) -> list[str]:
@@ -71,14 +71,14 @@ def _nas(args: argparse.Namespace, rest: list[str]) -> int:
     return _composed(args, rest, nas_config.load, lambda: _module("nas.search"), _searched)
 
 
-def _module(name: str) -> Any:
-    """A module of this room that imports Ray, which reads its environment when it is imported."""
+def _module(name: str, room: str = "jobs") -> Any:
+    """A module that imports Ray, which reads its environment when it is imported."""
     import importlib
 
     from fairsweep.cluster.engine.local import prepare_environment
 
     prepare_environment()
-    return importlib.import_module(f"fairsweep.cluster.jobs.{name}")
+    return importlib.import_module(f"fairsweep.cluster.{room}.{name}")
 
 
 def _composed(args: argparse.Namespace, rest: list[str], load: Any, job: Any, answer: Any) -> int:
@@ -93,10 +93,11 @@ def _composed(args: argparse.Namespace, rest: list[str], load: Any, job: Any, an
         print(load(rest).to_yaml(), end="")
         return 0
     module = job()
-    return answer(module.run(load(rest), _display(args)), args.json)
+    return answer(module.run(load(rest), display_of(args)), args.json)
 
 
-def _display(args: argparse.Namespace) -> Any:
+def display_of(args: argparse.Namespace) -> Any:
+    """The display that a run's flags ask for."""
     if args.log_json:
         from fairsweep.cluster import jsonlog
 
@@ -110,10 +111,10 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.engine.local import prepare_environment
 
     prepare_environment()
-    from fairsweep.cluster.jobs import sweep
     from fairsweep.cluster.jobs.comparing import job
     from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay, Lines
     from fairsweep.cluster.jobs.nas import search as nas
+    from fairsweep.cluster.service import agent, page, searching
     from fairsweep.cluster.storage import open_store
 
     store = open_store(args.storage)
@@ -121,10 +122,15 @@ def _resume(args: argparse.Namespace, rest: list[str]) -> int:
         shown = ComparisonDisplay() if quiet(args) else Lines()
         answer, state = job.resume(args.storage, args.sweep, rest, shown)
         return compare.ended(answer, state, args.sweep, args.storage, args.json)
-    display = _display(args)
+    display = display_of(args)
     if nas.is_search(store, args.sweep):
         return _searched(nas.resume(args.storage, args.sweep, rest, display), args.json)
-    return _finished(sweep.resume(args.storage, args.sweep, rest, display), args.json)
+    if (path := searching.scheduled(store, args.sweep)) is not None:
+        return finished(searching.resume(path, args.storage, display=display), args.json)
+    if agent.is_agents(store, args.sweep):
+        ended = agent.resume(args.storage, args.sweep, rest, display)
+        return finished(ended.result, args.json, ended.problem)
+    return finished(page.resume(args.storage, args.sweep, rest, display), args.json)
 
 
 def _clean(args: argparse.Namespace, rest: list[str]) -> int:
@@ -178,7 +184,8 @@ def _searched(result: Any, as_json: bool) -> int:
     return _ended(result, as_json)
 
 
-def _finished(result: Any, as_json: bool) -> int:
+def finished(result: Any, as_json: bool, problem: str = "") -> int:
+    """Shows what a sweep came to; its exit code. problem: why it did not come further, though it has ended well."""
     from fairsweep.analysis import report
     from fairsweep.analysis.store import Store
     from fairsweep.cluster.jobs.best import best_of
@@ -202,7 +209,9 @@ def _finished(result: Any, as_json: bool) -> int:
             if trials.num_rows > LONG:  # the table has left them out
                 print(f"         the first is {failed[0]['trial']}: {failed[0]['reason']}")
         print(f"store    {shown}  (tables results, trials and sweeps; sweep {result.sweep})")
-    return _ended(result, as_json)
+    if problem:
+        print(f"fairsweep: error: {problem}", file=sys.stderr)
+    return _ended(result, as_json) or int(bool(problem))
 
 
 def _ended(result: Any, as_json: bool) -> int:

@@ -103,5 +103,6 @@ class Asker:
         if self.on_ask is not None:
             self.on_ask(time.perf_counter() - began)
         if not asked:
-            self.exhausted = not busy  # else it may propose something once it was told more
+            # Else it may propose something once it was told more, or has been offered more from outside.
+            self.exhausted = not busy and not getattr(self.algorithm, "patient", False)
         return asked[0] if asked else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -56,6 +57,7 @@ class Conductor(Handing):
         self.clock = Clock(writer, rules.spent_s, rules.minutes)
         self.notes = Notes(writer)
         self.aims: Aims | None = None  # where there are several objectives
+        self._remarks: deque[str] = deque()  # of other threads
         self._ended: list[Trial] = []  # of which `on_end` has not been told
 
     # -- budget ---------------------------------------------------------------------------------------
@@ -71,6 +73,8 @@ class Conductor(Handing):
 
     def beat(self, every: float = BEAT_S) -> None:
         self.clock.beat(every)
+        while self._remarks:
+            self.note(self._remarks.popleft())
 
     @property
     def expected(self) -> int:
@@ -181,6 +185,8 @@ class Conductor(Handing):
                 self.end(trial, "pruned", f"stopped by {self.scheduler.name} at step {trial.steps}", payload)
             elif payload["status"] == "lost":
                 self._lose(trial_id, payload["failure"]["error"], payload["failure"]["reason"])
+            elif trial_id in self.halted:
+                self.end(trial, "pruned", f"{self.halted[trial_id]} at step {trial.steps}", payload)
             elif self.stopping:
                 why = "interrupted" if self.interrupted else "budget.minutes is used up"
                 self.end(trial, "interrupted", f"{why} at step {trial.steps}", payload)
@@ -259,6 +265,14 @@ class Conductor(Handing):
         """The trial's worker has begun; waiting for a place does not count against its timeout."""
         self.trials[trial_id].heard = time.monotonic()
 
+    def remark(self, text: str) -> None:
+        """Has a note entered soon. May be called from any thread."""
+        self._remarks.append(text)
+
+    def halt(self, trial_id: str, why: str) -> None:
+        """Ends a trial at its next report, or when it is its turn, as pruned. May be called from any thread."""
+        self.halted[trial_id] = why
+
     def interrupt(self) -> None:
         """Hands out nothing more; running trials end at their next report, to be resumed."""
         self.interrupted = True
@@ -266,6 +280,7 @@ class Conductor(Handing):
 
     def close(self) -> str:
         """Ends the run's books and returns the sweep's state: finished or interrupted."""
+        self.beat()
         while self.news:
             self.tell_next()
         state = "interrupted" if self.interrupted else "finished"

@@ -57,6 +57,7 @@ class Handing:
         self.nursery: Nursery | None = None
         self.places = rules.concurrent  # how many may run its legs now; fewer where others share the cluster
         self._dry = False  # there was nothing to hand out when it was last looked for
+        self.halted: dict[str, str] = {}  # trials that somebody outside wants to end, and why
 
     @property
     def _no_more(self) -> bool:
@@ -78,7 +79,10 @@ class Handing:
     @property
     def wants(self) -> int:
         """How many places it could use now, those that it has included, as far as it is known."""
-        if self._dry or self._no_more:
+        offered = getattr(
+            self.algorithm, "offered", 0
+        )  # from outside, since it was last looked for something
+        if (self._dry and not offered) or self._no_more:
             return self.busy
         left = self.rules.concurrent
         if self.rules.trials is not None and self.scheduler.name == "none":
@@ -148,10 +152,20 @@ class Handing:
                 self.writer.trial(i, state="pending")
 
     def _hand_out(self) -> Leg | None:
-        trial_id = self._next_id()
+        while (trial_id := self._next_id()) in self.halted:
+            self.end(self.trials[trial_id], "pruned", f"{self.halted[trial_id]} before it began", {})
         if trial_id is None:
             return None
-        trial = self.trials[trial_id]
+        return self._started(self.trials[trial_id])
+
+    def claim(self, trial_id: str) -> Leg | None:
+        """Hands out this trial before all others; None if it does not wait."""
+        if trial_id not in self.waiting:
+            return None
+        self.waiting.remove(trial_id)
+        return self._started(self.trials[trial_id])
+
+    def _started(self, trial: Trial) -> Leg:
         first = trial.state == "pending" and trial.steps == trial.born and trial.retries == 0
         trial.state, trial.reason, trial.heard = "running", "", time.monotonic()
         self.active.add(trial.id)

@@ -135,6 +135,7 @@ class Leg:
     milestones: tuple[int, ...]
     parent: str = ""  # the trial whose checkpoint it began from
     sweep: str = ""  # of a fleet: the lane that it is of
+    run: str = ""  # what somebody outside calls the trial: the W&B run that it is to write into
 
     @property
     def key(self) -> str:
@@ -145,8 +146,9 @@ class Leg:
     def of(cls, trial: Trial) -> Leg:
         """The next leg of `trial`."""
         return cls(
-            trial.id, trial.config, trial.seed, trial.steps, trial.maximum, trial.milestones, trial.parent
-        )
+            trial.id, trial.config, trial.seed, trial.steps, trial.maximum, trial.milestones, trial.parent,
+            run=trial.attrs.get("run", ""),  # of `OutsideSearch`
+        )  # fmt: skip
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Leg:

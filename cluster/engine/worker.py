@@ -223,8 +223,12 @@ class LegRunner:
     def _track(self, leg: Leg) -> Tracker | None:
         """The tracker of a leg. Its run gets what the checkpoint holds too, so that it is whole on disk."""
         post, self._stop = self.post, threading.Event()
+        options = post.tracking
+        if "agent" in options:  # in a sweep of W&B's: it, or we, say which run of it this is (`service`)
+            own = {"run": f"{options['agent']['sweep']}-{leg.trial}", "own": True}
+            options = {**options, "agent": {**({"run": leg.run} if leg.run else own), **options["agent"]}}
         tracker, problem = make_tracker(
-            post.tracking,
+            options,
             post.sweep,
             leg.trial,
             leg.config,

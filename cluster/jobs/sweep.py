@@ -29,17 +29,22 @@ from fairsweep.cluster.jobs.driving import Result, drive
 from fairsweep.cluster.jobs.perturbing import settled
 from fairsweep.cluster.jobs.tracked import options_of, tell_end, tracked
 from fairsweep.cluster.storage import new_name, open_store
-from fairsweep.search_spaces.algorithms import create_scheduler, create_search
+from fairsweep.search_spaces.algorithms import OUTSIDE, create_scheduler, create_search
 from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting
 from fairsweep.trainables.own import known
 
+Attach = Callable[[Conductor], None]
 COMMAND = 20_000  # characters of the command line that are kept
 
 
-def run(settings: Settings, display: Display | None = None) -> Result:
-    """Runs a new sweep to its end. UserError if the configuration cannot run as it stands."""
+def run(settings: Settings, display: Display | None = None, attach: Attach | None = None) -> Result:
+    """Runs a new sweep to its end. UserError if the configuration cannot run as it stands.
+
+    attach: is given the conductor before the first trial; whoever offers configurations from outside begins then.
+    """
+    _check_fed(settings, attach)
     store = open_store(settings.storage)
     paper = settings.paper
     name = new_name(store, settings.name, paper.slug)
@@ -53,10 +58,25 @@ def run(settings: Settings, display: Display | None = None) -> Result:
             config_fields=settings.space.arrow_fields(),
             metric_names=[m.name for m in paper.metrics],
         )
-        return _drive(settings, paper, store, name, writer, None, room, display or Display(), notes)
+        return _drive(settings, paper, store, name, writer, None, room, display or Display(), notes, attach)
 
 
-def resume(storage: str, name: str, changes: list[str], display: Display | None = None) -> Result:
+def _check_fed(settings: Settings, attach: Attach | None) -> None:
+    """UserError where configurations are to come from outside, and nobody brings them."""
+    if settings.search["name"] == OUTSIDE and attach is None:
+        sweep = settings.search.get("sweep")
+        raise UserError(
+            f"search.name={OUTSIDE}: W&B says what runs; use `fairsweep agent {sweep or 'SWEEP_ID'}`"
+        )
+
+
+def resume(
+    storage: str,
+    name: str,
+    changes: list[str],
+    display: Display | None = None,
+    attach: Attach | None = None,
+) -> Result:
     """Takes a sweep up where its store says that it was; `budget.trials=+20` lets it grow."""
     store = open_store(storage)
     found = store.read(name)
@@ -67,6 +87,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
             f"{part['run']}` goes on with all of it"
         )
     settings, again = growth.regrown(found, changes, config.check)
+    _check_fed(settings, attach)
     paper = settings.paper
     preflight(settings, paper)
     with engine(settings, store) as room:
@@ -76,7 +97,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
         record = writer.record
         writer.sweep(**_resumed_row(settings))
         news = sources.enter(writer, paper)
-        return _drive(settings, paper, store, name, writer, record, room, display or Display(), news)
+        return _drive(settings, paper, store, name, writer, record, room, display or Display(), news, attach)
 
 
 @contextlib.contextmanager
@@ -100,6 +121,7 @@ def _drive(
     room: Room,
     display: Display,
     notes: tuple[str, ...] = (),
+    attach: Attach | None = None,
 ) -> Result:
     mode = paper.metric(paper.objective).mode
     checkpoints = Checkpoints(store.checkpoint_dir(name))
@@ -117,7 +139,7 @@ def _drive(
     given = {name: p.value for name, p in settings.space.parameters.items() if p.fixed and not p.choices}
     notes += masking.warned({n: v for n, v in given.items() if n not in declared or v != declared[n].value})
     notes += tuple(settings.space.beyond(paper.space().for_data(settings.data or paper.datasets[0])))
-    result = drive(settings, store, name, writer, make, post, display, keeper.ended, notes=notes)
+    result = drive(settings, store, name, writer, make, post, display, keeper.ended, attach, notes=notes)
     if result.state == "finished":
         keeper.closed(made[0].trials.values())
     if result.state != "interrupted":

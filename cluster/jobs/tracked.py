@@ -91,7 +91,11 @@ def tell_end(store: Store, posts: Sequence[Mapping[str, Any]], note: Callable[[s
 
     posts: the group `tracking` of each, as its workers were told.
     """
-    asked = [options for options in posts if tracking.named(options) and not options.get("agent")]
+    asked = [
+        options
+        for options in posts
+        if tracking.named(options) and not (options.get("agent") or {}).get("run")
+    ]
     if not asked:
         return
     try:

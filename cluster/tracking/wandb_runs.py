@@ -181,7 +181,9 @@ class WandbRun:
 
     def _open(self, wandb: Any, mode: str) -> None:
         self.earlier = self._folders() if mode == "offline" else []
-        own: dict[str, Any] = {} if self.agent else {"name": self.trial.name}  # an agent's run has its name
+        own: dict[str, Any] = {"name": self.trial.name}
+        if self.agent and not self.agent.get("own"):  # W&B has given it a name
+            own = {}
         self.run = _begin(
             wandb,
             self.options,

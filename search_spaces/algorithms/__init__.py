@@ -16,6 +16,7 @@ from fairsweep.search_spaces.algorithms.evolution import Evolution
 from fairsweep.search_spaces.algorithms.hyperband import Hyperband
 from fairsweep.search_spaces.algorithms.local_search import LocalSearch
 from fairsweep.search_spaces.algorithms.nsga2 import NSGA2
+from fairsweep.search_spaces.algorithms.outside import OutsideSearch
 from fairsweep.search_spaces.algorithms.population import PopulationBasedTraining
 from fairsweep.search_spaces.algorithms.random_architectures import RandomArchitectures
 from fairsweep.search_spaces.algorithms.schedulers import ASHA, MedianStopping, NoScheduler, Scheduler
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fairsweep.search_spaces.algorithms.optuna_bridge import OptunaSearch
 
 SEARCHES = ("tpe", "random", "grid", "cmaes", "gp", "nsga2", "listed")
+OUTSIDE = "outside"  # where a sweep of somebody else says what is tried
 SEVERAL = ("tpe", "nsga2", "random", "grid", "listed")  # that take several objectives
 ARCHITECTURE_SEARCHES = (
     "random", "evolution", "local_search", "nsga2", "nasnet",
@@ -37,9 +39,9 @@ ARCHITECTURE_SEARCHES = (
 SCHEDULERS = ("none", "asha", "hyperband", "median", "pbt")
 
 __all__ = [
-    "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "SCHEDULERS", "SEARCHES", "SEVERAL", "Algorithm",
+    "ARCHITECTURE_SEARCHES", "ASHA", "NSGA2", "OUTSIDE", "SCHEDULERS", "SEARCHES", "SEVERAL", "Algorithm",
     "ArchitectureSearch", "ConstraintError", "Costs", "Evolution", "GridSearch", "Hyperband", "Job",
-    "ListedSearch", "LocalSearch", "MedianStopping", "NoScheduler", "OptunaSearch", "Outcome",
+    "ListedSearch", "LocalSearch", "MedianStopping", "NoScheduler", "OptunaSearch", "Outcome", "OutsideSearch",
     "PopulationBasedTraining", "RandomArchitectures", "RandomSearch", "Reason", "Scheduler", "StockSearch",
     "Unique", "create_architecture_search", "create_scheduler", "create_search", "search_table",
 ]  # fmt: skip
@@ -79,6 +81,8 @@ def create_search(
         return RandomSearch(space, mode, seed, repeats)
     if name == "grid":
         return GridSearch(space, mode, seed, points=int(options.get("points", 3)))
+    if name == OUTSIDE:
+        return OutsideSearch(space, mode, seed)
     if name == "listed":
         return ListedSearch(space, mode, seed, configs=options.get("configs") or ())
     raise ValueError(f"search={name}: no such search; known: {', '.join(SEARCHES)}")
