@@ -153,12 +153,9 @@ class Server:
         return run.name
 
     def stop(self, run: str) -> None:
-        """What the button in the page does: the agent that has it gets `stop`, and its file stream is told, too."""
+        """What the button in the page does: its agent is told at each heartbeat, and its file stream, too."""
         with self.lock:
             self.runs[run].stopped = True
-            for agent in self.agents.values():
-                if run in agent.alive:
-                    agent.orders.append({"type": "stop", "run_id": run})
 
     def order(self, **command: Any) -> None:
         """A command for every agent at its next heartbeat, such as type="exit"."""
@@ -404,7 +401,8 @@ class Server:
         sweep = self._sweep(agent.sweep)
         agent.beats += 1
         agent.alive = list(json.loads(said["runState"]))
-        commands = list(agent.orders)
+        stopped = [run for run in agent.alive if self.runs[run].stopped]
+        commands = [*agent.orders, *({"type": "stop", "run_id": run} for run in stopped)]
         agent.orders.clear()
         if sweep.state in ("CANCELED", "FINISHED", "STOPPED"):
             commands.append({"type": "exit"})

@@ -48,6 +48,7 @@ def _run(args: argparse.Namespace, rest: list[str]) -> int:
 
 def _fixed(text: str) -> list[str]:
     """The overrides that fix parameters at the values of a JSON object, which come through as they are."""
+    from fairsweep.cluster.service.sweep_words import TRIAL
     from fairsweep.search_spaces._parameter import hydra_word
 
     try:
@@ -57,6 +58,7 @@ def _fixed(text: str) -> list[str]:
         raise UserError(
             f'--fix={text}: must be a JSON object of parameters and values, such as {{"lr": 0.1}}'
         ) from None
+    values.pop(TRIAL, None)  # W&B's agent gives it, too, in a sweep that our search decides
     for name, value in values.items():
         if isinstance(value, (dict, list)):
             raise UserError(f"--fix: {name}={json.dumps(value)}: must be a number, text, true, false or null")

@@ -24,6 +24,7 @@ from fairsweep.cluster.service import agent
 from fairsweep.cluster.service.slots import Agents, Tally
 from fairsweep.cluster.service.sweep_words import read
 from fairsweep.cluster.service.wandb_client import Client, connected, place_of
+from fairsweep.cluster.tracking import drain
 from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
 from tests.cluster.test_conductor import trials
@@ -101,10 +102,11 @@ class Driver:
                 number += 1
                 at_report(number, self.conductor)
                 if not self.conductor.report(payload["trial"], payload):
-                    place.close()
+                    place.close(cut_off=self.conductor.trials[payload["trial"]].cut_off)
                     places.remove(place)
             if not places:
                 time.sleep(0.01)
+        drain(20.0)  # what still tells W&B
         state = self.conductor.close()
         self.agents.close()
         self.writer.close(state=state)

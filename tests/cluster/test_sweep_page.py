@@ -14,6 +14,7 @@ from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.driving import Result
 from fairsweep.cluster.service import page
+from fairsweep.cluster.tracking import drain
 from tests.cluster.test_agent import server
 from tests.cluster.test_conductor import Engine, trials
 from tests.wandb_server import PROJECT, Server
@@ -53,6 +54,7 @@ def test_its_trials_belong_to_a_sweep_in_which_nobody_else_searches(
         engine = Here(settings)
         engine.open()
         engine.run()
+        drain(20.0)
         return Result(engine.name, engine.store.uri, engine.state)
 
     monkeypatch.setattr(sweep, "run", run)
