@@ -74,6 +74,7 @@ _TRIALS_AFTER = [
     ("startup_s", pa.float64()),
     ("peak_memory_mb", pa.float64()),
     ("device", pa.string()),
+    ("trainers", pa.int64()),
     ("hostname", pa.string()),
     ("pid", pa.int64()),
     ("retries", pa.int64()),

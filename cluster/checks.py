@@ -11,9 +11,11 @@ from fairsweep.cluster.errors import UserError
 from fairsweep.search_spaces.algorithms import OUTSIDE, SCHEDULERS
 from fairsweep.search_spaces.algorithms.population import checked
 from fairsweep.search_spaces.space import Space
-from fairsweep.trainables.base import ENDLESS
+from fairsweep.trainables import catalog
+from fairsweep.trainables.base import ENDLESS, Paper
 
 TOTALS = ("total_steps", "total_minutes")  # budgets of all trials of a sweep together
+LEAST = 2  # examples of a batch for each of several trainers
 MOST = 2**63 - 1  # what a column of whole numbers holds
 PART = 1e-4  # of a CPU or GPU, the smallest that Ray knows
 
@@ -158,3 +160,36 @@ def check_scheduler(raw: Mapping[str, Any], space: Space) -> None:
             checked(space, options["perturb"])
         except ValueError as error:
             raise UserError(str(error)) from None
+
+
+def check_trainers(raw: Mapping[str, Any], paper: type[Paper], space: Space) -> None:
+    """The setting `trainers`: whether so many processes can share the batches of every trial of the sweep."""
+    number(raw, "trainers", int, low=1)
+    count, name = raw["trainers"], raw["trainable"]
+    if count == 1:
+        return
+    if not paper.together:
+        can = ", ".join(slug for slug in catalog.own() if catalog.get(slug).together)
+        raise UserError(
+            f"trainers={count}: must be 1 with trainable={name}, whose training cannot be shared; that of {can} can"
+        )
+    for config in raw["search"].get("configs") or [space.first(raw["data"] or paper.datasets[0])]:
+        why = paper.undivided(config, raw["data"] or paper.datasets[0])
+        if why is not None:
+            raise UserError(f"trainers={count}: must be 1 here: {why}")
+    sizes = _batch_sizes(raw, space)
+    if sizes and min(sizes) < LEAST * count:
+        raise UserError(
+            f"trainers={count}: batch_size={min(sizes):g} can be drawn, and must be at least {LEAST * count}: each"
+            f" trains on {LEAST} examples of a batch or more"
+        )
+
+
+def _batch_sizes(raw: Mapping[str, Any], space: Space) -> list[float]:
+    """Sizes of batches that trials of a sweep may have, the smallest among them; none where nothing is called so."""
+    if raw["search"]["name"] == "listed":
+        return [config["batch_size"] for config in raw["search"]["configs"] if "batch_size" in config]
+    parameter = space.parameters.get("batch_size")
+    if parameter is None:
+        return []
+    return [parameter.value] if parameter.fixed else list(parameter.span or ())

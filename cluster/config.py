@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fairsweep.analysis.text import bounded, escaped, storable
 from fairsweep.cluster import checks, choice, objectives, overrides
-from fairsweep.cluster.checks import MOST, check_scheduler, get, hint, number, one_of
+from fairsweep.cluster.checks import MOST, check_scheduler, check_trainers, get, hint, number, one_of
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.masking import masked_uri
 from fairsweep.search_spaces import _yaml
@@ -141,7 +141,12 @@ def load(words: Sequence[str]) -> Settings:
 
 def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     """Checks a composed (or stored) configuration. UnknownPaper where its plug-in is not at hand."""
-    raw = {"split_seed": None, "test": True, **as_mapping(tree)}  # sweeps of older versions do not say
+    raw = {
+        "split_seed": None,
+        "test": True,
+        "trainers": 1,
+        **as_mapping(tree),
+    }  # sweeps of older versions do not say
     raw["budget"] = {"total_steps": None, "total_minutes": None, **raw["budget"]}
     slug = raw["trainable"]
     paper = objectives.tuned(raw)
@@ -186,6 +191,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
     if "population" in raw["search"]:
         number(raw, "search.population", int, low=2)
     check_scheduler(raw, space)
+    check_trainers(raw, paper, space)
     objectives.check(raw, paper)
     check_common(raw, paper)
     fixed = all(p.fixed for p in space.parameters.values())

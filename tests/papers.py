@@ -270,6 +270,7 @@ class Together(_Quadratic):
 
     slug = "test_together"
     length = 5
+    together = True
 
     @classmethod
     def space(cls) -> Space:

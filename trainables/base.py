@@ -261,6 +261,9 @@ class Paper(ABC):
     attrs: Mapping[str, Any] = {}  # what the trial's row is to say beside numbers: JSON
     remarks: Sequence[str] = ()  # what a reader of the sweep should know
     open_metrics: ClassVar[bool] = False  # `step` may return metrics that are not declared; they are kept
+    together: ClassVar[bool] = (
+        False  # several processes may train it: its task gives each a part of every batch
+    )
 
     @classmethod
     def space(cls) -> Space:
@@ -288,6 +291,11 @@ class Paper(ABC):
     @abstractmethod
     def step(self) -> dict[str, float]:
         """Trains one unit of fidelity and returns the declared train and validation metrics."""
+
+    @classmethod
+    def undivided(cls, config: Mapping[str, Any], data: str) -> str | None:
+        """Why `config` cannot be trained `together` on `data` though others can, to be read after the paper's name."""
+        return None
 
     @property
     @abstractmethod

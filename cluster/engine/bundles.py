@@ -8,7 +8,8 @@ where a trial lasts longer. What could not begin in a report's time goes back to
 behind a long one.
 
 A worker that is lost has told of nothing in its bundle: its trials run again, each alone, so that the one that ended
-the worker is known. Only then is a loss, or a silence beyond the timeout, charged to it.
+the worker is known. Only then is a loss, or a silence beyond the timeout, charged to it. What several processes train
+together is handed out one by one.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Bundle:
             self.runner.take(self.left.popleft())
             reports.append(self.runner.step())
         took, most = time.monotonic() - began, 1
-        if reports[-1]["status"] != "running":
+        if reports[-1]["status"] != "running" and self.runner.group is None:
             fit = len(reports) * room / max(took, 1e-6)
             most = max(1, min(MOST, 2 * self._given, int(fit)))
         self._given = most

@@ -14,6 +14,10 @@ from fairsweep.trainables.own.source import TrainableError
 STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS}
 
 
+class GroupLost(RuntimeError):
+    """A worker of a group that trains a trial together, or its node, has gone."""
+
+
 class NotFinite(ArithmeticError):
     """A declared metric is NaN or infinite."""
 
@@ -21,6 +25,11 @@ class NotFinite(ArithmeticError):
 def is_storage_fault(error: BaseException) -> bool:
     """Whether the disk or file system failed, so that the same trial may well succeed when it is tried again."""
     return isinstance(error, StorageFault) or (isinstance(error, OSError) and error.errno in STORAGE_ERRORS)
+
+
+def may_succeed(error: BaseException) -> bool:
+    """Whether the same trial may well succeed when it is tried again: it was not its own code that failed."""
+    return isinstance(error, GroupLost) or is_storage_fault(error)
 
 
 def describe(error: BaseException) -> str:
@@ -38,6 +47,6 @@ def describe(error: BaseException) -> str:
     )
     if out_of_memory:
         return f"out of memory: {first}" if first else "out of memory"
-    if isinstance(error, (NotFinite, StorageFault, BadReport, TrainableError, CannotInherit)):
+    if isinstance(error, (NotFinite, GroupLost, StorageFault, BadReport, TrainableError, CannotInherit)):
         return first
     return f"raised {type(error).__name__}: {first}" if first else f"raised {type(error).__name__}"

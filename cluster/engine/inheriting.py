@@ -21,6 +21,8 @@ class CannotInherit(ValueError):
 
 def settings_of(paper: Any) -> Settings:
     """What the optimisers and schedules of `paper` are set to: one dict a parameter group, one a schedule."""
+    if hasattr(paper, "workers_settings"):  # a group, whose workers have the paper
+        return paper.workers_settings()
     found: Settings = []
     for part in _parts(paper):
         if hasattr(part, "param_groups"):
@@ -37,6 +39,8 @@ def take_over(
 
     fresh: `settings_of` it since then. CannotInherit names what differs if it does not load.
     """
+    if hasattr(paper, "workers_take_over"):
+        return paper.workers_take_over(config, parent, state, fresh)
     changed = [k for k in config if k not in state["config"] or config[k] != state["config"][k]]
     try:
         paper.load_state_dict(state["paper"])

@@ -43,8 +43,18 @@ class Room:
     notes: tuple[str, ...] = ()
 
 
+def cluster_of(settings: Any) -> dict[str, Any]:
+    """The group `cluster` of a sweep's settings, or of a search's for networks, with `trainers`."""
+    return {**settings.cluster, "trainers": settings.tree.get("trainers", 1)}
+
+
+def needs_of_place(options: Mapping[str, Any]) -> dict[str, float]:
+    """What a trial takes, all its trainers together."""
+    return {name: amount * options.get("trainers", 1) for name, amount in needs(options).items()}
+
+
 def needs(options: Mapping[str, Any]) -> dict[str, float]:
-    """What a trial takes. options: of the group `cluster`."""
+    """What a trial takes, or each of its trainers. options: of the group `cluster`; `trainers`, where there are several."""
     gpus = options.get("gpus_per_trial", 0)
     return {"CPU": options["cpus_per_trial"], **({"GPU": gpus} if gpus else {})}
 
@@ -64,7 +74,7 @@ def fits(have: Mapping[str, float], need: Mapping[str, float]) -> int:
 
 
 def slots_of(nodes: Iterable[Mapping[str, float]], need: Mapping[str, float]) -> int:
-    """How many trials fit on all nodes together: each is on one of them."""
+    """How many trials (or trainers of them) fit on all nodes together: each is on one of them."""
     return sum(fits(node, need) for node in nodes)
 
 
@@ -78,13 +88,15 @@ def room(
 
     growth: of a cluster whose autoscaler starts nodes for what waits. UserError where not one trial ever fits.
     """
-    need = needs(options)
-    found = slots_of(nodes, need)
+    need, trainers = needs(options), options.get("trainers", 1)
+    places = slots_of(nodes, need)
+    found = places // trainers
     if growth is None:
         if found < 1:
             raise UserError(f"{_asked(options)}: {_too_little(nodes, need)}, so not one trial fits")
         return Room(min(found, wanted) if wanted else found)
-    most = sum(fits(group.resources, need) * group.most for group in growth.groups)
+    more = sum(fits(group.resources, need) * group.most for group in growth.groups)
+    most = (places + more) // trainers - found
     if growth.groups and found + most < 1:
         largest = _largest([group.resources for group in growth.groups])
         raise UserError(
@@ -106,7 +118,9 @@ def room(
 
 
 def _asked(options: Mapping[str, Any]) -> str:
-    asked = f"cluster.cpus_per_trial={options['cpus_per_trial']:g}"
+    trainers = options.get("trainers", 1)
+    asked = f"trainers={trainers} times " if trainers > 1 else ""
+    asked += f"cluster.cpus_per_trial={options['cpus_per_trial']:g}"
     return (
         f"{asked} cluster.gpus_per_trial={options['gpus_per_trial']:g}"
         if options.get("gpus_per_trial")
@@ -140,10 +154,11 @@ def _amounts(have: Mapping[str, float]) -> str:
 def check_own(options: Mapping[str, Any]) -> None:
     """UserError where not one trial fits on a Ray that would be started here. Its GPUs are known once it has begun."""
     cpus = options.get("cpus") or os.cpu_count() or 1
-    need = {"CPU": options.get("cpus_per_trial", 1)}
-    if fits({"CPU": cpus}, need) < 1:
+    need, trainers = {"CPU": options.get("cpus_per_trial", 1)}, options.get("trainers", 1)
+    if fits({"CPU": cpus}, need) < trainers:
         given = f"cluster.cpus={cpus} is less" if options.get("cpus") else f"this machine has {cpus:g}"
-        raise UserError(f"cluster.cpus_per_trial={need['CPU']:g}: {given}, so not one trial fits")
+        times = f"trainers={trainers} times " if trainers > 1 else ""
+        raise UserError(f"{times}cluster.cpus_per_trial={need['CPU']:g}: {given}, so not one trial fits")
 
 
 # -- of the Ray that this process is connected to ---------------------------------------------------------
@@ -159,7 +174,7 @@ def alive() -> list[dict[str, Any]]:
 def find_room(options: Mapping[str, Any], wanted: int | None) -> Room:
     """See `room`."""
     nodes = [node["Resources"] for node in alive()]
-    found = slots_of(nodes, needs(options))
+    found = slots_of(nodes, needs(options)) // options.get("trainers", 1)
     # Whether it grows matters only where it is too small.
     growth = grows() if found < (wanted or 1) else None
     return room(options, wanted, nodes, growth)

@@ -26,6 +26,7 @@ class Place:
     def __init__(self, config: Mapping[str, Any], folder: str) -> None:
         """folder: see `_go_to`."""
         self._go_to(folder)
+        self._group: Any = None
         self._begin(config["post"])
         self._take(config["legs"])
 
@@ -44,7 +45,17 @@ class Place:
         post = replace(post, folder=at_hand(post.folder), data_dir=at_hand(post.data_dir or "") or None)
         if post.board:
             read_from_board(post.board)
-        self._post, self._bundle = text, Bundle(LegRunner(post))
+        if post.trainers > 1:
+            self._have_together(post)
+        self._post, self._bundle = text, Bundle(LegRunner(post, self._group))
+
+    def _have_together(self, post: Post) -> None:
+        """Has the trials of `post` trained by a group, which stays from one to the next. Imports Ray Train."""
+        from fairsweep.cluster.engine.group import Group, scratch_of
+
+        if self._group is None:
+            self._group = Group(post, post.trainers, post.each, scratch_of(post, os.getcwd()))
+        self._group.post = post
 
     def _take(self, legs: str, post: str = "") -> None:
         if post and post != self._post:
@@ -83,3 +94,5 @@ class Place:
 
     def stop(self) -> None:
         self._bundle.runner.leave()
+        if self._group is not None:
+            self._group.close()

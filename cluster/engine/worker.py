@@ -23,7 +23,7 @@ from typing import Any
 from fairsweep.analysis.text import bounded
 from fairsweep.cluster.engine.books import ERROR
 from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault, prove
-from fairsweep.cluster.engine.failures import NotFinite, describe, is_storage_fault
+from fairsweep.cluster.engine.failures import NotFinite, describe, may_succeed
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.engine.lean import WORKERS_ENVIRONMENT
 from fairsweep.cluster.engine.trial import Leg
@@ -65,6 +65,10 @@ class Post:
     split_seed: int | None = None  # what parts of the data are drawn by; None: by each trial's seed
     test: bool = True  # whether anything is measured on test data
     board: str = ""  # the actor that says where shared weights lie, if there are any
+    trainers: int = 1  # processes that train a trial together
+    each: Mapping[str, float] = field(
+        default_factory=dict
+    )  # the resources of one of several, as Ray names them
 
 
 class LegRunner:
@@ -109,7 +113,7 @@ class LegRunner:
         except Pruned as end:
             report["status"], report["reason"] = "pruned", f"pruned by the trainable: {end}"
         except (Exception, SystemExit) as error:  # of the trial's code, which is somebody's own
-            report["status"] = "lost" if is_storage_fault(error) else "failed"
+            report["status"] = "lost" if may_succeed(error) else "failed"
             report["failure"] = {"reason": describe(error), "error": bounded(traceback.format_exc(), ERROR)}
             report.pop("test", None)
             report.pop("kept", None)
@@ -181,6 +185,8 @@ class LegRunner:
         reset_peak_memory()
         # What is imported and opened here is no cost of the trial: the next one in this process has it for nothing.
         paper = self.group or paper_of(post)()
+        if self.group is not None:
+            self.group.begin()
         known = "torch" in sys.modules or os.environ.get("CUDA_VISIBLE_DEVICES")
         self._device = prepare_torch(post.threads) if known else "cpu"
         # A checkpoint may be ahead of the last acknowledged row, or behind it: rows that it holds and the
@@ -398,7 +404,7 @@ class LegRunner:
         return {
             "cost_s": self._cost,
             "startup_s": startup,
-            "peak_memory_mb": peak_memory_mb(),
+            "peak_memory_mb": peak_memory_mb() if self.group is None else self.group.peak_memory_mb,
             "device": self._device if known else None,
             "hostname": socket.gethostname(),
             "pid": os.getpid(),

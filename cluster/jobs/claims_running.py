@@ -15,6 +15,7 @@ from fairsweep.cluster import display
 from fairsweep.cluster.config import Settings
 from fairsweep.cluster.display import FleetLines
 from fairsweep.cluster.engine.fleet import Fleet, Lane
+from fairsweep.cluster.engine.nodes import cluster_of
 from fairsweep.cluster.errors import MissingData
 from fairsweep.cluster.jobs import readiness, sweep
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
@@ -86,7 +87,7 @@ def run_all(
     store: Store, asked: Sequence[Asked], settings: Settings, shown: Display, resume: str, name: str
 ) -> str:
     """Runs what is left; finished or interrupted. settings: of one of the sweeps. resume: the command that goes on."""
-    room = readiness.room(settings.cluster, settings.budget["concurrent"], store.uri, settings.data_dir)
+    room = readiness.room(cluster_of(settings), settings.budget["concurrent"], store.uri, settings.data_dir)
     for text in room.notes:
         shown.note(text)
     course = Course(store, asked, shown, room.slots)

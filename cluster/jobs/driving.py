@@ -24,7 +24,7 @@ from fairsweep.cluster.engine.conductor import Conductor, Trial
 from fairsweep.cluster.engine.failures import describe
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import alone, ray_gone
-from fairsweep.cluster.engine.nodes import needs
+from fairsweep.cluster.engine.nodes import cluster_of, needs, needs_of_place
 from fairsweep.cluster.engine.shares import RayBoard, Share
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
@@ -277,7 +277,7 @@ def _sharing(settings: Any, conductor: Conductor | Fleet, display: Display) -> I
 
     cluster = settings.cluster
     part = cluster.get("weight", 1.0), cluster.get("priority", 0)  # sweeps of older versions have none
-    share = Share(RayBoard(), needs(cluster), *part, on_others=said)
+    share = Share(RayBoard(), needs_of_place(cluster_of(settings)), *part, on_others=said)
     share.tell(0, conductor.rules.concurrent)
     share.start()
     try:
@@ -299,7 +299,7 @@ def _run_on_tune(
     from fairsweep.cluster.engine.bridge import LegScheduler, LegSearcher, PaperTrainable, Places, Watch
 
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(conductor.rules.concurrent)
-    resources = {name.lower(): amount for name, amount in needs(settings.cluster).items()}
+    resources = resources_of_place(settings)
     failure, watched = "", cast(Any, conductor)  # a fleet has a display of its own
     for _ in range(MAX_ENGINE_RESTARTS):
         if conductor.finished:
@@ -340,3 +340,14 @@ def _run_on_tune(
             )
     if not conductor.finished:
         raise DriverEnded(f"Tune's controller failed {MAX_ENGINE_RESTARTS} times, last with {failure}")
+
+
+def resources_of_place(settings: Any) -> dict[str, float]:
+    """What Tune sets aside for a place.
+
+    Where several processes train a trial, Ray Train does so for them, and the place itself computes nothing; but Tune
+    wants it to ask for something, and each node has memory (a byte).
+    """
+    if cluster_of(settings)["trainers"] > 1:
+        return {"memory": 1}
+    return {name.lower(): amount for name, amount in needs(settings.cluster).items()}

@@ -20,7 +20,7 @@ from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
 from fairsweep.cluster.engine.lean import nothing_compiled
 from fairsweep.cluster.engine.local import connected
-from fairsweep.cluster.engine.nodes import Room
+from fairsweep.cluster.engine.nodes import Room, cluster_of
 from fairsweep.cluster.engine.replay import replay
 from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
@@ -107,8 +107,8 @@ def engine(settings: Settings, store: Store) -> Iterator[Room]:
     budget = settings.budget
     trials = budget["trials"] * settings.seeds if budget.get("trials") else None
     most = min(filter(None, (budget["concurrent"], trials)), default=None)
-    with connected({**settings.cluster, "concurrent": most}):
-        yield readiness.room(settings.cluster, budget["concurrent"], store.uri, settings.data_dir)
+    with connected({**cluster_of(settings), "concurrent": most}):
+        yield readiness.room(cluster_of(settings), budget["concurrent"], store.uri, settings.data_dir)
 
 
 def _drive(
@@ -190,7 +190,7 @@ def make_conductor(
         algorithm,
         scheduler,
         writer,
-        columns=origin(paper, data),
+        columns={**origin(paper, data), "trainers": settings.trainers},
         on_end=on_end,
     )
     if modes:
@@ -249,6 +249,8 @@ def make_post(settings: Settings, store: Store, name: str) -> Post:
         tracking=options_of(settings, store, name),
         split_seed=settings.tree.get("split_seed"),  # nor these
         test=settings.tree.get("test", True),
+        trainers=settings.tree.get("trainers", 1),
+        each={"CPU": settings.cluster["cpus_per_trial"], "GPU": settings.cluster["gpus_per_trial"]},
     )
 
 

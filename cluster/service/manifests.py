@@ -170,7 +170,7 @@ def _check_fits(words: Sequence[str], wanted: Wanted) -> None:
         [w for w in words[1:] if not w.startswith("-")]
     )
     node = {"CPU": float(wanted.cpus), "GPU": float(wanted.gpus)}
-    nodes.room(settings.cluster, None, [node] * wanted.nodes)
+    nodes.room(nodes.cluster_of(settings), None, [node] * wanted.nodes)
 
 
 def _name(wanted: Wanted, words: Sequence[str]) -> str:

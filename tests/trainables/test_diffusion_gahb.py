@@ -305,7 +305,7 @@ def test_each_model_learns_from_its_own_images() -> None:
         assert {x.numpy().tobytes() for x in paper.data.batch(which, 64)} == own
     before = [copy.deepcopy(net.state_dict()) for net in paper.net]
     paper.optimiser.zero_grad()
-    paper.loss(1).backward()
+    paper.loss(1, *paper.noisy(1)).backward()
     assert all(p.grad is None for p in paper.net[0].parameters())
     assert all(p.grad is not None for p in paper.net[1].parameters())
     weights = [dict(net.named_parameters()) for net in paper.net]
@@ -319,11 +319,11 @@ def test_loss_is_the_squared_error_of_the_noise_summed_over_pixels() -> None:
     paper = trial(batch_size=512, noise_law="uniform", sigma_max=0.6, n_train=1)
     with torch.no_grad():
         paper.net = nn.ModuleList([Scaled(0.0), Scaled(1.0)])
-        nothing = np.mean([paper.loss(0).item() for _ in range(8)])
+        nothing = np.mean([paper.loss(0, *paper.noisy(0)).item() for _ in range(8)])
         assert nothing == pytest.approx(256 * 0.6**2 / 3, rel=0.05)
         # f(y) = y leaves the image itself as the error, whatever the noise; each model has one of its own.
         power = [x.square().sum().item() for x in paper.data.train]
-        assert paper.loss(1).item() == pytest.approx(power[1], rel=1e-3)
+        assert paper.loss(1, *paper.noisy(1)).item() == pytest.approx(power[1], rel=1e-3)
         assert abs(power[0] - power[1]) > 0.01 * power[1]
 
 

@@ -498,7 +498,7 @@ def test_batches_are_the_graphs_they_were_asked_for() -> None:
 def test_an_epoch_sees_every_training_graph_once_in_an_order_of_its_own() -> None:
     data = GraphTask("synthetic_noisy_edges", None, "cpu", np.random.default_rng(0))
     torch.manual_seed(0)
-    first, second = ([b.target.tolist() for b in data.batches(128)] for _ in range(2))
+    first, second = ([data.batch(b).target.tolist() for b in data.batches(128)] for _ in range(2))
     assert [len(t) for t in first] == [128, 128, 44] and first != second
     everything = data.data.labels[data.parts["train"]]
     assert sorted(label for labels in first for label in labels) == sorted(everything.tolist())
@@ -556,7 +556,7 @@ def test_measures_are_counted_over_targets_graphs_and_kept_edges() -> None:
 def test_node_level_sets_are_graphs_of_one_with_the_split_of_node_classification() -> None:
     data = GraphTask("csbm", None, "cpu", np.random.default_rng(0))
     assert data.level == "node" and data.inputs == 64 and data.classes == 5
-    (made,) = data.batches(10)
+    (made,) = map(data.batch, data.batches(10))
     assert len(made.target) == 50 and made.rows is not None and torch.equal(made.rows, data.parts["train"])
     assert len({*made.rows.tolist()} & {*data.parts["test"].tolist()}) == 0
     assert made.ends.shape[1] == int(data.data.edges[0]) and (made.ends[0] != made.ends[1]).all()

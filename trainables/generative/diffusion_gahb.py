@@ -21,6 +21,7 @@ from fairsweep.trainables.base import Claim, Metric, Tiny
 from fairsweep.trainables.catalog import register
 from fairsweep.trainables.tasks import denoising
 from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.tasks.workers import batch_moments
 
 # ---- denoisers without additive constants (section 2 and appendix A) ----
 
@@ -43,7 +44,7 @@ class BiasFreeNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         deviation = self.running_deviation
         if self.training:
-            deviation = (x.var((0, 2, 3), unbiased=False, keepdim=True) + 1e-5).sqrt()
+            deviation = (batch_moments(x, (0, 2, 3))[1] + 1e-5).sqrt()
             with torch.no_grad():
                 self.running_deviation.lerp_(deviation, self.momentum)
         return x / deviation * self.gamma
@@ -236,6 +237,7 @@ class DiffusionGAHB(NetworkPaper):
     )
     objective = "val_psnr"
     tiny = Tiny("digits", 3)
+    together = True
     claims = (
         Claim(
             name="few_images_are_memorised",
@@ -275,13 +277,16 @@ class DiffusionGAHB(NetworkPaper):
     def eligible(self) -> bool:
         return self.done == self.epochs
 
-    def loss(self, which: int) -> Tensor:
-        """Squared error of the noise, summed over pixels, of a batch of training set `which`; mean over images."""
+    def noisy(self, which: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch of training set `which`: images (n, 1, h, w), their noise levels (n, 1, 1, 1) and noise."""
         x = self.data.batch(which, self.config["batch_size"])
         sigma = denoising.noise_levels(
             len(x), self.config["sigma_max"], self.config["noise_law"], self.device
         )
-        noise = sigma * torch.randn_like(x)
+        return x, sigma, sigma * torch.randn_like(x)
+
+    def loss(self, which: int, x: Tensor, sigma: Tensor, noise: Tensor) -> Tensor:
+        """Squared error of the noise, summed over pixels, of denoiser `which` on a batch; mean over images."""
         return (self.net[which](x + noise, sigma) - noise).square().sum() / len(x)
 
     def factor(self, gradient_step: int) -> float:
@@ -296,13 +301,14 @@ class DiffusionGAHB(NetworkPaper):
         return fmean(denoising.denoised_psnr(denoiser, x, sigma) for denoiser in net)
 
     def epoch(self) -> dict[str, float]:
-        train_loss, start = Mean(), self.done * self.gradient_steps
-        for i in range(start, start + self.gradient_steps):
+        train_loss, start = Mean(self.workers), self.done * self.gradient_steps
+        batches = ((*self.noisy(0), *self.noisy(1)) for _ in range(self.gradient_steps))
+        for i, batch in enumerate(self.workers.shared(batches), start):
             self.set_learning_rate(self.config["lr"] * self.factor(i))
             # The models share no parameter, and Adam works by parameter: one optimiser is as good as two.
-            loss = self.loss(0) + self.loss(1)
+            loss = self.loss(0, *batch[:3]) + self.loss(1, *batch[3:])
             self.descend(loss)
-            train_loss.add(loss / 2)
+            train_loss.add(loss / 2, len(batch[0]))
         net, x = self.net.eval(), self.data.validation
         return {
             "val_psnr": self.psnr(net, x),

@@ -21,7 +21,14 @@ from fairsweep.trainables.base import Claim, Tiny
 from fairsweep.trainables.catalog import register
 from fairsweep.trainables.datasets import graph_sets
 from fairsweep.trainables.tasks import graph_layers
-from fairsweep.trainables.tasks.graph_classification import METRICS, NODE_LEVEL, GraphBatch, GraphTask, Output
+from fairsweep.trainables.tasks.graph_classification import (
+    METRICS,
+    NODE_LEVEL,
+    ONE_GRAPH,
+    GraphBatch,
+    GraphTask,
+    Output,
+)
 from fairsweep.trainables.tasks.graph_layers import (
     Convolution,
     TopKPool,
@@ -280,6 +287,7 @@ class DualHypergraph(NetworkPaper):
     metrics = METRICS
     objective = "val_accuracy"
     tiny = Tiny("digits_pixels", 4, {"hidden": 16, "batch_size": 64, "dropout": 0.1})
+    together = True
     claims = (
         *(
             Claim(
@@ -326,6 +334,10 @@ class DualHypergraph(NetworkPaper):
         """Warm-up is not judged."""
         return round(config.get("warmup", 0.0) * steps) + 1
 
+    @classmethod
+    def undivided(cls, config: Mapping[str, Any], data: str) -> str | None:
+        return f"data={data} is one graph, which has no batches to share" if data in ONE_GRAPH else None
+
     def prepare(self) -> None:
         config, where = self.config, (self.setting.data_dir, self.device)
         self.data = GraphTask(self.data_name, *where, self.split_rng, config["model"] in AUTOENCODERS)
@@ -339,8 +351,9 @@ class DualHypergraph(NetworkPaper):
         if config["schedule"] == "cosine":
             warmup = self.minimum(config, self.epochs) - 1
             self.set_learning_rate(config["lr"] * cosine_factor(self.done, self.epochs, warmup))
-        train_loss = Mean()
-        for batch in self.data.batches(config["batch_size"]):
+        train_loss = Mean(self.workers)
+        for graphs in self.workers.shared(self.data.batches(config["batch_size"]), self.data.targets):
+            batch = self.data.batch(graphs)
             loss = self.data.loss(self.net(batch).logits, batch)
             self.descend(loss, config["grad_norm"])
             train_loss.add(loss, len(batch.target))

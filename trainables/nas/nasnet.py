@@ -60,6 +60,7 @@ class NASNetChild(NetworkPaper):
     metrics = METRICS
     objective = "val_accuracy"
     tiny = Tiny("digits", 3, {"batch_size": 128, "lr": 0.1})
+    together = True
     paper_steps = {"cifar10": 600}
     default_steps = 20  # the epochs that the paper trains a network of the search
 
@@ -102,8 +103,8 @@ class NASNetChild(NetworkPaper):
         self.set_learning_rate(self.config["lr"] * cosine_factor(self.done, self.epochs))
         size = self.config["batch_size"]
         batches = math.ceil(len(self.data.parts["train"][1]) / size)
-        train_loss = Mean()
-        for k, (x, y) in enumerate(self.data.batches(size)):
+        train_loss = Mean(self.workers)
+        for k, (x, y) in enumerate(self.workers.shared(self.data.batches(size))):
             self.drop_paths((self.done + k / batches) / self.epochs)
             loss, classified = self.loss(x, y)
             self.descend(loss, self.config["clip_norm"])

@@ -93,6 +93,7 @@ class PaDa(NetworkPaper):
     )
     objective = "val_accuracy"
     tiny = Tiny("digits", 3, {"lr": 0.1})
+    together = True
     claims = (
         Claim(
             name="path_importance_ranks_better",
@@ -166,7 +167,7 @@ class PaDa(NetworkPaper):
             clip=config["clip"],
             reweight=config.get("reweight", False),
             inner_lr=config.get("inner_lr", 0.05),
-            workers=workers(),
+            workers=workers(self.device),
         )
         draws = np.random.default_rng(0)
         self.measured = [self.supernet.space.sample(draws) for _ in range(config["measured_paths"])]

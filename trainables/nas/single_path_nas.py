@@ -111,6 +111,7 @@ class SinglePathNAS(NetworkPaper):
     )
     objective = "val_accuracy"
     tiny = Tiny("digits300", 3)
+    together = True
     claims = (
         Claim(
             name="lambda_1_costs_less",
@@ -177,7 +178,7 @@ class SinglePathNAS(NetworkPaper):
 
     def prepare(self) -> None:
         config = self.config
-        self.workers = workers()
+        self.workers = workers(self.device)
         self.least = 2 * self.workers.size  # images of a batch: each worker normalises its part
         if config["batch_size"] < self.least:
             raise ValueError(

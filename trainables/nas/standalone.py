@@ -40,6 +40,7 @@ class Standalone(NetworkPaper):
     metrics = METRICS
     objective = "val_accuracy"
     tiny = Tiny("digits", 3)
+    together = True
 
     paper_steps = {"cifar10": 200}
     default_steps = 6
@@ -75,8 +76,8 @@ class Standalone(NetworkPaper):
 
     def epoch(self) -> dict[str, float]:
         self.set_learning_rate(self.config["lr"] * cosine_factor(self.done, self.epochs))
-        train_loss = Mean()
-        for x, y in self.data.batches(self.config["batch_size"]):
+        train_loss = Mean(self.workers)
+        for x, y in self.workers.shared(self.data.batches(self.config["batch_size"])):
             loss = F.cross_entropy(self.net(x), y)
             self.descend(loss)
             train_loss.add(loss, len(y))

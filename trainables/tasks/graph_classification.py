@@ -25,6 +25,7 @@ from fairsweep.trainables.datasets.own import splits
 from fairsweep.trainables.parts import Members, identity
 from fairsweep.trainables.tasks import node_classification
 from fairsweep.trainables.tasks.graph_layers import scatter
+from fairsweep.trainables.tasks.workers import workers
 
 METRICS = (
     Metric("val_accuracy", "max", "validation", "fraction"),
@@ -36,6 +37,7 @@ METRICS = (
 )
 Level = Literal["graph", "node", "edge"]
 NODE_LEVEL = ("digits_knn", "lastfm", "csbm", "cora", "citeseer")
+ONE_GRAPH = (*NODE_LEVEL, "synthetic_coloured_edges")
 
 
 @dataclass(frozen=True)
@@ -220,15 +222,20 @@ class GraphTask:
             t["marked"][edge] if "marked" in t else None,
         )
 
-    def batches(self, size: int) -> Iterator[GraphBatch]:
-        """The training graphs in random order, `size` at a time, as often as an epoch goes over them."""
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """Indices of the training graphs in random order, `size` at a time, as often as an epoch goes over them."""
         for _ in range(self.data.passes):
             graphs = self.parts["train"] if self.level != "node" else torch.zeros(1, dtype=torch.int64)
             order = torch.randperm(len(graphs)).to(self.tensors["nodes"].device)
             for chosen in graphs.to(order.device)[order].split(size):
-                made = self.batch(chosen)
-                if len(made.target):
-                    yield made
+                if self.targets(chosen):
+                    yield chosen
+
+    def targets(self, graphs: Tensor) -> int:
+        """How many targets the training graphs of the given indices have."""
+        if self.level == "node":
+            return len(self.parts["train"])
+        return len(graphs) if self.level == "graph" else int(self.tensors["edges"][graphs].sum())
 
     def loss(self, logits: Tensor, batch: GraphBatch) -> Tensor:
         """Mean cross-entropy (nats) over the targets of `batch`."""
@@ -236,13 +243,16 @@ class GraphTask:
 
     @torch.no_grad()
     def evaluate(self, net: nn.Module, part: str, size: int = 128) -> Measured:
-        """`net`, put into evaluation mode, over all of `part`."""
+        """`net`, put into evaluation mode, over all of `part`. Several workers must all ask: each takes its graphs."""
         net.eval()
+        group = workers(self.parts[part].device)
         if (part, size) not in self._held:
             graphs = self.parts[part] if self.level != "node" else torch.zeros_like(self.parts[part][:1])
-            self._held[part, size] = [self.batch(chosen, part) for chosen in graphs.split(size)]
+            graphs = group.part(graphs)
+            chunks = graphs.split(size) if len(graphs) else ()
+            self._held[part, size] = [self.batch(chosen, part) for chosen in chunks]
         loss = torch.zeros((), dtype=torch.float64)
-        right = targets = exact = graphs_seen = informative = kept = 0
+        right = targets = exact = graphs_seen = informative = kept = 0.0
         for batch in self._held[part, size]:
             output: Output = net(batch)
             logits = output.logits if batch.rows is None else output.logits[batch.rows]
@@ -254,8 +264,10 @@ class GraphTask:
             if batch.marked is not None:
                 left = batch.marked if output.kept is None else batch.marked[output.kept]
                 informative, kept = informative + int(left.sum()), kept + len(left)
+        counts = (float(loss), right, targets, exact, graphs_seen, informative, kept)
+        total, right, targets, exact, graphs_seen, informative, kept = group.totals(*counts)
         share = informative / kept if kept else 1.0
-        return Measured(float(loss) / targets, right / targets, exact / graphs_seen, share)
+        return Measured(total / targets, right / targets, exact / graphs_seen, share)
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         """The test metrics of `METRICS`, of `net`."""

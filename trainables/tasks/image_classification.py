@@ -15,6 +15,7 @@ from fairsweep.search_spaces.interface import Interface
 from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import images
 from fairsweep.trainables.parts import Members, identity
+from fairsweep.trainables.tasks.workers import workers
 
 METRICS = (
     Metric("val_accuracy", "max", "validation", "fraction"),
@@ -194,12 +195,18 @@ class ImageTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str, size: int = 1000) -> tuple[float, float]:
-        """Mean cross-entropy (nats) and accuracy (fraction) of `model` in evaluation mode on `part`."""
-        x, y = self.parts[part]
+        """Mean cross-entropy (nats) and accuracy (fraction) of `model` in evaluation mode on `part`.
+
+        Several workers must all ask: each goes through its share of the images.
+        """
+        images, (x, y) = len(self.parts[part][1]), self.parts[part]
+        group = workers(x.device)
+        x, y = group.part(x), group.part(y)
         model.eval()
         loss = correct = 0.0
-        for pixels, labels in zip(x.split(size), y.split(size), strict=True):
+        for pixels, labels in zip(x.split(size), y.split(size), strict=True) if len(y) else ():
             logits = model(self.standardise(pixels))
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += (logits.argmax(1) == labels).sum().item()
-        return loss / len(y), correct / len(y)
+        loss, correct = group.totals(loss, correct)
+        return loss / images, correct / images

@@ -21,6 +21,7 @@ from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import deblurring
 from fairsweep.trainables.datasets.kinds import Pairs, Pictures
 from fairsweep.trainables.parts import Members, consecutive, identity
+from fairsweep.trainables.tasks.workers import workers
 
 METRICS = (
     Metric("val_psnr_best_overall", "max", "validation", "dB"),
@@ -163,16 +164,20 @@ class RestorationTask:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, part: str, size: int = 32) -> Tensor:
-        """PSNR (images, outputs) on the CPU of `model` in evaluation mode, its outputs clipped to 0..1."""
+        """PSNR (images, outputs) on the CPU of `model` in evaluation mode, its outputs clipped to 0..1.
+
+        Several workers must all ask: each goes through its share of the images.
+        """
         model.eval()
-        pairs, errors = self.parts[part], []
+        pairs, group, errors = self.parts[part], workers(self.device), []
         # Whole pictures go one by one: they are large, and may differ in size.
         size = 1 if isinstance(pairs.sharp, Pictures) else size
-        for chosen in torch.arange(len(pairs)).split(size):
+        mine = group.part(torch.arange(len(pairs)))
+        for chosen in mine.split(size) if len(mine) else ():
             found = zip(*(self._pair(pairs, i) for i in chosen.tolist()), strict=True)
             x, y = (torch.stack(tensors) for tensors in found)
             errors.append((model(x).clamp(0, 1) - y[:, None]).square().mean((2, 3, 4)).cpu())
-        return psnr(torch.cat(errors))
+        return psnr(group.gather(torch.cat(errors) if errors else torch.empty(0)))
 
 
 def named(prefix: str, found: Mapping[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from fairsweep.trainables.base import Metric
 from fairsweep.trainables.datasets import segmentation as data_sets
 from fairsweep.trainables.parts import Members, consecutive, identity
 from fairsweep.trainables.tasks.training import Mean
+from fairsweep.trainables.tasks.workers import batch_sum, workers
 
 METRICS = (
     Metric("val_dice", "max", "validation", "fraction"),
@@ -32,7 +33,8 @@ EXAMPLES = 4  # that a network is handed over with, to be compared on
 def dice_loss(logits: Tensor, masks: Tensor, smooth: float = 1e-5) -> Tensor:
     """1 - 2 sum(p t) / (sum(p^2) + sum(t^2)) over all pixels of a batch, p = sigmoid(logits), t = masks."""
     p, t = torch.sigmoid(logits), masks.float()
-    return 1 - (2 * (p * t).sum() + smooth) / (p.square().sum() + t.sum() + smooth)
+    both, found, true = batch_sum(torch.stack([(p * t).sum(), p.square().sum(), t.sum()]))
+    return 1 - (2 * both + smooth) / (found + true + smooth)
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor, dice_weight: float) -> Tensor:
@@ -134,17 +136,18 @@ class SegmentationTask:
     @torch.no_grad()
     def evaluate(self, net: nn.Module, part: str, size: int = 100) -> dict[str, float]:
         """`scores` of `net` in evaluation mode on `part`, pixels of logit > 0 being foreground, and `loss`,
-        its mean cross-entropy (nats)."""
-        images, masks = self.parts[part]
+        its mean cross-entropy (nats). Several workers must all ask: each goes through its share of the images."""
+        group = workers(self.parts[part][1].device)
+        images, masks = (group.part(tensor) for tensor in self.parts[part])
         net.eval()
-        loss, counts = Mean(), torch.zeros(4, dtype=torch.float64, device=masks.device)
-        for pixels, truth in zip(images.split(size), masks.split(size), strict=True):
+        loss, counts = Mean(group), torch.zeros(4, dtype=torch.float64, device=masks.device)
+        for pixels, truth in zip(images.split(size), masks.split(size), strict=True) if len(masks) else ():
             logits = net(self.standardise(pixels))
             found = logits > 0
             loss.add(F.binary_cross_entropy_with_logits(logits, truth.float()), len(truth))
             cells = (found & truth, found & ~truth, ~found & truth, ~found & ~truth)
             counts += torch.stack([cell.sum() for cell in cells])
-        return {**scores(*counts.tolist()), "loss": loss.value}
+        return {**scores(*group.totals(*counts.tolist())), "loss": loss.value}
 
     def declared(self, net: nn.Module, part: str, prefix: str) -> dict[str, float]:
         """Those of `evaluate` on `part` that `METRICS` declares under <prefix>_<name>, by that name."""

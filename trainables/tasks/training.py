@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fairsweep.trainables.base import Fidelity, Paper, Setting
 from fairsweep.trainables.parts import Members
 from fairsweep.trainables.tasks.rng import TrialRNG
+from fairsweep.trainables.tasks.workers import Workers, workers
 
 
 class NetworkPaper(Paper):
@@ -34,6 +35,10 @@ class NetworkPaper(Paper):
     carried: ClassVar[
         tuple[str, ...]
     ] = ()  # attributes (numbers, strings, lists of them) that a checkpoint keeps
+
+    # Several workers, where `together`: `epoch` takes its batches by `self.workers.shared` and its steps by `descend`,
+    # and what it says of them is a `Mean(self.workers)`.
+    workers: Workers = Workers()
 
     prunable: ClassVar[Mapping[str, Any] | None] = None  # see "handing the network over"
     _digests: dict[str, str] | None
@@ -105,15 +110,18 @@ class NetworkPaper(Paper):
         self.done, self.stopped = 0, False
         self.best: dict[str, Any] | None = None
         self._digests = None
+        self.workers = workers(self.device)
         self.rng = TrialRNG(setting.seed, setting.device)
         # For `prepare` alone. With a split_seed the parts are those that a trial of that seed would draw.
         other = setting.split_seed is not None
         self.split_rng = TrialRNG(setting.parts_seed).numpy if other else self.rng.numpy
         with self.rng.scope():
             self.prepare()
+        self.workers.agree(self.net.state_dict())
 
     def step(self) -> dict[str, float]:
-        with self.rng.scope():
+        self.workers.begin(self.setting.seed, self.done)
+        with self.rng.scope(), self.workers.statistics():
             self.net.train()
             metrics = self.epoch()
         self.done += 1
@@ -166,9 +174,12 @@ class NetworkPaper(Paper):
             part.load_state_dict(state["parts"][name])
 
     def descend(self, loss: Tensor, clip_norm: float | None = None) -> None:
-        """One step of `self.optimiser` down the gradient of `loss`, clipped to the global norm `clip_norm`."""
+        """One step of `self.optimiser` down the gradient of `loss`, clipped to the global norm `clip_norm`.
+
+        loss: a mean over what `self.workers.shared` gave; the gradient is that of the whole batch.
+        """
         self.optimiser.zero_grad()
-        loss.backward()
+        self.workers.backward(loss, self.net.parameters())
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(self.net.parameters(), clip_norm)
         self.optimiser.step()
@@ -186,21 +197,25 @@ def _clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Mean:
     """A weighted mean of scalars that stay on their device until `value` is read."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Workers | None = None) -> None:
+        """group: the workers over whose values the mean is; each must ask for it."""
         self.total: Tensor | float = 0.0
         self.weight = 0.0
+        self.group = group or Workers()
 
     def add(self, value: Tensor | float, weight: float = 1.0) -> None:
         """Counts `value` (a scalar, detached here) `weight` times."""
+        weight /= self.group.copies
         self.total = self.total + (value.detach() if isinstance(value, Tensor) else value) * weight
         self.weight += weight
 
     @property
     def value(self) -> float:
         """The mean; ValueError if nothing was added."""
-        if not self.weight:
+        total, weight = self.group.totals(float(self.total), self.weight)
+        if not weight:
             raise ValueError("the mean of nothing: no batch was drawn")
-        return float(self.total) / self.weight
+        return total / weight
 
 
 def cosine_factor(epoch: int, epochs: int, warmup: int = 0) -> float:

@@ -31,6 +31,7 @@ from fairsweep.search_spaces.supernets import Supernet
 from fairsweep.trainables.base import Setting
 from fairsweep.trainables.datasets.cache import cache_dir, made_once
 from fairsweep.trainables.tasks.small_images import SmallImageTask, usual_reduction
+from fairsweep.trainables.tasks.workers import by_itself
 
 FORMAT = 1
 # (architectures, seeds, epochs) of a truth that is trained where no table ships. Digits do not tell networks apart,
@@ -251,7 +252,8 @@ def find_truth(net: Supernet, size: str, data: SmallImageTask, data_dir: Path | 
         return None
 
     def build(target: Path) -> None:
-        build_table(few, target, data_dir, log=path.with_suffix(".jsonl"))
+        with by_itself():  # other workers wait for the table
+            build_table(few, target, data_dir, log=path.with_suffix(".jsonl"))
 
     return read_table(made_once(path, build, _readable))
 

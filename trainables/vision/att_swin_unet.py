@@ -305,6 +305,7 @@ class AttSwinUNetPaper(NetworkPaper):
     metrics = METRICS
     objective = "val_dice"
     tiny = Tiny("synthetic_lesions_small", 3)
+    together = True
     claims = (
         Claim(
             name="beats_concat",
@@ -337,8 +338,8 @@ class AttSwinUNetPaper(NetworkPaper):
     def epoch(self) -> dict[str, float]:
         if self.config["schedule"] == "poly":
             self.set_learning_rate(self.learning_rate * (1 - self.done / self.epochs) ** 0.9)
-        train_loss = Mean()
-        for images, masks in self.data.batches(self.config["batch_size"]):
+        train_loss = Mean(self.workers)
+        for images, masks in self.workers.shared(self.data.batches(self.config["batch_size"])):
             loss = segmentation_loss(self.net(images), masks, self.config["dice_weight"])
             self.descend(loss)
             train_loss.add(loss, len(masks))

@@ -233,6 +233,7 @@ class BiPer(NetworkPaper):
     metrics = METRICS
     objective = "val_accuracy"
     tiny = Tiny("digits", 4)
+    together = True
     claims = (
         Claim(
             name="two_stages_beat_ste",
@@ -303,8 +304,8 @@ class BiPer(NetworkPaper):
         warmup = min(self.config["warmup"], end - start)
         factor = cosine_factor(self.done - start, end - start, warmup)
         self.set_learning_rate(self.learning_rate * factor)
-        train_loss = Mean()
-        for x, y in self.data.batches(self.config["batch_size"]):
+        train_loss = Mean(self.workers)
+        for x, y in self.workers.shared(self.data.batches(self.config["batch_size"])):
             loss = F.cross_entropy(self.net(x), y)
             self.descend(loss + self.tau * self.penalty() if self.tau else loss)
             train_loss.add(loss, len(y))

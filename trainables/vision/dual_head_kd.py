@@ -22,6 +22,7 @@ from fairsweep.trainables.catalog import register
 from fairsweep.trainables.tasks.distillation import backbone, dkd_loss, kd_loss, teacher
 from fairsweep.trainables.tasks.image_classification import METRICS, ImageTask
 from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
+from fairsweep.trainables.tasks.workers import Workers
 
 # ---- losses on logits (section 3) ----
 
@@ -100,24 +101,23 @@ class Student(nn.Module):
 
 # ---- gradients ----
 
-
-def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+ALONE = Workers()
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
 
 
-def aligned_gradients(main: Tensor, other: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+def aligned_gradients(
+    main: Tensor, other: Tensor, parameters: Sequence[Tensor], group: Workers = ALONE
+) -> list[Tensor]:
     """Gradient of `main` + `other` where that of `other` has lost its part against `main`'s.
 
     If the two gradients, over all parameters as one vector, make an obtuse angle, the second is projected onto
     the plane normal to the first; the first stays as it is (the authors' gradient alignment, after PCGrad of
     Yu et al. 2020).
     """
-    first, second = _gradients(main, parameters), _gradients(other, parameters)
+    first, second = group.gradients(main, parameters), group.gradients(other, parameters)
     against = (_dot(first, second) / _dot(first, first).clamp_min(1e-30)).clamp(max=0)
     return [a * (1 - against) + b for a, b in zip(first, second, strict=True)]
 
@@ -135,7 +135,7 @@ def conflict(
         losses = F.cross_entropy(logits, labels), binary_kl(logits, teacher_logits, temperature)
 
         def cosine(part: nn.Module) -> float:
-            a, b = (_gradients(loss, list(part.parameters())) for loss in losses)
+            a, b = (ALONE.gradients(loss, list(part.parameters())) for loss in losses)
             return (_dot(a, b) / (_dot(a, a) * _dot(b, b)).sqrt().clamp_min(1e-30)).item()
 
         return cosine(student.head), cosine(student.backbone)
@@ -169,6 +169,7 @@ class DualHeadKD(NetworkPaper):
     metrics = METRICS
     objective = "val_accuracy"
     tiny = Tiny("digits300", 6)
+    together = True
     claims = tuple(
         Claim(
             name=f"dual_head_beats_{name}",
@@ -223,6 +224,7 @@ class DualHeadKD(NetworkPaper):
                 config.get("teacher_width", 0),
                 config["teacher_epochs"],
             )
+            self.workers.agree(self.teacher.state_dict())
 
     def losses(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Of a batch: weighted loss for the main head, weighted logit loss (None without one), cross-entropy.
@@ -258,12 +260,11 @@ class DualHeadKD(NetworkPaper):
         parameters = list(self.net.parameters())
         self.optimiser.zero_grad()
         if logit is not None and self.config["align"]:
-            for parameter, gradient in zip(
-                parameters, aligned_gradients(main, logit, parameters), strict=True
-            ):
+            aligned = aligned_gradients(main, logit, parameters, self.workers)
+            for parameter, gradient in zip(parameters, aligned, strict=True):
                 parameter.grad = gradient
         else:
-            (main if logit is None else main + logit).backward()
+            self.workers.backward(main if logit is None else main + logit, parameters)
         nn.utils.clip_grad_norm_(parameters, self.config["clip_norm"])
         self.optimiser.step()
         return ce
@@ -279,8 +280,8 @@ class DualHeadKD(NetworkPaper):
 
     def epoch(self) -> dict[str, float]:
         self.set_learning_rate(self.rate())
-        train_loss = Mean()
-        for x, y in self.data.batches(self.config["batch_size"]):
+        train_loss = Mean(self.workers)
+        for x, y in self.workers.shared(self.data.batches(self.config["batch_size"])):
             train_loss.add(self.train_on(x, y), len(y))
         return {**self.validate(self.net), "train_loss": train_loss.value}
 

@@ -269,6 +269,7 @@ class MultiOutputDeblur(NetworkPaper):
     metrics = METRICS
     objective = "val_psnr_best_overall"
     tiny = Tiny("digits_simulated_motion_small", 4)
+    together = True
     claims = (
         _claim(
             "more_outputs_cover_ambiguous_labels",
@@ -327,8 +328,8 @@ class MultiOutputDeblur(NetworkPaper):
         lr, end, size = self.config["lr"], self.config["lr_end"], self.config["batch_size"]
         criterion, temperature = CRITERIA[self.config["criterion"]], self.config.get("temperature", 1.0)
         batches = math.ceil(len(self.data.parts["train"]) / size)
-        train_loss = Mean()
-        for i, (x, y) in enumerate(self.data.batches(size)):
+        train_loss = Mean(self.workers)
+        for i, (x, y) in enumerate(self.workers.shared(self.data.batches(size))):
             factor = cosine_factor(self.done * batches + i, self.epochs * batches)
             self.set_learning_rate(end + (lr - end) * factor)
             loss = over_heads(criterion(self.net(x), y), self.config["over_heads"], temperature).mean()

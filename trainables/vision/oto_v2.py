@@ -160,6 +160,7 @@ class OTOv2(NetworkPaper):
     )
     objective = "val_accuracy"
     tiny = Tiny("digits", 5)
+    together = True
     claims = _claims()
     paper_steps = {"cifar10": 300}
     default_steps = 30
@@ -226,8 +227,8 @@ class OTOv2(NetworkPaper):
             self.difference = self.compare(full, self.net)
             self.net.train()
         self.set_learning_rate(self.config["lr"] * self._factor())
-        train_loss = Mean()
-        for x, y in self.data.batches(self.config["batch_size"]):
+        train_loss = Mean(self.workers)
+        for x, y in self.workers.shared(self.data.batches(self.config["batch_size"])):
             loss = F.cross_entropy(self.net(x), y)
             self.descend(loss)
             train_loss.add(loss, len(y))

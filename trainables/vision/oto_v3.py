@@ -135,6 +135,7 @@ class OTOv3(NetworkPaper):
     )
     objective = "val_accuracy"
     tiny = Tiny("digits", 4)
+    together = True
     claims = _claims()
     default_steps = 25
     carried = ("gone",)
@@ -177,8 +178,8 @@ class OTOv3(NetworkPaper):
         if self.compression is not None:
             self.compression.begin_epoch(self.net, self.done, self.epochs)
             self.optimiser = self.compression.optimiser
-        train_loss = Mean()
-        for x, y in self.data.batches(self.config["batch_size"]):
+        train_loss = Mean(self.workers)
+        for x, y in self.workers.shared(self.data.batches(self.config["batch_size"])):
             loss = F.cross_entropy(self.net(x), y)
             self.descend(loss)
             train_loss.add(loss, len(y))

@@ -20,6 +20,7 @@ from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.checks import hint
 from fairsweep.cluster.display import clock
 from fairsweep.cluster.engine.fleet import Fleet, Lane
+from fairsweep.cluster.engine.nodes import cluster_of
 from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import metrics, readiness, submitted, sweep
@@ -212,9 +213,9 @@ def _run(
         sweep.preflight(settings, e.paper)
     first = plan.entrants[0].settings
     metrics.check(first)
-    with connected(first.cluster), upkeep.alone(store, "comparisons", spec.run, "comparison"):
+    with connected(cluster_of(first)), upkeep.alone(store, "comparisons", spec.run, "comparison"):
         # of all searches together; budget.concurrent is of each
-        room = readiness.room(first.cluster, None, store.uri, first.data_dir)
+        room = readiness.room(cluster_of(first), None, store.uri, first.data_dir)
         begun = Run.of(plan, store, display, room.slots)
         display.started(plan, masked_uri(store.uri), len(begun.rows), room.slots)
         for text in (*news, *room.notes):
