@@ -161,11 +161,11 @@ def test_gradients_statistics_and_means_are_those_of_whole_batches(tmp_path: Pat
 
 
 def test_each_draws_its_own_dropout_and_nothing_else_depends_on_it(tmp_path: Path) -> None:
-    first, second = in_two(tmp_path, of_batches, [8, 8, 8], 0.5)
+    first, second = in_two(tmp_path, of_batches, [48, 48, 48], 0.5)
     dropped = [[(o == 0).tolist() for o in worker["outputs"]] for worker in (first, second)]
     masks = {tuple(mask) for worker in dropped for mask in worker}
     assert len(masks) == 6, "of two workers and three batches no two are alike"
-    without = of_batches([8, 8, 8])
+    without = of_batches([48, 48, 48])
     assert torch.equal(first["after"], without["after"]) and torch.equal(second["after"], without["after"])
 
 
