@@ -26,6 +26,7 @@ from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.failures import GroupLost
 from fairsweep.cluster.engine.inheriting import Settings, settings_of, take_over
 from fairsweep.cluster.engine.worker import LegRunner, Post, peak_memory_mb, prepare_torch, reset_peak_memory
+from fairsweep.cluster.storage import at_hand
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting
 
@@ -92,8 +93,8 @@ def work(told: Mapping[str, Any]) -> None:
     post: Post = told["post"]
     if post.plugins:
         os.environ["FAIRSWEEP_PLUGINS"] = post.plugins
-        if post.folder not in sys.path:
-            sys.path.append(post.folder)
+        if (folder := at_hand(post.folder)) not in sys.path:
+            sys.path.append(folder)
     prepare_torch(post.threads)
     first = train.get_context().get_world_rank() == 0
     worker = Worker(str(train_torch.get_device()), first)
@@ -145,7 +146,8 @@ class Worker:
             slug, config, setting = given
             reset_peak_memory()
             self.paper = catalog.get(slug)()
-            return self.paper.setup(config, replace(setting, device=self.device))
+            data_dir = setting.data_dir and Path(at_hand(str(setting.data_dir)))
+            return self.paper.setup(config, replace(setting, device=self.device, data_dir=data_dir))
         assert self.paper is not None
         if command == STEP:
             return self.paper.step()

@@ -93,6 +93,7 @@ class Place:
         return True
 
     def stop(self) -> None:
-        self._bundle.runner.leave()
-        if self._group is not None:
+        if self._group is not None:  # its workers hold what others wait for
+            self._bundle.runner.close()
             self._group.close()
+        self._bundle.runner.leave()
