@@ -13,7 +13,7 @@ import pytest
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import config
 from fairsweep.cluster.engine import group
-from fairsweep.cluster.engine.local import slots
+from fairsweep.cluster.engine.nodes import check_own, cluster_of, needs_of_place, room
 from fairsweep.cluster.engine.place import Place
 from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.engine.worker import Post
@@ -93,18 +93,22 @@ def test_methods_of_a_comparison_that_cannot_share_are_named(tmp_path: Path) -> 
         plan.asked(["dagnn:model=gcn,appnp", "budget.trials=2", "trainers=2"], "d", str(tmp_path))
 
 
-def test_each_of_the_trainers_takes_what_a_trial_does(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 7.0, "GPU": 2.0})
-    assert slots({"cpus_per_trial": 1, "gpus_per_trial": 0}, None, 3) == 2
-    assert slots({"cpus_per_trial": 1, "gpus_per_trial": 0.5}, None, 2) == 2
-    said = "trainers=4 times cluster.cpus_per_trial=2 cluster.gpus_per_trial=0: the cluster has 7 CPUs and 2 GPUs"
-    with pytest.raises(UserError, match=said):
-        slots({"cpus_per_trial": 2, "gpus_per_trial": 0}, None, 4)
+def test_each_of_the_trainers_takes_what_a_trial_does(tmp_path: Path) -> None:
+    nodes = [{"CPU": 3.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]  # a trial may be on both
+    assert room({"cpus_per_trial": 1, "trainers": 3}, None, nodes).slots == 2
+    assert room({"cpus_per_trial": 2, "trainers": 3}, None, nodes).slots == 1
+    half = {"cpus_per_trial": 1, "gpus_per_trial": 0.5, "trainers": 2}
+    assert room(half, None, nodes).slots == 2 and needs_of_place(half) == {"CPU": 2, "GPU": 1.0}
+    with pytest.raises(
+        UserError, match="trainers=4 times cluster.cpus_per_trial=2: the cluster's 2 nodes have 7 CPU"
+    ):
+        room({"cpus_per_trial": 2, "trainers": 4}, None, nodes)
+    with pytest.raises(UserError, match="trainers=3 times cluster.cpus_per_trial=1: cluster.cpus=2 is less"):
+        check_own({"cpus": 2, "cpus_per_trial": 1, "trainers": 3})
     settings = config.load(["trainable=biper", "trainers=2", "cluster.cpus_per_trial=3"])
     post = sweep.make_post(settings, Store(tmp_path), "s")
     assert (post.trainers, post.each) == (2, {"CPU": 3, "GPU": 0})
+    assert cluster_of(settings)["trainers"] == 2
     assert resources_of_place(settings) == {"memory": 1}, "the place itself computes nothing"
     assert resources_of_place(config.load(["trainable=biper"])) == {"cpu": 1}
 

@@ -20,8 +20,8 @@ from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.checks import hint
 from fairsweep.cluster.display import clock
 from fairsweep.cluster.engine.fleet import Fleet, Lane
-from fairsweep.cluster.engine.nodes import cluster_of
 from fairsweep.cluster.engine.local import connected
+from fairsweep.cluster.engine.nodes import cluster_of
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import metrics, readiness, submitted, sweep
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
