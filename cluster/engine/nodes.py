@@ -49,12 +49,12 @@ def cluster_of(settings: Any) -> dict[str, Any]:
 
 
 def needs_of_place(options: Mapping[str, Any]) -> dict[str, float]:
-    """What a trial takes, all its trainers together."""
+    """What a trial takes, all its trainers together. options: see `cluster_of`."""
     return {name: amount * options.get("trainers", 1) for name, amount in needs(options).items()}
 
 
 def needs(options: Mapping[str, Any]) -> dict[str, float]:
-    """What a trial takes, or each of its trainers. options: of the group `cluster`; `trainers`, where there are several."""
+    """What a trial takes, or each of several trainers of it. options: of the group `cluster`."""
     gpus = options.get("gpus_per_trial", 0)
     return {"CPU": options["cpus_per_trial"], **({"GPU": gpus} if gpus else {})}
 

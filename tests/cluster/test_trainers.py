@@ -100,10 +100,10 @@ def test_each_of_the_trainers_takes_what_a_trial_does(tmp_path: Path) -> None:
     half = {"cpus_per_trial": 1, "gpus_per_trial": 0.5, "trainers": 2}
     assert room(half, None, nodes).slots == 2 and needs_of_place(half) == {"CPU": 2, "GPU": 1.0}
     with pytest.raises(
-        UserError, match="trainers=4 times cluster.cpus_per_trial=2: the cluster's 2 nodes have 7 CPU"
+        UserError, match=r"trainers=4 times cluster.cpus_per_trial=2: the cluster's 2 nodes have 7 CPU"
     ):
         room({"cpus_per_trial": 2, "trainers": 4}, None, nodes)
-    with pytest.raises(UserError, match="trainers=3 times cluster.cpus_per_trial=1: cluster.cpus=2 is less"):
+    with pytest.raises(UserError, match=r"trainers=3 times cluster.cpus_per_trial=1: cluster.cpus=2 is less"):
         check_own({"cpus": 2, "cpus_per_trial": 1, "trainers": 3})
     settings = config.load(["trainable=biper", "trainers=2", "cluster.cpus_per_trial=3"])
     post = sweep.make_post(settings, Store(tmp_path), "s")
