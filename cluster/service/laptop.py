@@ -55,7 +55,7 @@ class Cluster:
     cpus: int  # of a node
     started: float
     nodes: list[Process] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)  # of the nodes but the head
+    folders: list[str] = field(default_factory=list)  # of the nodes
 
     def alive(self) -> list[Process]:
         return [node for node in self.nodes if node.alive()]
@@ -164,9 +164,8 @@ def start(nodes: int, cpus: int | None, say: Callable[[str], object]) -> tuple[C
         try:
             for number in range(nodes):
                 say("starting the head node" if number == 0 else f"starting node {number + 1} of {nodes}")
-                if number:
-                    cluster.folders.append(tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR")))
-                cluster.nodes.append(_started(number, words_of(number, ports, each, cluster.folders)))
+                cluster.folders.append(tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR")))
+                cluster.nodes.append(_started(number, words_of(number, ports, each, cluster.folders[number])))
                 _note(cluster)
                 _until_up(number, cluster)
             _until_jobs(cluster)
@@ -177,18 +176,19 @@ def start(nodes: int, cpus: int | None, say: Callable[[str], object]) -> tuple[C
         return cluster, True
 
 
-def words_of(number: int, ports: Mapping[str, int], cpus: int, folders: Sequence[str] = ()) -> list[str]:
-    """The words of `ray start` for a node, the head first. folders: of the nodes but the head.
+def words_of(number: int, ports: Mapping[str, int], cpus: int, folder: str) -> list[str]:
+    """The words of `ray start` for a node, the head first.
 
-    Nodes in one folder share the copy of a job's working directory, and each (Ray 2.60) deletes it under the others
-    when it makes its own.
+    folder: of this node alone. Nodes in one folder share the copy of a job's working directory, and each (Ray 2.60)
+    deletes it under the others when it makes its own; and a job belongs to the cluster that was started last in it.
     """
     common = [
         "--block", f"--num-cpus={cpus}", "--disable-usage-stats", f"--node-ip-address={LOOPBACK}",
         "--dashboard-agent-listen-port=0", "--min-worker-port=0", "--max-worker-port=0",  # several Rays on one machine
+        f"--temp-dir={folder}",
     ]  # fmt: skip
     if number:
-        return ["start", f"--address={LOOPBACK}:{ports['gcs']}", f"--temp-dir={folders[number - 1]}", *common]
+        return ["start", f"--address={LOOPBACK}:{ports['gcs']}", *common]
     return [
         "start", "--head", *common, f"--port={ports['gcs']}", f"--dashboard-host={LOOPBACK}",
         f"--dashboard-port={ports['job_server']}", f"--ray-client-server-port={free_port(10001)}",
