@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from pathlib import Path
 from typing import Any
 
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.masking import masked_words
 
 EPILOG = """examples:
   fairsweep manifest slurm --nodes 4 --cpus 16 --gpus 2 --partition gpu --activate 'source ~/venv/bin/activate' \\
@@ -74,11 +75,18 @@ def _manifest(args: argparse.Namespace, rest: list[str]) -> int:
     said["workers"] = tuple(filter(None, (said.get("workers") or "").split(",")))
     words = getattr(args, "words", [])
     text = manifest(args.kind, Wanted(words=tuple(words[1:] if words[:1] == ["--"] else words), **said))
+    if args.kind in ("slurm", "kuberay") and masked_words(words) != list(words):
+        print(
+            "fairsweep: warning: the manifest holds the secrets among its words; keep it to yourself, or have the "
+            "nodes find them in their environment",
+            file=sys.stderr,
+        )
     if args.output is None:
         print(text, end="")
         return 0
     try:
-        Path(args.output).write_text(text)
+        with open(args.output, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+            file.write(text)
     except OSError as error:
         raise UserError(f"--output {args.output}: {error.strerror}") from None
     print(f"wrote {args.output}", file=sys.stderr)

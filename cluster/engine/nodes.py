@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from fairsweep.cluster.errors import UserError
 UNIT = 10_000  # parts of a CPU or GPU that Ray tells apart
 ENDLESS = 10**6  # nodes of a group that has no most
 STATUS_KEY = "__autoscaling_status"  # under which Ray's autoscaler (v1) says in the GCS what it does
+REPORT_S = 8.0  # that the autoscaler of a cluster that has just started may take until it has said something
 ANONYMOUS = re.compile("node_[0-9a-f]{56}")  # the type of a node that no autoscaler has started
 
 
@@ -171,12 +173,12 @@ def alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
-def find_room(options: Mapping[str, Any], wanted: int | None) -> Room:
-    """See `room`."""
+def find_room(options: Mapping[str, Any], wanted: int | None, fixed: bool = False) -> Room:
+    """See `room`. fixed: no autoscaler can be there."""
     nodes = [node["Resources"] for node in alive()]
     found = slots_of(nodes, needs(options)) // options.get("trainers", 1)
     # Whether it grows matters only where it is too small.
-    growth = grows() if found < (wanted or 1) else None
+    growth = grows() if found < (wanted or 1) and not fixed else None
     return room(options, wanted, nodes, growth)
 
 
@@ -192,21 +194,28 @@ def grows() -> Growth | None:
     )
     if groups:
         return Growth(groups)
-    said = internal_kv._internal_kv_get(STATUS_KEY)
-    if said and starts_nodes(json.loads(said)):
-        return Growth()
-    return Growth() if _second_grows() else None
+    until = time.monotonic() + REPORT_S
+    while True:
+        said = internal_kv._internal_kv_get(STATUS_KEY)
+        report = json.loads(said) if said else {}
+        if starts_nodes(report) or _second_grows():
+            return Growth()
+        if "autoscaler_report" in report or time.monotonic() > until:
+            return None
+        time.sleep(0.5)
 
 
 def starts_nodes(status: Mapping[str, Any]) -> bool:
     """Whether what an autoscaler (v1) reports is of one that starts nodes.
 
-    `ray start --head` has one as well, which only looks on: it calls every node by its identifier.
+    `ray start --head` has one as well, which only looks on: it knows each node, and calls it by its identifier.
     """
-    report = status.get("autoscaler_report") or {}
+    report = status.get("autoscaler_report")
+    if not report:
+        return False
     waiting = [kind for _, kind, *_ in report.get("pending_nodes") or ()]
     kinds = [*(report.get("active_nodes") or ()), *(report.get("pending_launches") or ()), *waiting]
-    return any(not ANONYMOUS.fullmatch(kind) for kind in kinds)
+    return not kinds or any(not ANONYMOUS.fullmatch(kind) for kind in kinds)
 
 
 def _second_grows() -> bool:

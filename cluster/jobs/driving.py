@@ -88,6 +88,8 @@ def drive(
                 _sharing(settings, conductor, display) as share,
             ):
                 if before is not None:
+                    if share is not None:
+                        share.tell(0, 0)  # workers of a group are no places
                     before(conductor)
                 told = json.dumps(asdict(post))
                 _run_on_tune(settings, conductor, lambda sweep: told, display, share)

@@ -18,6 +18,7 @@ from typing import Any
 
 from fairsweep.analysis.store import filesystem
 from fairsweep.cluster.engine import nodes
+from fairsweep.cluster.engine.local import alone
 from fairsweep.cluster.errors import UnfitCluster, UserError
 from fairsweep.cluster.jobs import provenance
 
@@ -58,7 +59,7 @@ def room(
     options: of the group `cluster`. wanted: `budget.concurrent`. storage: of the store, which is left as it was.
     UserError, UnfitCluster, in one line, if the sweep cannot run there.
     """
-    found = nodes.find_room(options, wanted)
+    found = nodes.find_room(options, wanted, fixed=alone())
     return nodes.Room(found.slots, (*found.notes, *checked(storage, data_dir, nodes.needs(options))))
 
 

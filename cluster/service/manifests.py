@@ -22,6 +22,7 @@ from fairsweep.cluster.checks import hint
 from fairsweep.cluster.engine import nodes
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import provenance
+from fairsweep.cluster.masking import masked_uri, masked_words
 
 FOLDER = Path(__file__).parents[1] / "manifests"
 KINDS = ("ray-up", "kuberay", "slurm", "dockerfile")
@@ -220,7 +221,7 @@ def _slurm(wanted: Wanted, words: list[str], storage: str) -> str:
             "warning": WARNING_S,
             "activate": wanted.activate
             or "# module load ..., source .../bin/activate: the same on all nodes",
-            "storage": storage,
+            "storage": masked_uri(storage),
             "words": shell,
             "again": again,
         },
@@ -241,9 +242,7 @@ def _kuberay(wanted: Wanted, words: list[str], storage: str) -> str:
         )
     if remote and wanted.claim:
         raise UserError(f"--claim {wanted.claim}: is for a store in a folder, and storage={storage} is none")
-    note = (
-        f"{storage}: all pods may write there (a service account, or a Secret with the store's keys as env)."
-    )
+    note = f"{masked_uri(storage)}: all pods may write there (a service account, or a Secret as env)."
     if wanted.claim:
         note = f"The volume claim {wanted.claim} (ReadWriteMany) is mounted in all pods, the store is at {storage}."
     path = storage.removeprefix("file://")
@@ -263,7 +262,7 @@ def _kuberay(wanted: Wanted, words: list[str], storage: str) -> str:
             "ray_version": _yaml(version("ray")),
             "name": _name(wanted, words),
             "entrypoint": _yaml(_shell(["fairsweep", *words])),
-            "again": _shell(["resume", "SWEEP", "--storage", storage]),
+            "again": _shell(["resume", "SWEEP", "--storage", masked_uri(storage)]),
             "seconds": int(days or 0) * 86400 + hours * 3600 + minutes * 60 + seconds,
             "image": _yaml(wanted.image),
             "nodes": wanted.nodes,
@@ -282,8 +281,8 @@ def _kuberay(wanted: Wanted, words: list[str], storage: str) -> str:
 def _ray_up(wanted: Wanted, words: list[str], storage: str) -> str:
     common = {
         "name": _name(wanted, words),
-        "storage": storage,
-        "words": _shell(words),
+        "storage": masked_uri(storage),
+        "words": _shell(masked_words(words)),
         "token": _yaml(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"),
         "most": wanted.most or wanted.nodes,
     }

@@ -73,7 +73,7 @@ def head(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @contextlib.contextmanager
-def started(tmp_path: Path, cpus: int, *more: str) -> Iterator[dict[str, str]]:
+def started(tmp_path: Path, cpus: int, *more: str, **environment: str) -> Iterator[dict[str, str]]:
     """A cluster of one loopback node with its token, ended by its own process; yields the environment."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     env |= {
@@ -84,6 +84,7 @@ def started(tmp_path: Path, cpus: int, *more: str) -> Iterator[dict[str, str]]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{(port := free_port())}",
         "FAIRSWEEP_PLUGINS": "tests.papers",
+        **environment,
     }
     command = [
         "ray", "start", "--head", "--block", f"--num-cpus={cpus}", "--disable-usage-stats", f"--dashboard-port={port}",

@@ -193,6 +193,20 @@ def test_the_verb_prints_or_writes(tmp_path: Path, capsys: pytest.CaptureFixture
         manifest("slrum", Wanted(words=RUN))
 
 
+def test_secrets_are_in_what_runs_and_nowhere_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*RUN[:2], "storage=s3://id:hush@bucket/sweeps"]
+    file = tmp_path / "job.sh"
+    assert run_cli(["manifest", "slurm", "-o", str(file), *words]) == 0
+    assert "holds the secrets among its words" in capsys.readouterr().err
+    assert file.stat().st_mode & 0o777 == 0o600
+    said = [line for line in file.read_text().splitlines() if "hush" in line]
+    assert [line.split("(")[0].strip() for line in said] == ["words=", "words="]
+    assert run_cli(["manifest", "ray-up", *words]) == 0
+    assert "hush" not in "".join(capsys.readouterr())
+
+
 STAND_INS = {
     "scontrol": "#!/bin/bash\n[ \"$1 $2\" = 'show hostnames' ] && printf '%s\\n' 127.0.0.2 127.0.0.3\n",
     # Runs a step here, whichever node it is for, and passes signals on as srun does.

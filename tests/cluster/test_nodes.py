@@ -84,6 +84,9 @@ def test_an_autoscaler_that_only_looks_on_starts_nothing() -> None:
         not starts_nodes(looks_on) and not starts_nodes({}) and not starts_nodes({"autoscaler_report": None})
     )
     assert starts_nodes({"autoscaler_report": {"active_nodes": {"ray.head.default": 1}}})
+    assert starts_nodes(
+        {"autoscaler_report": {"active_nodes": {}, "pending_launches": {}, "pending_nodes": []}}
+    )
     launching = {"active_nodes": {}, "pending_launches": {"ray.worker.default": 2}, "pending_nodes": []}
     assert starts_nodes({"autoscaler_report": launching})
     pending = {"active_nodes": {}, "pending_nodes": [["10.0.0.9", "worker", "setting-up"]]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -94,3 +95,33 @@ def test_two_trials_share_a_cpu_and_a_gpu(tmp_path: Path) -> None:
     said = (tmp_path / "never.log").read_text()
     assert "the cluster has one node with 1 CPU and 1 GPU, so not one trial fits" in said
     assert not Store(store).has("never")
+
+
+AUTOSCALING = {
+    "cluster_name": "fake", "max_workers": 2, "upscaling_speed": 1.0, "idle_timeout_minutes": 5, "docker": {},
+    "auth": {},
+    "provider": {"type": "fake_multinode"}, "head_node_type": "ray.head.default", "file_mounts": {},
+    "available_node_types": {
+        "ray.head.default": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+        "gpu": {"resources": {"CPU": 2, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+    },
+    "initialization_commands": [], "setup_commands": [], "head_setup_commands": [], "worker_setup_commands": [],
+    "head_start_ray_commands": [], "worker_start_ray_commands": [], "cluster_synced_files": [],
+    "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
+}  # fmt: skip
+
+
+def test_an_autoscaler_is_waited_for(tmp_path: Path) -> None:
+    """Ray's own, with nodes that it starts here: no node has a GPU when the sweep begins.
+
+    That of version 2 cannot be started so: the wheel of Ray 2.60 lacks a file of it (fake_multi_node/example.yaml).
+    """
+    store, config = tmp_path / "store", tmp_path / "autoscaling.json"
+    config.write_text(json.dumps(AUTOSCALING))
+    fake = {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    with started(tmp_path, 1, f"--autoscaling-config={config}", **fake) as env:
+        words = ("budget.steps=20", "budget.trials=4", "budget.concurrent=2", "cluster.gpus_per_trial=1")
+        assert driver(env, store, "grown", *words).wait(200) == 0, (tmp_path / "grown.log").read_text()
+    assert [row["state"] for row in rows(store, "grown")] == ["complete"] * 4
+    said = "0 of 2 trials at a time fit on the cluster as it is; the others wait until it has grown"
+    assert said in (tmp_path / "grown.log").read_text() and said in Store(store).notes("grown")
