@@ -209,23 +209,28 @@ class Places:
     def _owed(self) -> int:
         """How many places are to go to other sweeps; what waits for a place beyond the part of this one is withdrawn.
 
-        Else it would be placed before what the others ask for, whenever a place of this sweep is given up.
+        Else it would be placed before what the others ask for, whenever a place of this sweep is given up; and a sweep
+        that is to end would wait for a place that may never come.
         """
         self.bound()
-        conductor, controller = self.conductor, self.controller
-        owed = len(self.trials) - min(conductor.places, conductor.rules.concurrent)
-        for place, trial in list(self.trials.items()):
-            if owed <= 0 or self.share is None:
-                break
-            if trial.status == TuneTrial.PENDING:
-                owed -= 1
-                conductor.hand_back(self._leave(place))
-                controller._schedule_graceful_trial_stop(trial)
-                controller._live_trials.discard(trial)
-                if trial in controller._staged_trials:  # Tune (2.60) forgets it there, and would stage fewer
-                    controller._staged_trials.remove(trial)
-                    controller._actor_cache.decrease_max(trial.placement_group_factory)
-        return owed
+        conductor = self.conductor
+        shared = self.share is not None and self.share.most is not None
+        owed = len(self.trials) - min(conductor.places, conductor.rules.concurrent) if shared else 0
+        waiting = [place for place, trial in self.trials.items() if trial.status == TuneTrial.PENDING]
+        withdrawn = waiting if conductor.stopping else waiting[: max(0, owed)]
+        for place in withdrawn:
+            self._withdraw(place)
+        return owed - len(withdrawn)
+
+    def _withdraw(self, place: str) -> None:
+        """Takes back what a place that has not come yet was to begin with."""
+        trial, controller = self.trials[place], self.controller
+        self.conductor.hand_back(self._leave(place))
+        controller._schedule_graceful_trial_stop(trial)
+        controller._live_trials.discard(trial)
+        if trial in controller._staged_trials:  # Tune (2.60) forgets it there, and would stage fewer
+            controller._staged_trials.remove(trial)
+            controller._actor_cache.decrease_max(trial.placement_group_factory)
 
     def _see_who_began(self) -> None:
         for place, trial in self.trials.items():
