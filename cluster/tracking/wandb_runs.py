@@ -177,6 +177,9 @@ class WandbRun:
                     f"tracking=wandb: W&B cannot be reached from a worker ({first_line(error)}); its next runs are "
                     f"offline, `wandb sync {options['dir']}/wandb/offline-run-*` uploads them"
                 )
+                ending.drain(self.seconds)
+                wandb.teardown()  # else the id of the run that could not begin stays "in use"
+                wandb = _client()
         self._open(wandb, "offline")
 
     def _open(self, wandb: Any, mode: str) -> None:
