@@ -195,6 +195,5 @@ def _agents(
     folder = Path.cwd() if "://" in store.uri else Path(store.uri)
     data = settings.data or settings.paper.datasets[0]
     where = folder / "wandb" / f"wandb-{client.place.sweep}"
-    where.mkdir(parents=True, exist_ok=True)
     say = display.note if display is not None else lambda text: None
     return Agents(client, settings.space, data, str(where), count, every, say)

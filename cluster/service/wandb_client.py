@@ -167,6 +167,7 @@ def close_run(place: Place, run: str, exit_code: int, said: Mapping[str, Any], f
     """Ends a run that no worker has, such as one whose configuration is wrong. said: into its summary. Unanswered."""
     import wandb
 
+    os.makedirs(folder, exist_ok=True)
     try:
         opened = wandb.init(
             entity=place.entity, project=place.project, id=run, resume="allow", reinit="create_new", dir=folder,
