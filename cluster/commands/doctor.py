@@ -25,12 +25,12 @@ def _doctor(args: argparse.Namespace, rest: list[str]) -> int:
 
     prepare_environment()
     from fairsweep.analysis import report
-    from fairsweep.cluster.service import doctor
+    from fairsweep.cluster.service import checking, doctor
 
     checks = doctor.examine(args.storage, args.address)
     if args.json:
-        report.print_json(doctor.as_json(checks))
-        return doctor.verdict(checks)
+        report.print_json(checking.as_json(checks))
+        return checking.verdict(checks)
     width = max(len(check.about) for check in checks)
     before = ""
     for check in checks:
@@ -38,6 +38,6 @@ def _doctor(args: argparse.Namespace, rest: list[str]) -> int:
         if check.todo:
             print(f"{'':<5} {'':<{width}}  -> {'as above' if check.todo == before else check.todo}")
         before = check.todo
-    counts = doctor.as_json(checks)
+    counts = checking.as_json(checks)
     print(f"{counts['bad']} bad, {counts['warn']} to look at, {counts['ok']} ok")
-    return doctor.verdict(checks)
+    return checking.verdict(checks)

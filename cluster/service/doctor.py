@@ -3,69 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import platform
-import re
 import shutil
 import stat
 import statistics
-import sys
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
 from fairsweep.cluster import doors
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.masking import masked_uri
+from fairsweep.cluster.service.checking import BAD, OK, WARN, Check
+from fairsweep.cluster.service.installed import extras, packages
+from fairsweep.cluster.service.listening import listeners, ports
 
-OK, WARN, BAD = "ok", "warn", "bad"
 LITTLE, NOTHING = 2 * 2**30, 200 * 2**20  # bytes of a disk that are free: to be warned of, and too few
 FULL = 0.95  # of a disk, from which on Ray starts no more tasks
 SLOW_S = 0.02  # of an fsync: every report waits for one
 SYNCS = 15
 ANSWER_S = 10.0  # that a job server may take
-PROBE_S = 1.0  # that a port of Ray's may take to show what it is
-# What the extras are for; one that is not here is told by what it brings.
-FOR = {
-    "readers": "DuckDB and Polars on the tables",
-    "images": "data sets and own data as image files",
-    "audio": "data sets of recordings",
-    "terminal": "plots in the terminal",
-    "export": "networks as ONNX files",
-    "report": "reports with figures, PDF, `fairsweep dashboard`",
-    "models": "networks of timm and torchvision to prune",
-}
-FOR_DEVELOPERS = ("dev", "benchmarks")
-CLOSE = {
-    "ray": "a cluster of one machine: RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before `ray start` keeps it on loopback;"
-    " of several: let no others through the firewall, and keep RAY_AUTH_MODE=token",
-    "dashboard": "`ray start --dashboard-host=127.0.0.1` keeps it on loopback",
-    "metrics": "a cluster of one machine: RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before `ray start`; of several: a"
-    " firewall, Ray has no other way; the ports are 44217 (AUTOSCALER_METRIC_PORT), 44227 (DASHBOARD_METRIC_PORT), and"
-    " on each node any (`ray start --metrics-export-port=N`)",
-    "fairsweep": "end it, and start it without --host; an SSH tunnel reaches it all the same",
-}
-
-
-@dataclass(frozen=True)
-class Check:
-    """A question and its answer. todo: what to do, where it is not ok."""
-
-    about: str
-    state: str
-    said: str
-    todo: str = ""
 
 
 def examine(storage: str, address: str | None) -> list[Check]:
@@ -89,107 +51,7 @@ def examine(storage: str, address: str | None) -> list[Check]:
     return found
 
 
-def verdict(checks: Iterable[Check]) -> int:
-    """The exit code: 1 if anything is bad."""
-    return int(any(check.state == BAD for check in checks))
-
-
-def as_json(checks: Sequence[Check]) -> dict[str, Any]:
-    counts = {state: sum(c.state == state for c in checks) for state in (OK, WARN, BAD)}
-    return {**counts, "checks": [asdict(check) for check in checks]}
-
-
-# -- packages -------------------------------------------------------------------------------------------
-
-
-def requirements() -> tuple[list[Requirement], str]:
-    """What fairsweep asks for, extras too (in the marker), and of Python: by the checkout that runs, or the package."""
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    if sys.version_info >= (3, 11) and project.is_file():
-        import tomllib
-
-        about = tomllib.loads(project.read_text())["project"]
-        asked = [Requirement(text) for text in about["dependencies"]]
-        for extra, texts in about["optional-dependencies"].items():
-            asked += [_of_extra(Requirement(text), extra) for text in texts]
-        return asked, about["requires-python"]
-    from importlib.metadata import metadata
-
-    return [Requirement(text) for text in requires("fairsweep") or ()], metadata("fairsweep")[
-        "Requires-Python"
-    ]
-
-
-def _of_extra(asked: Requirement, extra: str) -> Requirement:
-    marker = f'extra == "{extra}"' + (f" and ({asked.marker})" if asked.marker else "")
-    return Requirement(f"{str(asked).partition(';')[0]}; {marker}")
-
-
-def _extra_of(asked: Requirement) -> str:
-    named = re.search(r"extra == [\"']([\w-]+)[\"']", str(asked.marker or ""))
-    return named[1] if named else ""
-
-
-def _wrong(asked: Requirement) -> str:
-    """What is wrong with a package that is asked for; empty if it is there in a version that fits."""
-    try:
-        there = version(asked.name)
-    except PackageNotFoundError:
-        return f"{asked.name} is not installed"
-    if not asked.specifier.contains(there, prereleases=True):
-        return f"{asked.name} {there} is not {asked.specifier}"
-    return ""
-
-
-def packages() -> list[Check]:
-    """Python and the packages that are always needed, against their ranges."""
-    asked, python = requirements()
-    found = []
-    here = platform.python_version()
-    if SpecifierSet(python).contains(here, prereleases=True):
-        found.append(Check("python", OK, f"{here} at {sys.executable}"))
-    else:
-        found.append(
-            Check("python", BAD, f"{here} is not {python}", "make a new environment with another Python")
-        )
-    needed = [a for a in asked if not _extra_of(a) and (a.marker is None or a.marker.evaluate())]
-    wrong = [text for text in map(_wrong, needed) if text]
-    for text in wrong:
-        found.append(
-            Check("packages", BAD, text, "pip install -c constraints.txt -e . (or pip install fairsweep)")
-        )
-    if not wrong:
-        said = ", ".join(f"{name} {version(name)}" for name in ("ray", "torch", "optuna", "pyarrow"))
-        found.append(Check("packages", OK, f"all {len(needed)} in their ranges: {said}"))
-    return found
-
-
-def extras() -> list[Check]:
-    """Which extras are installed, and what each is for."""
-    asked, _ = requirements()
-    found = []
-    for extra in dict.fromkeys(filter(None, map(_extra_of, asked))):
-        if extra in FOR_DEVELOPERS:
-            continue
-        of_it = [
-            a
-            for a in asked
-            if _extra_of(a) == extra and (not a.marker or a.marker.evaluate({"extra": extra}))
-        ]
-        names = ", ".join(a.name for a in of_it)
-        what = f"{FOR[extra]} ({names})" if extra in FOR else names
-        wrong = [text for text in map(_wrong, of_it) if text]
-        install = f"pip install 'fairsweep[{extra}]'"
-        if not wrong:
-            found.append(Check(f"extra {extra}", OK, f"installed: {what}"))
-        elif all(text.endswith("is not installed") for text in wrong):
-            found.append(Check(f"extra {extra}", OK, f"not installed: {what}; {install} brings it"))
-        else:
-            found.append(Check(f"extra {extra}", WARN, "; ".join(wrong), install))
-    return found
-
-
-# -- tokens and ports -----------------------------------------------------------------------------------
+# -- tokens -------------------------------------------------------------------------------------------
 
 
 def tokens() -> list[Check]:
@@ -234,98 +96,6 @@ def _private(about: str, file: Path) -> Check:
             about, BAD, f"{file} has mode {mode:04o}: others on this machine can use it", f"chmod 600 {file}"
         )
     return Check(about, OK, f"{file} has mode {mode:04o}")
-
-
-@dataclass(frozen=True)
-class Listener:
-    """A process that listens. kind: ray, dashboard or fairsweep."""
-
-    kind: str
-    what: str
-    pid: int
-    address: str
-    port: int
-
-
-def listeners() -> list[Listener]:
-    """What Ray and fairsweep listen on here; of other users' processes only root learns."""
-    import psutil
-
-    found, known = [], {}
-    for each in psutil.net_connections(kind="inet"):
-        if each.status != psutil.CONN_LISTEN or each.pid is None:
-            continue
-        if each.pid not in known:
-            with contextlib.suppress(psutil.Error):
-                process = psutil.Process(each.pid)
-                known[each.pid] = kind_of(process.name(), process.cmdline())
-        kind = known.get(each.pid)
-        if kind is not None:
-            address: Any = each.laddr
-            found.append(Listener(*kind, each.pid, address.ip, address.port))
-    return sorted(found, key=lambda listener: (listener.what, listener.pid, listener.port))
-
-
-def tells_everybody(one: Listener) -> bool:
-    """Whether a port answers like Prometheus' client to who has no token, as Ray's metrics do."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(one.address, one.address.removeprefix("::ffff:"))
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    try:
-        with urllib.request.urlopen(f"http://{host}:{one.port}/metrics", timeout=PROBE_S) as answer:
-            return answer.status == 200 and answer.read(6) == b"# HELP"
-    except (OSError, ValueError, http.client.HTTPException):  # it speaks something else, or asks for a token
-        return False
-
-
-def kind_of(name: str, words: Sequence[str]) -> tuple[str, str] | None:
-    """Kind and name of a process of Ray or fairsweep; None of any other."""
-    line = " ".join(words)
-    if name in ("raylet", "gcs_server"):
-        return "ray", name
-    if "ray/dashboard/" in line or line.startswith("ray-dashboard"):
-        agent = "agent" in line
-        return ("ray", "Ray's dashboard agent") if agent else ("dashboard", "Ray's dashboard")
-    for part, what in (
-        ("runtime_env/agent", "Ray's runtime environments"),
-        ("ray.util.client.server", "Ray's client server"),
-        ("ray/_private/", "a process of Ray"),
-        ("ray/autoscaler/", "Ray's autoscaler"),
-    ):
-        if part in line:
-            return "ray", what
-    if line.startswith("ray::"):
-        return "ray", line.split()[0]
-    ours = ("-m cluster", "-m fairsweep", "/fairsweep ")
-    if any(part in f"{line} " for part in ours):
-        return "fairsweep", "fairsweep " + next((w for w in words if w in ("serve", "dashboard")), "driver")
-    return None
-
-
-def ports(found: Sequence[Listener], tells: Callable[[Listener], bool] | None = None) -> list[Check]:
-    """Who listens beyond loopback, and how to close that; a line a kind of process. tells: see `tells_everybody`."""
-    tells = tells or tells_everybody
-    if not found:
-        return [Check("ports", OK, "neither Ray nor fairsweep listens on this machine")]
-    open_ = [one for one in found if not doors.is_loopback(one.address)]
-    told = [one for one in open_ if one.kind != "fairsweep" and tells(one)]
-    checks = []
-    for one in told:
-        said = f"{one.what} (pid {one.pid}) gives its metrics to whoever asks, without a token"
-        checks.append(Check("ports", WARN, f"{said}: {one.address}:{one.port}", CLOSE["metrics"]))
-    open_ = [one for one in open_ if one not in told]
-    for what in dict.fromkeys(one.what for one in open_):
-        of_it = [one for one in open_ if one.what == what]
-        where = ", ".join(f"{one.address}:{one.port}" for one in of_it[:6])
-        more = f" and {len(of_it) - 6} more" if len(of_it) > 6 else ""
-        said = f"{what} (pid {of_it[0].pid}) listens beyond loopback: {where}{more}"
-        checks.append(Check("ports", WARN, said, CLOSE[of_it[0].kind]))
-    closed = [one for one in found if doors.is_loopback(one.address)]
-    if closed:
-        names = ", ".join(sorted({one.what for one in closed} - {one.what for one in (*open_, *told)}))
-        checks.append(
-            Check("ports", OK, f"{len(closed)} on loopback alone" + (f" ({names})" if names else ""))
-        )
-    return checks
 
 
 # -- storage and disks ----------------------------------------------------------------------------------

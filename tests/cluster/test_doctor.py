@@ -17,8 +17,9 @@ import pytest
 from fairsweep.cluster import doors
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.jobs.prometheus import Server
-from fairsweep.cluster.service import doctor, laptop
-from fairsweep.cluster.service.doctor import BAD, OK, WARN, Check, Listener
+from fairsweep.cluster.service import doctor, installed, laptop, listening
+from fairsweep.cluster.service.checking import BAD, OK, WARN, Check
+from fairsweep.cluster.service.listening import Listener
 from tests.cluster.test_studies import written
 
 
@@ -27,9 +28,9 @@ def states(checks: list[Check], about: str = "") -> list[str]:
 
 
 def test_every_package_is_held_against_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = doctor.packages()
+    found = installed.packages()
     assert states(found) == [OK, OK] and "in their ranges" in found[1].said
-    real = doctor.version
+    real = installed.version
 
     def version(name: str) -> str:
         if name == "optuna":
@@ -38,9 +39,9 @@ def test_every_package_is_held_against_its_range(monkeypatch: pytest.MonkeyPatch
             raise PackageNotFoundError(name)
         return real(name)
 
-    monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor.platform, "python_version", lambda: "3.8.1")
-    wrong = [check for check in doctor.packages() if check.state == BAD]
+    monkeypatch.setattr(installed, "version", version)
+    monkeypatch.setattr(installed.platform, "python_version", lambda: "3.8.1")
+    wrong = [check for check in installed.packages() if check.state == BAD]
     assert [check.said for check in wrong] == [
         "3.8.1 is not >=3.10", "optuna 4.1.0 is not <6,>=5.0", "cmaes is not installed",
     ]  # fmt: skip
@@ -48,15 +49,15 @@ def test_every_package_is_held_against_its_range(monkeypatch: pytest.MonkeyPatch
 
 
 def test_extras_say_what_they_bring(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = doctor.version
+    real = installed.version
 
     def version(name: str) -> str:
         if name in ("vl-convert-python", "typst"):
             raise PackageNotFoundError(name)
         return {"duckdb": "0.1"}.get(name) or real(name)
 
-    monkeypatch.setattr(doctor, "version", version)
-    found = {check.about: check for check in doctor.extras()}
+    monkeypatch.setattr(installed, "version", version)
+    found = {check.about: check for check in installed.extras()}
     assert "extra dev" not in found and {"extra readers", "extra report", "extra images"} <= set(found)
     report, readers = found["extra report"], found["extra readers"]
     assert report.state == OK and "pip install 'fairsweep[report]' brings it" in report.said
@@ -64,12 +65,12 @@ def test_extras_say_what_they_bring(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_requirements_are_the_same_from_the_checkout_and_the_package() -> None:
-    asked, python = doctor.requirements()
+    asked, python = installed.requirements()
     assert python == ">=3.10"
-    names = {doctor._extra_of(a) for a in asked}
+    names = {installed._extra_of(a) for a in asked}
     assert {"", "readers", "dev"} <= names
     (conditional,) = [a for a in asked if a.name == "tomli"]
-    assert doctor._extra_of(conditional) == "dev" and "python_version" in str(conditional.marker)
+    assert installed._extra_of(conditional) == "dev" and "python_version" in str(conditional.marker)
 
 
 def test_a_token_that_others_can_read_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,8 +97,8 @@ def test_a_token_that_others_can_read_is_bad(tmp_path: Path, monkeypatch: pytest
 
 
 def test_ports_beyond_loopback_are_told_with_the_way_to_close_them() -> None:
-    assert states(doctor.ports([])) == [OK]
-    found = doctor.ports(
+    assert states(listening.ports([])) == [OK]
+    found = listening.ports(
         [
             Listener("ray", "raylet", 7, "0.0.0.0", 40001),
             Listener("ray", "raylet", 7, "::", 40002),
@@ -126,10 +127,12 @@ def test_a_port_that_tells_everybody_is_found_by_asking() -> None:
         silent.listen(1)
         try:
             for address in ("127.0.0.1", "0.0.0.0", "::ffff:127.0.0.1"):
-                assert doctor.tells_everybody(Listener("ray", "x", 1, address, open_.server_port))
+                assert listening.tells_everybody(Listener("ray", "x", 1, address, open_.server_port))
             port = int(closed.url.split(":")[2].split("/")[0])
-            assert not doctor.tells_everybody(Listener("ray", "x", 1, "127.0.0.1", port))
-            assert not doctor.tells_everybody(Listener("ray", "x", 1, "127.0.0.1", silent.getsockname()[1]))
+            assert not listening.tells_everybody(Listener("ray", "x", 1, "127.0.0.1", port))
+            assert not listening.tells_everybody(
+                Listener("ray", "x", 1, "127.0.0.1", silent.getsockname()[1])
+            )
         finally:
             closed.close()
             open_.shutdown()
@@ -153,19 +156,19 @@ def test_a_port_that_tells_everybody_is_found_by_asking() -> None:
     ],
 )
 def test_processes_are_known_by_their_command(name: str, line: str, kind: Any) -> None:
-    assert doctor.kind_of(name, line.split()) == kind
+    assert listening.kind_of(name, line.split()) == kind
 
 
 def test_what_listens_here_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(1)
-        port = listening.getsockname()[1]
+    with socket.socket() as mine_too:
+        mine_too.bind(("127.0.0.1", 0))
+        mine_too.listen(1)
+        port = mine_too.getsockname()[1]
         monkeypatch.setattr(
-            doctor, "kind_of", lambda name, words: ("fairsweep", "a test") if words == mine else None
+            listening, "kind_of", lambda name, words: ("fairsweep", "a test") if words == mine else None
         )
         mine = psutil.Process().cmdline()
-        assert Listener("fairsweep", "a test", os.getpid(), "127.0.0.1", port) in doctor.listeners()
+        assert Listener("fairsweep", "a test", os.getpid(), "127.0.0.1", port) in listening.listeners()
 
 
 def test_a_store_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
