@@ -272,10 +272,15 @@ def stop(client: Any, job: str, patience: float = STOP_S + 15.0) -> tuple[bool, 
     if is_over(before):
         return False, before
     client.stop_job(job)
+    return True, _ended(client, job, patience)
+
+
+def _ended(client: Any, job: str, patience: float) -> Any:
+    """What the server knows of a job once it has ended, or after so many seconds."""
     deadline = time.monotonic() + patience
     while not is_over(about := info(client, job)) and time.monotonic() < deadline:
         time.sleep(0.3)
-    return True, about
+    return about
 
 
 def stop_all(address: str) -> list[str]:
@@ -288,7 +293,7 @@ def stop_all(address: str) -> list[str]:
                 client.stop_job(about.submission_id)
                 found.append(about.submission_id)
         for job in found:
-            stop(client, job)
+            _ended(client, job, STOP_S + 15.0)
     return found
 
 

@@ -284,16 +284,28 @@ def _end(cluster: Cluster) -> None:
             main = psutil.Process(node.pid)
             tree = [*main.children(recursive=True), main]
             main.terminate()
-            psutil.wait_procs([main], timeout=END_S)
-            for process in tree:
-                with contextlib.suppress(psutil.Error):
-                    process.terminate()
-            for process in psutil.wait_procs(tree, timeout=END_S)[1]:
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
-            psutil.wait_procs(tree, timeout=END_S)
+            _until_gone([main])
+            for signal in ("terminate", "kill"):
+                for process in _until_gone(tree, 0.0):
+                    with contextlib.suppress(psutil.Error):
+                        getattr(process, signal)()
+                _until_gone(tree)
     for place in cluster.folders:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _until_gone(processes: Sequence[psutil.Process], patience: float = END_S) -> list[psutil.Process]:
+    """Waits for processes to end; those that have not. One that nobody has asked how it ended has ended as well."""
+    deadline = time.monotonic() + patience
+    while True:
+        left = []
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(process)
+        if not left or time.monotonic() >= deadline:
+            return left
+        time.sleep(0.1)
 
 
 def free_port(usual: int = 0) -> int:
