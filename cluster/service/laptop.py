@@ -284,17 +284,17 @@ def _end(cluster: Cluster) -> None:
             main = psutil.Process(node.pid)
             tree = [*main.children(recursive=True), main]
             main.terminate()
-            _until_gone([main])
+            until_gone([main])
             for signal in ("terminate", "kill"):
-                for process in _until_gone(tree, 0.0):
+                for process in until_gone(tree, 0.0):
                     with contextlib.suppress(psutil.Error):
                         getattr(process, signal)()
-                _until_gone(tree)
+                until_gone(tree)
     for place in cluster.folders:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _until_gone(processes: Sequence[psutil.Process], patience: float = END_S) -> list[psutil.Process]:
+def until_gone(processes: Sequence[psutil.Process], patience: float = END_S) -> list[psutil.Process]:
     """Waits for processes to end; those that have not. One that nobody has asked how it ended has ended as well."""
     deadline = time.monotonic() + patience
     while True:

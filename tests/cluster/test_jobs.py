@@ -306,7 +306,7 @@ def test_only_what_was_started_is_ended(home: Path, capsys: pytest.CaptureFixtur
         began = time.monotonic()
         laptop.stop()  # the test has not asked yet how its children ended, as the first process of a container may not
         assert time.monotonic() - began < laptop.END_S
-        assert ours.wait(10) is not None and not children[0].is_running()
+        assert ours.wait(10) is not None and laptop.until_gone(children, 0.0) == []
         assert other.poll() is None, "another process that has got the id of one of ours"
         assert laptop.running() is None
     finally:

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from fairsweep.analysis.store import Store
+from fairsweep.cluster.service import laptop
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -67,7 +68,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         before = found.json("local", "status")
         stopped = found("local", "stop")
         assert stopped.returncode == 0 and "stopped 1 node(s)" in stopped.stdout
-        assert not any(psutil.pid_exists(node["pid"]) for node in before["nodes"])
+        left = [psutil.Process(node["pid"]) for node in before["nodes"] if psutil.pid_exists(node["pid"])]
+        assert laptop.until_gone(left, 0.0) == []
         assert found("local", "status").returncode == 1
 
 
@@ -276,4 +278,4 @@ def test_three_nodes_of_a_laptop_each_with_its_own_copy(tmp_path: Path) -> None:
         ]
     finally:
         assert own("local", "stop").returncode == 0
-    assert len(pids) == 3 and not [p for p in tree if p.is_running()]
+    assert len(pids) == 3 and laptop.until_gone(tree, 0.0) == []
