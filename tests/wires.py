@@ -110,6 +110,9 @@ class Here:
             if isinstance(of_place, Bundle):
                 of_place.runner.stash()
 
+    def early(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
+
 
 def real(post: str) -> Place:
     """A place that runs trials as a worker does."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from fairsweep.cluster.engine import early
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.exchange import Exchange
 from fairsweep.cluster.engine.fleet import Fleet
@@ -29,6 +31,8 @@ from fairsweep.cluster.engine.local import ray_gone
 from fairsweep.cluster.engine.place import Place
 from fairsweep.cluster.engine.shares import Share
 from fairsweep.cluster.errors import DriverEnded
+
+logger = logging.getLogger(__name__)
 
 
 class PaperTrainable(tune.Trainable):
@@ -75,6 +79,14 @@ class RayWires:
         calls = [self.actors[place].stash.remote() for place in places]
         with contextlib.suppress(Exception):  # such a trial then goes on from an older checkpoint
             ray.wait(calls, num_returns=len(calls), timeout=self.STASH_S)
+
+    def early(self) -> dict[str, Any]:
+        places = {actor._actor_id.hex(): place for place, actor in list(self.actors.items())}
+        try:
+            return {places[actor]: said for actor, said in early.heard(places).items()}
+        except Exception as error:  # a cluster that is out of reach; what was lost runs again
+            logger.warning("what places have handed over could not be read: %s", error)
+            return {}
 
 
 def _got(call: Any) -> Mapping[str, Any] | BaseException:

@@ -111,15 +111,23 @@ class Conductor(Handing):
         return going_on
 
     def reports(
-        self, payloads: Sequence[Mapping[str, Any]], unbegun: Sequence[str] = (), lane: str = ""
+        self,
+        payloads: Sequence[Mapping[str, Any]],
+        unbegun: Sequence[str] = (),
+        lane: str = "",
+        running: str = "",
     ) -> str | None:
         """The reports of a place on its bundle, written down together. The trial that goes on there, if one does.
 
-        unbegun: trials of the bundle that had no time left to begin. lane: which sweep of a fleet it is.
+        unbegun: trials of the bundle that had no time left to begin. lane: which sweep of a fleet it is. running: the
+        trial of the bundle that runs on, of which there is no report yet.
         """
         self._grow(payloads)
         with self.writer.batch():
             going_on = self._reports(payloads, unbegun)
+        if running in self.active:
+            self.ahead.discard(running)
+            self.heard_from(running)
         self._announce()
         return going_on
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from fairsweep.cluster.engine.bundles import LATE_S
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.trial import Leg
@@ -37,6 +38,10 @@ class Wires(Protocol):
         """Has places write checkpoints of what is cut off, and waits for that."""
         ...
 
+    def early(self) -> Mapping[str, Mapping[str, Any]]:
+        """What places have handed over before their message, see `Bundle.step`; each is told once."""
+        ...
+
 
 class Exchange:
     """Which place holds which trials, and what goes between places and a conductor (or a fleet).
@@ -56,6 +61,8 @@ class Exchange:
         self.lock = threading.RLock()
         self.stirred = threading.Event()  # a place has broken or has nothing to run, or all is over
         self._sweep: dict[str, str] = {}  # place -> the sweep that its worker was told of last
+        self._bundled: dict[str, float] = {}  # places that hold several trials -> since when, monotonic
+        self._asked = 0.0  # when places were last asked for what they have handed over
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
@@ -83,9 +90,32 @@ class Exchange:
     def round(self, timeout: float) -> None:
         """Takes what has come, answers it, and lets the search think while the places work."""
         came = self.wires.ready(timeout)
+        early = self.wires.early() if self._some_are_late(came) else {}
         with self.guard():
+            self._take_early(early)
             self._take(came)
             self.conductor.think()
+
+    def _some_are_late(self, came: Sequence[tuple[str, Mapping[str, Any] | BaseException]]) -> bool:
+        """Whether a place may have handed something over; one of those that `came` says so itself."""
+        if any(isinstance(message, Mapping) and message.get("early") for _, message in came):
+            return True
+        now = time.monotonic()
+        if not self._bundled or now - self._asked < LATE_S:
+            return False
+        self._asked = now
+        with self.lock:
+            return now - min(self._bundled.values(), default=now) > LATE_S
+
+    def _take_early(self, early: Mapping[str, Mapping[str, Any]]) -> None:
+        """Takes what has ended, or not begun, at places where another trial runs on."""
+        for place, said in early.items():
+            if place not in self.holds:
+                continue
+            lane = self._lane(place, said)
+            self.conductor.reports(said["reports"], said["unbegun"], lane, said["running"])
+            self._hold(place, [f"{lane}/{said['running']}" if lane else said["running"]])
+            self.stirred.set()  # there may be work for another place
 
     def deliver(self, place: str, message: Mapping[str, Any]) -> None:
         """Takes a message that came in another way."""
@@ -94,7 +124,7 @@ class Exchange:
 
     def forget(self, place: str) -> list[str]:
         """A place is given up; the trials that it held."""
-        for of_place in (self.parked, self.broken, self._sweep):
+        for of_place in (self.parked, self.broken, self._sweep, self._bundled):
             of_place.pop(place, None)
         self.unproven.discard(place)
         return self.holds.pop(place, [])
@@ -105,6 +135,7 @@ class Exchange:
 
     def _take(self, came: Sequence[tuple[str, Mapping[str, Any] | BaseException]]) -> None:
         came = [(place, message) for place, message in came if place in self.holds]  # others were given up
+        came = [(place, self._whole(place, message)) for place, message in came]
         told = [(place, message) for place, message in came if not isinstance(message, BaseException)]
         self.broken.update((place, error) for place, error in came if isinstance(error, BaseException))
         if len(told) < len(came):
@@ -129,19 +160,34 @@ class Exchange:
             self.wires.stash(cut_off)
         for place, lane, answer in zip(places, lanes, answers, strict=True):
             if answer.going_on:
-                self.holds[place] = [f"{lane}/{answer.going_on}" if lane else answer.going_on]
+                self._hold(place, [f"{lane}/{answer.going_on}" if lane else answer.going_on])
                 self.wires.send(place)
             elif answer.legs:
                 self._send(place, answer.legs)
             else:
-                self.holds[place] = []
+                self._hold(place, [])
                 self.parked[place] = time.monotonic()
                 self.stirred.set()
+
+    def _whole(
+        self, place: str, message: Mapping[str, Any] | BaseException
+    ) -> Mapping[str, Any] | BaseException:
+        """`message`; an error in its place if what was handed over before it has been lost on its way."""
+        if isinstance(message, Mapping) and message.get("early") and len(self.holds[place]) > 1:
+            return ConnectionError("what the place had handed over before was lost on its way")
+        return message
+
+    def _hold(self, place: str, keys: list[str]) -> None:
+        self.holds[place] = keys
+        self._bundled.pop(place, None)
+        if len(keys) > 1:
+            self._bundled[place] = time.monotonic()
 
     def _lane(self, place: str, message: Mapping[str, Any]) -> str:
         """The lane of what a place tells, which must be of the trials that it holds."""
         held = self.holds[place]
-        told = [*(report["trial"] for report in message["reports"]), *message["unbegun"]]
+        running = [message["running"]] if "running" in message else []
+        told = [*(report["trial"] for report in message["reports"]), *running, *message["unbegun"]]
         if told != [key.rpartition("/")[2] for key in held]:
             raise RuntimeError(f"place {place} holds {held} and reported {told}")
         return held[0].rpartition("/")[0]
@@ -153,5 +199,6 @@ class Exchange:
 
     def _told(self, place: str, legs: Sequence[Leg]) -> tuple[str, str]:
         known, sweep = self._sweep.get(place), legs[0].sweep
-        self.holds[place], self._sweep[place] = [leg.key for leg in legs], sweep
+        self._hold(place, [leg.key for leg in legs])
+        self._sweep[place] = sweep
         return json.dumps([leg.__dict__ for leg in legs]), "" if known == sweep else self.post_of(sweep)

@@ -110,9 +110,11 @@ class Fleet:
         self.done(lane.name)
         self._dry = False
 
-    def reports(self, payloads: Sequence[Any], unbegun: Sequence[str], lane: str) -> str | None:
+    def reports(
+        self, payloads: Sequence[Any], unbegun: Sequence[str], lane: str, running: str = ""
+    ) -> str | None:
         """See `Conductor.reports`."""
-        return self.lanes[lane].conductor.reports(payloads, unbegun)
+        return self.lanes[lane].conductor.reports(payloads, unbegun, running=running)
 
     def trade(self, messages: Sequence[tuple[str, Any]]) -> list[Answer]:
         """See `Conductor.trade`; an append for each lane. Where a trial was cut off, nobody gets legs yet."""

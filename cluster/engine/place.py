@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from fairsweep.cluster.engine import early
 from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.engine.weights import read_from_board
@@ -47,7 +48,7 @@ class Place:
             read_from_board(post.board)
         if post.trainers > 1:
             self._have_together(post)
-        self._post, self._bundle = text, Bundle(LegRunner(post, self._group))
+        self._post, self._bundle = text, Bundle(LegRunner(post, self._group), early.hand_over)
 
     def _have_together(self, post: Post) -> None:
         """Has the trials of `post` trained by a group, which stays from one to the next. Imports Ray Train."""

@@ -128,6 +128,9 @@ class Workers:
     def stash(self, places: Any) -> None:
         raise AssertionError("nothing is cut off")
 
+    def early(self) -> dict[str, Any]:
+        return {}
+
     def busy(self, since: float, until: float) -> float:
         """The share of their time between two moments that the workers were at work."""
         total = sum(max(0.0, min(end, until) - max(begun, since)) for begun, end in self.worked)
