@@ -195,7 +195,7 @@ def test_a_worker_takes_over_another_trials_checkpoint(monkeypatch: pytest.Monke
 def test_a_sweep_of_groups_pauses_promotes_and_survives_a_worker_that_dies(tmp_path: Path) -> None:
     words = (
         "trainable=test_together", "trainers=2", "search=listed", "scheduler=asha", f"data_dir={tmp_path}",
-        "search.configs=[{x: 0.9, fault: none}, {x: 0.3, fault: exit_once}, {x: 0.8, fault: none}, {x: 0.7, fault: raise}]",
+        "search.configs=[{x: 0.9}, {x: 0.3, fault: exit_once}, {x: 0.8}, {x: 0.7, fault: raise}]",
         "budget.checkpoint_seconds=0", "keep_checkpoints=all",
     )  # fmt: skip
     result = sweep.run(config.load([*words, f"storage={tmp_path / 'store'}", "name=s"]))
