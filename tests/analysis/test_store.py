@@ -1114,7 +1114,8 @@ def test_a_full_disk_has_room_for_how_the_sweep_ended(
 
 
 @pytest.fixture
-def remote() -> str:
+def remote(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(_lease, "SETTLE_S", 0.02)  # that of memory is quick
     return f"memory://{uuid.uuid4().hex}/store"
 
 

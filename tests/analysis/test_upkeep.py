@@ -168,8 +168,11 @@ def test_tags_are_added_dropped_and_stand_in_the_table(store: Store) -> None:
         upkeep.tag(store, "nobody", ["x"])
 
 
-def test_a_sweep_on_an_object_store_is_deleted_once_nobody_writes_it(tmp_path: Path) -> None:
+def test_a_sweep_on_an_object_store_is_deleted_once_nobody_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("fsspec")
+    monkeypatch.setattr("fairsweep.analysis._lease.SETTLE_S", 0.02)
     uri = f"memory://{tmp_path.name}"
     store = Store(uri)
     fields = [pa.field("config.lr", pa.float64())]

@@ -185,6 +185,29 @@ def test_ten_repetitions_at_random_moments(machines: nodes.Machines, tmp_path: P
         shutil.rmtree(tmp_path / str(seed), ignore_errors=True)
 
 
+def test_a_driver_does_not_wait_long_for_a_cluster_that_has_ended(tmp_path: Path) -> None:
+    why = nodes.missing()
+    if why:
+        pytest.skip(why)
+    made = nodes.Machines(workers=1)
+    try:
+        run = Run(made, tmp_path, seed=0)
+        run.wait(0.05)
+        made.end_all_of(made.head)
+        began = time.monotonic()
+        code, _, err = finish(run.driver, 60)
+        print(f"ended {time.monotonic() - began:.1f} s after the head: {err.splitlines()[-1]}")
+        assert code == 1 and "Traceback" not in err, err
+        assert "has ended" in err and "`fairsweep resume s --storage" in err, err
+        assert time.monotonic() - began < 30
+        (row,) = Store(run.store).table("sweeps", "s").to_pylist()
+        assert row["state"] == "interrupted"
+        run.look()
+        assert "running" not in Store(run.store).table("trials", "s").column("state").to_pylist()
+    finally:
+        made.close()
+
+
 def test_nothing_is_left_of_a_cluster() -> None:
     why = nodes.missing()
     if why:
