@@ -82,6 +82,13 @@ class Run:
             self.look()
             time.sleep(0.3)
 
+    def wait_for_driver(self) -> None:
+        """Until it writes: one that is still starting is refused where it cannot reach the cluster."""
+        until = time.monotonic() + 120
+        while self.driver.poll() is None and not Store(self.store).written("s"):
+            assert time.monotonic() < until, f"no driver begins: {self.told}"
+            time.sleep(0.2)
+
     def kill_driver(self, machine_too: bool) -> None:
         """Kills the driver, or all of its machine, and goes on with the sweep from another one."""
         self.driver.kill()
@@ -139,6 +146,7 @@ def repetition(machines: nodes.Machines, folder: Path, seed: int, drivers: int) 
         run.tell(f"{machines.add().name} joins")
 
     def cut_off() -> None:
+        run.wait_for_driver()
         cut.append(machines.cut(machines.head, CUT_S))
         run.tell(f"the head is cut off for {CUT_S:g} s")
 
@@ -219,4 +227,12 @@ def test_nothing_is_left_of_a_cluster() -> None:
     made.close()
     spaces = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True).stdout
     assert made.head.space not in spaces and not made.base.exists()
-    assert not [pid for pid in pids if Path(f"/proc/{pid}/cmdline").exists()]
+    assert not [pid for pid in pids if alive(pid)]
+
+
+def alive(pid: int) -> bool:
+    """Whether there is such a process, not only what is left of one for a parent to see."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
