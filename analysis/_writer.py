@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from fairsweep.analysis import _log
 from fairsweep.analysis._appender import Appender
 from fairsweep.analysis._files import Folder, StoreError, UnknownSweep
@@ -328,6 +330,12 @@ class SweepWriter(Sealing):
             full.close()
 
     # -- ending ---------------------------------------------------------------------------------------
+
+    def running(self) -> list[str]:
+        """The trials that run by what was appended."""
+        with self._mutex:
+            rows = self._trials.packed(self._schemas.trials)
+            return rows.filter(pc.equal(rows.column("state"), "running")).column("trial").to_pylist()
 
     def hurry(self) -> None:
         """Somebody waits for the end: an object store that does not answer is no longer waited for."""

@@ -316,10 +316,11 @@ class Conductor(Handing):
         What is known of the trials may be ahead of what could be written, so it is not written now. Never raises.
         """
         self.interrupt()
-        for active in (list(self.active), []):  # there may be room for the one and not for the other
+        for of_trials in (True, False):  # there may be room for the sweep's row alone
             with suppress(Exception), self.writer.batch():
                 self.writer.ending()
-                for trial_id in active:
+                # By the store, not by `active`: what a trial told last may be what could not be written.
+                for trial_id in self.writer.running() if of_trials else ():
                     self.writer.trial(trial_id, state="interrupted", reason="the driver ended", ended=now())
                 self.writer.sweep(state="interrupted", ended=now(), elapsed_s=self.elapsed_s)
                 return
