@@ -14,6 +14,7 @@ from fairsweep.analysis.store import Store
 from fairsweep.cluster import tracking
 from fairsweep.cluster.config import Settings
 from fairsweep.cluster.engine.worker import Post
+from fairsweep.cluster.masking import is_secret, masked_uri
 from fairsweep.cluster.tracking.apart import apart
 
 PREPARE_S = 30.0  # that a tracker's server may take before the trials
@@ -37,7 +38,7 @@ def options_of(settings: Settings, store: Store, name: str) -> dict[str, Any]:
             options.get("uri") or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{base / 'mlruns'}"
         )
     options["aim"] = [row["objective"], row["mode"]]
-    options["hidden"] = [n for n, p in settings.space.parameters.items() if p.fixed and secret(n)]
+    options["hidden"] = [n for n, p in settings.space.parameters.items() if p.fixed and is_secret(n)]
     options["about"] = {
         "sweep": name,
         **{key: row[key] for key in ("paper", "data", "git_commit", "git_dirty")},
@@ -65,11 +66,6 @@ def _of_agent(settings: Settings) -> dict[str, Any]:
     return {"agent": agent} if alone else {"agent_of_sweep": {**agent, "names": []}}
 
 
-def secret(name: str) -> bool:
-    """Whether what is called so is nobody else's business."""
-    return any(word in name.lower() for word in ("key", "token", "secret", "password"))
-
-
 def tracked(post: Post) -> tuple[Post, tuple[str, ...]]:
     """`post`, without a tracker that cannot start, and what is to be said of that."""
     options, problem = post.tracking, tracking.why_not(post.tracking)
@@ -79,7 +75,7 @@ def tracked(post: Post) -> tuple[Post, tuple[str, ...]]:
             found = apart("fairsweep.cluster.tracking.mlflow_runs:prepare", arguments, PREPARE_S)
             return replace(post, tracking={**options, **found}), ()
         except (RuntimeError, TimeoutError) as error:
-            problem = f"tracking=mlflow: {options['uri']} cannot be used: {error}"
+            problem = f"tracking=mlflow: {masked_uri(options['uri'])} cannot be used: {error}"
     if problem is None:
         return post, ()
     untracked = f"{problem}; the trials are not tracked"
