@@ -273,7 +273,8 @@ def test_a_server_that_goes_away_holds_nothing_up_and_leaves_whole_runs_on_disk(
     for row in trials(run.store):
         files = list(tmp_path.glob(f"wandb/s/wandb/*run-*{row['trial']}/*.wandb"))
         own = [r["metric.val_loss"] for r in results if r["trial"] == row["trial"]]
-        assert any(all(repr(loss)[:8] in inspected(file) for loss in own) for file in files), row["trial"]
+        texts = [inspected(file) for file in files]
+        assert any(all(repr(loss)[:8] in text for loss in own) for text in texts), row["trial"]
 
 
 ROOT = Path(__file__).parents[2]
