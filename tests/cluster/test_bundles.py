@@ -239,6 +239,8 @@ def test_interrupted_in_a_bundle_nothing_is_charged_and_it_goes_on(tmp_path: Pat
 class Paced:
     """A runner whose trials last as long as they are said to, on a clock of its own."""
 
+    group = None
+
     def __init__(self, clock: list[float], seconds: dict[str, float], report_s: float) -> None:
         self.clock, self.seconds = clock, seconds
         self.post = Post("s", "p", "c", report_s=report_s)
