@@ -148,7 +148,7 @@ def started(store: Path, *words: str) -> subprocess.Popen[str]:
 
 def resumed(store: Path, seen: dict[tuple[str, int], float]) -> None:
     """Goes on for some seconds; nothing is lost, nothing is there twice, the sweep is closed."""
-    code, _, err = finish(start("resume", "s", "--storage", str(store), "budget.minutes=+0.1"))
+    code, _, err = finish(start("resume", "s", "--storage", str(store), "budget.minutes=+0.4"))
     assert code == 0, err
     found = reports(store)
     assert seen.items() <= found.items() and len(found) > len(seen)

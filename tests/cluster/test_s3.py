@@ -168,6 +168,6 @@ def test_an_interrupt_does_not_wait_for_a_store_that_does_not_answer(uri: str, b
     finally:
         bucket.refuse(0)
     assert seen.items() <= reports(uri).items()
-    code, _, err = finish(start("resume", "s", "--storage", uri, "budget.minutes=+0.1"))
+    code, _, err = finish(start("resume", "s", "--storage", uri, "budget.minutes=+0.4"))
     assert code == 0 and seen.items() <= reports(uri).items(), err
     assert Store(uri).table("sweeps", "s").to_pylist()[0]["closed"]
