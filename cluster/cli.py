@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.commands import (
@@ -137,8 +139,28 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error.args[0] if error.args else error).split())
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words in one line, as all else does; argparse puts its usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        verb = self.prog.removeprefix("fairsweep").strip()
+        if found := re.fullmatch(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
+            known = [word.strip("' ") for word in found[2].split(",")]
+            close = get_close_matches(found[1], known, n=3)
+            right = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+            message = f"{verb} {found[1]}: {right}".strip()
+        elif found := re.fullmatch("the following arguments are required: (.*)", message):
+            message = f"{verb}: {found[1]} is missing; see `{self.prog} --help`"
+        elif found := re.fullmatch(r"argument ([^\s/]+)\S*: invalid (int|float) value: '(.*)'", message):
+            kind = "whole number" if found[2] == "int" else "number"
+            message = f"{found[1]}={found[3]}: must be a {kind}"
+        else:
+            message = f"{verb}: {message.removeprefix('argument ')}; see `{self.prog} --help`".removeprefix(": ")
+        self.exit(2, f"fairsweep: error: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="fairsweep",
         description="Fair hyperparameter sweeps over published methods, on a laptop or a Ray cluster.",
         epilog=EPILOG,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -41,7 +42,7 @@ def register(add: Any) -> None:
     p.formatter_class, p.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
     _address(p)
     p.add_argument("--no-wait", action="store_true", help="print the job's id and leave it alone")
-    p.add_argument("--id", help="the id that the job is to have")
+    p.add_argument("--id", metavar="ID", help="the id that the job is to have")
     p.add_argument(
         "--working-dir",
         default=".",
@@ -91,7 +92,7 @@ def register(add: Any) -> None:
     p.add_argument("--storage", help="the store of its sweep, where it is not where the job was submitted")
 
     p = add("logs", _logs, "what a job has written", json=False)
-    p.add_argument("job", nargs="?", metavar="ID", help="a job; the newest")
+    p.add_argument("job", nargs="?", metavar="ID", help="a job; without it the newest")
     _address(p)
     p.add_argument("--follow", "-f", action="store_true", help="until it ends; exits with its code")
 
@@ -118,6 +119,8 @@ def _submit(args: argparse.Namespace, rest: list[str]) -> int:
         raise UserError(
             f"--max-mib={args.max_mib}: must be a whole number from 1 to {RAY_MIB}, what Ray takes"
         )
+    if args.id is not None and not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", args.id, re.ASCII):
+        raise UserError(f"--id={args.id}: must be letters, digits, '_', '-' and '.', at most 100")
     folder = Path(args.working_dir).expanduser()
     if not folder.is_dir():
         raise UserError(f"--working-dir={args.working_dir}: no such folder")

@@ -13,7 +13,9 @@ from fairsweep.cluster.errors import UserError
 def register(add: Any) -> None:
     """Adds the verb of this file. add: see `cluster.cli`."""
     p = add("local", _local, "a Ray cluster on this machine alone: local start, local status, local stop")
-    p.add_argument("action", choices=["start", "stop", "status"], help="what to do with it")
+    p.add_argument(
+        "action", choices=["start", "stop", "status"], metavar="start|stop|status", help="what to do with it"
+    )
     p.add_argument("--nodes", type=int, help="with start: nodes, all on this machine (1)", metavar="N")
     p.add_argument(
         "--cpus", type=int, help="with start: CPUs of each node (the machine's, shared out)", metavar="N"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from fairsweep.cluster.errors import UserError
@@ -67,6 +69,18 @@ def register(add: Any) -> None:
             )
 
 
+def _check_order(kind: str, words: Sequence[str]) -> None:
+    """UserError for an option of the manifest behind the verb, be it misspelt, where it would be one of the verb's."""
+    own = [option for option, (kinds, _) in OPTIONS.items() if option != "name" and (not kinds or kind in kinds)]
+    for word in words[1:]:
+        close = get_close_matches(word[2:].partition("=")[0], own, n=1, cutoff=0.75)
+        if word.startswith("--") and close:
+            raise UserError(
+                f"{word}: options of the manifest stand before {words[0]}: "
+                f"fairsweep manifest {kind} --{close[0]} {close[0].upper()} {words[0]} ..."
+            )
+
+
 def _manifest(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.service.manifests import Wanted, manifest
 
@@ -74,6 +88,7 @@ def _manifest(args: argparse.Namespace, rest: list[str]) -> int:
     said |= {"most": said.pop("max_nodes", None), "output": said.pop("log", None)}
     said["workers"] = tuple(filter(None, (said.get("workers") or "").split(",")))
     words = getattr(args, "words", [])
+    _check_order(args.kind, words)
     text = manifest(args.kind, Wanted(words=tuple(words[1:] if words[:1] == ["--"] else words), **said))
     if args.kind in ("slurm", "kuberay") and masked_words(words) != list(words):
         print(

@@ -88,6 +88,8 @@ def find_cluster(address: str | None) -> str | None:
         return None
     assert address is not None
     if "://" in address:
+        if not address.startswith("ray://"):
+            raise UserError(f"cluster.address={address}: must be auto, HOST:6379 or ray://HOST:10001")
         return address
     found = address
     if address == "auto":
@@ -109,6 +111,12 @@ def find_cluster(address: str | None) -> str | None:
             "`ray start --head`, or leave cluster.address out to use this machine alone"
         ) from None
     return found
+
+
+def stay_on_loopback(address: str | None) -> None:
+    """Before Ray is imported: it replaces 127.0.0.1 by the machine's address unless told that no other will join."""
+    if address is None or address.startswith(("127.", "localhost:")):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 class _Pulse:
@@ -238,10 +246,7 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     if not os.environ.get("RAY_AUTH_TOKEN"):
         check_token_is_private()
     address = find_cluster(options.get("address") or os.environ.get("RAY_ADDRESS"))
-    if address is None or address.startswith(("127.", "localhost:")):
-        # Ray replaces 127.0.0.1 by the machine's address unless it is told that no other machine will join,
-        # and it reads this when it is imported.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    stay_on_loopback(address)
     import ray
 
     if address is None and not ray.is_initialized():

@@ -48,7 +48,7 @@ def ended(code: int) -> None:
 
 def _write(code: int | None) -> None:
     job = submission()
-    if job is None or _open is None:
+    if job is None or _open is None or "/" in job:  # Ray takes any id, also one that leads out of the folder
         return
     store, sweep = _open
     row = {"code": code, "sweep": sweep, "ended": None if code is None else time.time()}

@@ -16,6 +16,7 @@ from fairsweep.cluster.engine.local import (
     find_cluster,
     prepare_environment,
     read_environment,
+    stay_on_loopback,
     token_file,
 )
 from fairsweep.cluster.errors import DriverEnded, UserError
@@ -95,8 +96,9 @@ def _server(given: str, named: str) -> str:
         if "://" not in given and not isinstance(error, requests.exceptions.Timeout):
             with contextlib.suppress(UserError):
                 return _of_cluster(given)
+        place = "there" if named.endswith(url) else f"at {url}"
         raise UserError(
-            f"{named}: no job server answers at {url}; start a cluster on this machine with `fairsweep local start`, or"
+            f"{named}: no job server answers {place}; start a cluster on this machine with `fairsweep local start`, or"
             " name one with --address http://HEAD:8265"
         ) from None
     return url
@@ -106,6 +108,7 @@ def _of_cluster(given: str) -> str:
     """The URL of the job server of the cluster at `given`: auto, HOST:PORT of its GCS, ray://."""
     found = find_cluster(given)
     assert found is not None
+    stay_on_loopback(found)
     _ray_jobs()
     read_environment()
     from ray.dashboard.utils import get_address_for_submission_client

@@ -39,6 +39,7 @@ def test_addresses_are_looked_at_before_ray_waits_for_them(
         ("auto", ["no Ray cluster runs on this machine"]),
         ("nohost", ["must be auto or host:port"]),
         (":6379", ["must be auto or host:port"]),
+        ("http://head:8265", ["must be auto, HOST:6379 or ray://HOST:10001"]),
         (f"127.0.0.1:{free_port()}", ["nothing answers", "ray start --head"]),
     ):
         with pytest.raises(UserError) as error:

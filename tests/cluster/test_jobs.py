@@ -26,6 +26,7 @@ from fairsweep.cluster.jobs import submitted
 from fairsweep.cluster.service import jobs, laptop
 from fairsweep.cluster.storage import at_hand, locate
 
+ONE_HOST = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 FIRST = "Running entrypoint for job j1: exec python -m fairsweep.cluster run\n"
 
 
@@ -86,7 +87,7 @@ def test_where_nothing_listens_is_one_line(
     assert run_cli([verb[0], "--address", url, *verb[1:]]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        said.startswith(f"fairsweep: error: --address={url}: no job server answers") and "local start" in said
+        said.startswith(f"fairsweep: error: --address={url}: no job server answers there;") and "local start" in said
     )
 
 
@@ -320,8 +321,42 @@ def test_only_what_was_started_is_ended(home: Path, capsys: pytest.CaptureFixtur
     [
         (["start", "--nodes", "0"], "--nodes=0: must be a whole number of at least 1"),
         (["stop", "--nodes", "3"], "--nodes=3: goes with local start"),
+        (["strat"], "local strat: did you mean start"),
+        ([], "local: start|stop|status is missing; see `fairsweep local --help`"),
+        (["start", "--cpus", "x"], "--cpus=x: must be a whole number"),
     ],
 )
 def test_odd_words_of_local(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_cli(["local", *words]) == 2
-    assert said in capsys.readouterr().err
+    try:
+        code = run_cli(["local", *words])
+    except SystemExit as ended:  # words that argparse does not take
+        code = ended.code
+    err = capsys.readouterr().err
+    assert code == 2 and err.startswith(f"fairsweep: error: {said}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", ["a b", "../x", "", ".hidden", "x" * 101])
+def test_an_id_is_one_that_a_file_can_have(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_cli(["submit", "--id", given, "run", "trainable=dagnn"]) == 2
+    assert f"--id={given}: must be letters, digits" in capsys.readouterr().err
+
+
+def test_the_id_of_plain_ray_leads_out_of_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitted, "submission", lambda: "../../outside")
+    monkeypatch.setattr(submitted, "_open", None)
+    submitted.enter(Store(tmp_path / "a" / "store"), "s")
+    assert not list(tmp_path.rglob("outside.json"))
+
+
+def test_a_cluster_on_loopback_is_found_by_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.dashboard import utils
+
+    seen: list[str | None] = []
+    monkeypatch.setattr(jobs, "find_cluster", lambda address: address)
+    monkeypatch.setattr(jobs, "_ray_jobs", lambda: seen.append(os.environ.get(ONE_HOST)))
+    monkeypatch.setattr(utils, "get_address_for_submission_client", lambda address: f"http://of/{address}")
+    for address in ("10.0.0.5:6379", "127.0.0.1:6379"):
+        monkeypatch.setenv(ONE_HOST, "x")
+        monkeypatch.delenv(ONE_HOST)
+        assert jobs._of_cluster(address) == f"http://of/{address}"
+    assert seen == [None, "0"], "else Ray, once imported, looks for 127.0.0.1 at the machine's other address, 45 s"
