@@ -11,7 +11,6 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from fairsweep.cluster import DEFAULT_STORAGE
@@ -144,18 +143,21 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         verb = self.prog.removeprefix("fairsweep").strip()
-        if found := re.fullmatch(r"argument \S+: invalid choice: '(.*)' \(choose from (.*)\)", message):
-            known = [word.strip("' ") for word in found[2].split(",")]
-            close = get_close_matches(found[1], known, n=3)
-            right = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
-            message = f"{verb} {found[1]}: {right}".strip()
+        if found := re.fullmatch(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message):
+            known = [word.strip("' ") for word in found[3].split(",")]
+            said = f"{found[1]}={found[2]}" if found[1].startswith("-") else f"{verb} {found[2]}".strip()
+            from fairsweep.cluster.checks import hint
+
+            message = f"{said}: {hint(found[2], known)}"
         elif found := re.fullmatch("the following arguments are required: (.*)", message):
             message = f"{verb}: {found[1]} is missing; see `{self.prog} --help`"
         elif found := re.fullmatch(r"argument ([^\s/]+)\S*: invalid (int|float) value: '(.*)'", message):
             kind = "whole number" if found[2] == "int" else "number"
             message = f"{found[1]}={found[3]}: must be a {kind}"
         else:
-            message = f"{verb}: {message.removeprefix('argument ')}; see `{self.prog} --help`".removeprefix(": ")
+            message = f"{verb}: {message.removeprefix('argument ')}; see `{self.prog} --help`".removeprefix(
+                ": "
+            )
         self.exit(2, f"fairsweep: error: {message}\n")
 
 

@@ -71,7 +71,9 @@ def register(add: Any) -> None:
 
 def _check_order(kind: str, words: Sequence[str]) -> None:
     """UserError for an option of the manifest behind the verb, be it misspelt, where it would be one of the verb's."""
-    own = [option for option, (kinds, _) in OPTIONS.items() if option != "name" and (not kinds or kind in kinds)]
+    own = [
+        option for option, (kinds, _) in OPTIONS.items() if option != "name" and (not kinds or kind in kinds)
+    ]
     for word in words[1:]:
         close = get_close_matches(word[2:].partition("=")[0], own, n=1, cutoff=0.75)
         if word.startswith("--") and close:

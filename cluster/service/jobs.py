@@ -86,8 +86,19 @@ def _server(given: str, named: str) -> str:
     import requests
 
     url = given if "://" in given else f"http://{given}"
+    if given == "auto" and (here := laptop.job_server()):
+        return here  # of which Ray's own note does not tell
     if not url.startswith(("http://", "https://")) or given == "auto":
-        return _of_cluster(given)
+        try:
+            return _of_cluster(given)
+        except UserError as error:
+            if not str(error).startswith("cluster.address="):  # a setting that nobody gave here
+                raise
+        if given == "auto":
+            raise UserError(
+                f"{named}: no Ray cluster runs on this machine; `fairsweep local start` starts one"
+            )
+        raise UserError(f"{named}: must be http://HOST:8265, HOST:PORT or auto")
     try:
         requests.get(f"{url.rstrip('/')}/api/version", timeout=ANSWER_S, allow_redirects=False)
     except requests.exceptions.InvalidURL:

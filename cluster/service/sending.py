@@ -159,7 +159,9 @@ def _packages(asked: str | None, package: Package, folder: Path) -> list[str] | 
             lines = Path(os.path.expanduser(asked)).read_text().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "is no text"
-            raise UserError(f"--packages={asked}: must be {CONSTRAINTS} or a requirements file ({why})") from None
+            raise UserError(
+                f"--packages={asked}: must be {CONSTRAINTS} or a requirements file ({why})"
+            ) from None
         return [line for line in (text.split(" #")[0].strip() for text in lines) if line and line[0] != "#"]
     wanted = requirements()
     pins = _pins(folder, wanted)

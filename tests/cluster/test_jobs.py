@@ -87,7 +87,8 @@ def test_where_nothing_listens_is_one_line(
     assert run_cli([verb[0], "--address", url, *verb[1:]]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        said.startswith(f"fairsweep: error: --address={url}: no job server answers there;") and "local start" in said
+        said.startswith(f"fairsweep: error: --address={url}: no job server answers there;")
+        and "local start" in said
     )
 
 
@@ -348,6 +349,30 @@ def test_the_id_of_plain_ray_leads_out_of_no_store(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.rglob("outside.json"))
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("ftp://x", "must be http://HOST:8265, HOST:PORT or auto"),
+        ("auto", "no Ray cluster runs on this machine"),
+    ],
+)
+def test_an_address_is_named_as_it_was_given(
+    given: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # no cluster's note in it
+    monkeypatch.setenv("RAY_ADDRESS", given)
+    assert run_cli(["status"]) == 2
+    assert f"error: RAY_ADDRESS={given}: {said}" in capsys.readouterr().err
+    monkeypatch.setattr(laptop, "job_server", lambda: "http://127.0.0.1:9")
+    assert jobs._server("auto", "x") == "http://127.0.0.1:9"
+
+
+def test_a_choice_is_named_with_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_cli(["space", "dagnn", "--to", "optunas"])
+    assert capsys.readouterr().err == "fairsweep: error: --to=optunas: did you mean optuna?\n"
+
+
 def test_a_cluster_on_loopback_is_found_by_its_own_address(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.dashboard import utils
 
@@ -359,4 +384,6 @@ def test_a_cluster_on_loopback_is_found_by_its_own_address(monkeypatch: pytest.M
         monkeypatch.setenv(ONE_HOST, "x")
         monkeypatch.delenv(ONE_HOST)
         assert jobs._of_cluster(address) == f"http://of/{address}"
-    assert seen == [None, "0"], "else Ray, once imported, looks for 127.0.0.1 at the machine's other address, 45 s"
+    assert seen == [None, "0"], (
+        "else Ray, once imported, looks for 127.0.0.1 at the machine's other address, 45 s"
+    )

@@ -170,7 +170,10 @@ def test_a_slurm_script_reads_as_bash_and_says_what_was_asked(tmp_path: Path) ->
         ),
         (["kuberay", "--image", "i", "--claim", "c", *RUN], "--claim c: is for a store in a folder"),
         (["kuberay", "--name", "Über", "--image", "i", *RUN], "--name Über: must be"),
-        (["slurm", *RUN, "--nodez", "4"], "--nodez: options of the manifest stand before run: fairsweep manifest"),
+        (
+            ["slurm", *RUN, "--nodez", "4"],
+            "--nodez: options of the manifest stand before run: fairsweep manifest",
+        ),
         (["ray-up", *RUN, "--region=x"], "manifest ray-up --region REGION run ..."),
         (["ray-up", "--head", "a", *RUN], "--workers HOST,HOST and --user NAME"),
         (["kuberay", "--max-nodes", "1", "--image", "i", *RUN], "--max-nodes 1: must be at least --nodes, 2"),

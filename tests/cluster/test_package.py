@@ -274,7 +274,9 @@ def test_packages_come_in_the_versions_of_the_constraints_and_bring_fairsweep(fo
     assert sending.pack(["run"], folder, sending.Options(packages="mine.txt")).runtime_env["pip"] == [
         "numpy==2.0"
     ]
-    with pytest.raises(UserError, match=r"--packages=no\.txt: must be constraints or a requirements file \(No such"):
+    with pytest.raises(
+        UserError, match=r"--packages=no\.txt: must be constraints or a requirements file \(No such"
+    ):
         sending.pack(["run"], folder, sending.Options(packages="no.txt"))
 
 
