@@ -105,6 +105,8 @@ def _handled(args: argparse.Namespace, rest: list[str], argv: Sequence[str]) -> 
 
 def _store_as_its_verb_says(argv: Sequence[str]) -> list[str]:
     """`argv` with the store as its verb takes it, `storage=` among settings, `--storage` elsewhere."""
+    if argv[:1] in (["submit"], ["manifest"]):  # whose words are another verb's, which reads them itself
+        return list(argv)
     words, composed = list(argv), bool({"run", "nas", "agent", "wandb"} & set(argv[:1]))
     found: list[str] = []
     while words:

@@ -6,7 +6,6 @@ what was not asked for (GPUs, an account) is not there; where a place stands alo
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import platform
@@ -22,16 +21,26 @@ from fairsweep.cluster.checks import hint
 from fairsweep.cluster.engine import nodes
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import provenance
-from fairsweep.cluster.masking import masked_uri, masked_words
+from fairsweep.cluster.jobs.comparing.methods import bare
+from fairsweep.cluster.masking import masked, masked_uri, masked_words
+from fairsweep.search_spaces._parameter import hydra_word
 
 FOLDER = Path(__file__).parents[1] / "manifests"
 KINDS = ("ray-up", "kuberay", "slurm", "dockerfile")
 RUNS = ("run", "nas", "compare", "claims", "resume")  # verbs that a cluster is for
+COMPOSED = ("run", "nas")  # of these, those whose words Hydra reads
 PLACE = re.compile(r"@\{(\w+)\}")
 NAME = re.compile(
     "[a-z]([a-z0-9-]{0,38}[a-z0-9])?"
 )  # of Kubernetes, shortened: it is continued with a suffix
-MEMORY = re.compile("[1-9][0-9]*(Mi|Gi|Ti)?")
+MEMORY = re.compile("[1-9][0-9]*(Mi|Gi|Ti)")
+SPACELESS = (
+    "partition",
+    "account",
+    "log",
+    "image",
+    "claim",
+)  # stand bare in a line that is read word by word
 TIME = re.compile("([0-9]+-)?[0-9]{1,2}:[0-9]{2}:[0-9]{2}")
 WARNING_S = 180  # before the time limit of SLURM, at which a sweep is told to end
 
@@ -65,6 +74,7 @@ def manifest(kind: str, wanted: Wanted) -> str:
     """The text of a manifest. UserError, naming the option, for what cannot be."""
     if kind not in KINDS:
         raise UserError(f"manifest {kind}: {hint(kind, KINDS)}")
+    _check_texts(wanted)
     if kind == "dockerfile":
         return filled(
             "Dockerfile",
@@ -124,16 +134,38 @@ def _check(wanted: Wanted) -> None:
         raise UserError(
             f"--time {wanted.time}: must be hours, minutes and seconds, such as 24:00:00, or 2-12:00:00"
         )
-    if "\n" in wanted.activate:
-        raise UserError("--activate: must be one line, such as 'source ~/venv/bin/activate'")
+
+
+def _check_texts(wanted: Wanted) -> None:
+    """UserError for text that would not stay in its place: the rest of a line, also of a comment, is read as commands.
+
+    YAML takes U+2028 for the end of a line, too.
+    """
+    for option in (
+        "partition",
+        "account",
+        "log",
+        "image",
+        "claim",
+        "activate",
+        "head",
+        "user",
+        "region",
+        "type",
+    ):
+        text = getattr(wanted, "output" if option == "log" else option) or ""
+        if not text.isprintable():
+            raise UserError(f"--{option}={text!a}: must be one line, without signs that cannot be seen")
+        if option in SPACELESS and re.search("[ ;#'\"]", text):
+            raise UserError(f"--{option}={text}: must be one word, without spaces, quotes, ; and #")
+    for word in (*wanted.words, *wanted.workers):
+        if not word.isprintable():
+            raise UserError(f"{masked(word)!a}: must be one line, without signs that cannot be seen")
 
 
 def sweep_of(kind: str, wanted: Wanted) -> tuple[list[str], str]:
     """The words of the sweep, checked as far as this machine can, and where its store is."""
-    words = [
-        f"storage={word[len('--storage=') :]}" if word.startswith("--storage=") else word
-        for word in wanted.words
-    ]
+    words = _with_storage(wanted.words)
     if not words:
         raise UserError(
             f"manifest {kind}: what is to run is missing: run trainable=... storage=... after the options"
@@ -145,24 +177,41 @@ def sweep_of(kind: str, wanted: Wanted) -> tuple[list[str], str]:
     return words, storage
 
 
+def _with_storage(words: Sequence[str]) -> list[str]:
+    """The words with the store as `storage=VALUE`, as Hydra reads it where the verb composes settings."""
+    found, left = [], list(words)
+    while left:
+        word = left.pop(0)
+        if word.startswith("--storage=") or (word == "--storage" and left):
+            value = left.pop(0) if word == "--storage" else word.partition("=")[2]
+            word = f"storage={hydra_word(value) if words[0] in COMPOSED else value}"
+        found.append(word)
+    return found
+
+
+def _value(words: Sequence[str], key: str) -> str | None:
+    """What a setting says, the last time that it is given: without the quotes of Hydra's, where the verb reads them."""
+    given = [word.partition("=")[2] for word in words if word.startswith(f"{key}=")]
+    return None if not given else bare(given[-1]) if words[0] in COMPOSED else given[-1]
+
+
 def _storage(kind: str, words: Sequence[str]) -> str:
-    given = [word.partition("=")[2] for word in words if word.startswith("storage=")]
-    given += [after for word, after in itertools.pairwise(words) if word == "--storage"]
-    if not given:
+    given = _value(words, "storage")
+    if given is None:
         raise UserError(
             f"manifest {kind}: storage= is missing: a folder that all nodes see, by its path from the root, or object "
             "storage such as s3://bucket/path"
         )
-    if "://" not in given[-1] and not os.path.isabs(given[-1]):
+    if "://" not in given and not os.path.isabs(given):
         raise UserError(
-            f"storage={given[-1]}: must be a path from the root, or a URI: nodes have other working directories"
+            f"storage={given}: must be a path from the root, or a URI: nodes have other working directories"
         )
-    return given[-1]
+    return given
 
 
 def _check_fits(words: Sequence[str], wanted: Wanted) -> None:
     """UserError for settings that the sweep would refuse, and for trials that fit on no node."""
-    if words[0] not in ("run", "nas"):
+    if words[0] not in COMPOSED:
         return
     from fairsweep.cluster import config
     from fairsweep.cluster.jobs.nas import config as nas_config
@@ -198,8 +247,8 @@ def _yaml(value: Any) -> str:
 def _slurm(wanted: Wanted, words: list[str], storage: str) -> str:
     name = _name(wanted, words)
     shell, again = _shell(words), _shell(words)  # the same words go on with a comparison, and a resumed sweep
-    if words[0] in ("run", "nas"):
-        given = next((word.partition("=")[2] for word in words if word.startswith("name=")), None)
+    if words[0] in COMPOSED:
+        given = _value(words, "name")
         if given is None:
             shell += f' "name={name}-$SLURM_JOB_ID"'
         sweep = shlex.quote(given) if given is not None else f'"{name}-$SLURM_JOB_ID"'

@@ -152,6 +152,20 @@ def test_a_slurm_script_reads_as_bash_and_says_what_was_asked(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    "said", [["--storage", "/my 'sweeps"], ["--storage=/my 'sweeps"], [r"storage='/my \'sweeps'"]]
+)
+def test_a_store_is_read_as_its_verb_does(said: list[str]) -> None:
+    text = manifest("slurm", Wanted(words=(*RUN[:2], *said, "name='mine.1'")))
+    first, again = (
+        shlex.split(line.strip()[len("words=(") : -1])
+        for line in text.splitlines()
+        if line.strip().startswith("words=(")
+    )
+    assert first == [*RUN[:2], r"storage='/my \'sweeps'", "name='mine.1'"]
+    assert again == ["resume", "mine.1", "--storage", "/my 'sweeps"]
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["slurm"], "what is to run is missing"),
@@ -177,6 +191,18 @@ def test_a_slurm_script_reads_as_bash_and_says_what_was_asked(tmp_path: Path) ->
         (["ray-up", *RUN, "--region=x"], "manifest ray-up --region REGION run ..."),
         (["ray-up", "--head", "a", *RUN], "--workers HOST,HOST and --user NAME"),
         (["kuberay", "--max-nodes", "1", "--image", "i", *RUN], "--max-nodes 1: must be at least --nodes, 2"),
+        (["kuberay", "--memory", "16", "--image", "i", *RUN], "--memory 16: must be a number with a unit"),
+        # The rest of a line, also of a comment, would be read as commands.
+        (["slurm", "--partition", "gpu\ntouch it", *RUN], r"--partition='gpu\ntouch it': must be one line"),
+        (["slurm", "--account", "lab --exclusive", *RUN], "--account=lab --exclusive: must be one word"),
+        (["slurm", "--log", "my log", *RUN], "--log=my log: must be one word"),
+        (["slurm", *RUN[:2], "storage=/s\ntouch it"], r"'storage=/s\ntouch it': must be one line"),
+        (
+            ["kuberay", "--image", "i", *RUN[:2], "storage=s3://b\u2028spec: 3"],
+            r"'storage=s3://b\u2028spec: 3': must",
+        ),
+        (["ray-up", "resume", "a\nb", "--storage", "s3://b/s"], r"'a\nb': must be one line"),
+        (["dockerfile", "--image", "a\nRUN b"], r"--image='a\nRUN b': must be one line"),
     ],
 )
 def test_what_cannot_be_is_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

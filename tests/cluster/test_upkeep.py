@@ -83,6 +83,8 @@ def test_the_same_from_python(store: Store) -> None:
         (["ls", "storage=x y"], ["ls", "--storage=x y"]),
         (["best", "s", "--storage", "x"], ["best", "s", "--storage", "x"]),
         (["delete", "--", "storage=x"], ["delete", "--", "storage=x"]),
+        (["submit", "run", "storage='x y'"], ["submit", "run", "storage='x y'"]),  # Hydra's, of another verb
+        (["manifest", "slurm", "run", "storage='x y'"], ["manifest", "slurm", "run", "storage='x y'"]),
     ],
 )
 def test_every_verb_takes_the_store_in_both_ways(words: list[str], read: list[str]) -> None:
