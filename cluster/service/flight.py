@@ -20,7 +20,7 @@ from fairsweep.cluster import doors
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.masking import masked_uri
 from fairsweep.cluster.service import tickets
-from fairsweep.cluster.service.rows import Rows
+from fairsweep.cluster.service.rows import Look, Rows
 from fairsweep.cluster.service.tickets import OF_A_SWEEP, TABLES, Ask, BadTicket
 
 BATCH = 65_536  # rows of a message
@@ -97,9 +97,9 @@ class LiveTables(fl.FlightServerBase):
         def look() -> list[fl.FlightInfo]:
             wanted = tickets.sweep_of(criteria.decode(errors="replace") or None)
             store = self.rows.look()
-            asks = [] if wanted else [Ask(table) for table in TABLES]
-            asks += [Ask(t, name) for name in ([wanted] if wanted else store.sweeps()) for t in OF_A_SWEEP]
-            return [_listed(ask, store.schema(ask)) for ask in asks]
+            if wanted:
+                return [_listed(ask, store.schema(ask)) for ask in (Ask(t, wanted) for t in OF_A_SWEEP)]
+            return listed(store)
 
         return iter(_answered(look))
 
@@ -120,6 +120,15 @@ class LiveTables(fl.FlightServerBase):
     def do_action(self, context: Any, action: Any) -> Any:
         """Refused."""
         raise fl.FlightUnauthorizedError(READ_ONLY)
+
+
+def listed(store: Look) -> list[fl.FlightInfo]:
+    """Each table of all sweeps, and those of each sweep that has not gone meanwhile."""
+    found = [_listed(ask, store.schema(ask)) for ask in map(Ask, TABLES)]
+    for name in store.sweeps():
+        layouts = [(table, store.layout_or_none(table, name)) for table in OF_A_SWEEP]
+        found += [_listed(Ask(table, name), layout) for table, layout in layouts if layout is not None]
+    return found
 
 
 def _listed(ask: Ask, layout: pa.Schema) -> fl.FlightInfo:

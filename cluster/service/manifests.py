@@ -165,7 +165,9 @@ def _check_texts(wanted: Wanted) -> None:
 
 def sweep_of(kind: str, wanted: Wanted) -> tuple[list[str], str]:
     """The words of the sweep, checked as far as this machine can, and where its store is."""
-    words = _with_storage(wanted.words)
+    words = list(wanted.words)
+    if words and words[0] in COMPOSED:
+        words = _with_storage(words)
     if not words:
         raise UserError(
             f"manifest {kind}: what is to run is missing: run trainable=... storage=... after the options"
@@ -196,7 +198,7 @@ def _value(words: Sequence[str], key: str) -> str | None:
 
 
 def _storage(kind: str, words: Sequence[str]) -> str:
-    given = _value(words, "storage")
+    given = _value(_with_storage(words), "storage")
     if given is None:
         raise UserError(
             f"manifest {kind}: storage= is missing: a folder that all nodes see, by its path from the root, or object "

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -135,7 +136,7 @@ class Look:
             return DERIVED[ask.table]
         if ask.sweep is not None:
             return self._layout(ask.table, ask.sweep)
-        layouts = [self._layout(ask.table, name) for name in self.sweeps()]
+        layouts = [found for found in map(partial(self.layout_or_none, ask.table), self.sweeps()) if found]
         layouts = layouts or [Schemas.of([], []).table(ask.table)]
         return schema.unify([layout.empty_table() for layout in layouts]).schema
 
@@ -159,6 +160,16 @@ class Look:
             self.kept.get((table, None, columns), stamp, lambda: self._together(table, names, columns)),
             columns,
         )
+
+    def layout_or_none(self, table: str, name: str) -> pa.Schema | None:
+        """The columns of a table of a sweep that was listed; None where it was deleted or renamed since."""
+        try:
+            return self._layout(table, name)
+        except UnknownSweep:
+            return None
+        except StoreError as error:
+            self.rows.left_out(name, error)
+            return None
 
     def _together(self, table: str, names: list[str], columns: tuple[str, ...] | None) -> pa.Table:
         found = (self._or_none(table, name, columns) for name in names)

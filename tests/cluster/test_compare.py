@@ -307,6 +307,28 @@ def test_another_comparison_of_the_same_name_is_refused(whole: Path) -> None:
             job._check_same(asked.spec, known)
 
 
+def test_a_comparison_goes_on_under_another_port_of_its_metrics(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port that it began with may be taken by now, and is no part of what is compared."""
+    known = job.stored(Store(str(whole)), "c")
+    assert known is not None
+    began = plan.heard_at(known, ["metrics.port=9464"])
+    taken_up: list[plan.Spec] = []
+    monkeypatch.setattr(job, "stored", lambda store, name: began)
+    monkeypatch.setattr(job, "_taken_up", lambda store, storage, spec, display: taken_up.append(spec))
+    display = ComparisonDisplay()
+    job.resume(str(whole), "c", ["metrics.port=9465", "seeds=+1"], display)
+    asked = plan.asked(["test_bowl:kind=a,b", *WORDS, "metrics.port=0"], "c", str(whole))
+    job.run(asked, display)
+    job.run(plan.asked(["test_bowl:kind=a,b", *WORDS], "c", str(whole)), display)
+    ports = [[word for word in spec.words if word.startswith("metrics")] for spec in taken_up]
+    assert ports == [["metrics.port=9465"], ["metrics.port=0"], []]
+    assert taken_up[0].seeds == known.seeds + 1
+    with pytest.raises(UserError, match="with more repeats only"):
+        job.resume(str(whole), "c", ["metrics=9"], display)
+
+
 def test_a_comparison_is_listed_and_deleted_as_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,7 @@ import pyarrow.flight as fl
 import pytest
 
 import fairsweep
+from fairsweep.analysis import upkeep
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import doors
 from fairsweep.cluster.cli import run_cli
@@ -194,6 +195,18 @@ def test_a_damaged_sweep_is_left_out_and_named(tmp_path: Path) -> None:
     assert rows.table(tickets.ask("results", "bad")).num_rows > 0
     with serving(store) as (_, live), pytest.raises(UserError, match=r"trials\.parquet cannot be read"):
         live.table("trials", "bad")
+
+
+def test_a_sweep_that_goes_while_it_is_asked_for_is_left_out(tmp_path: Path) -> None:
+    store = written(tmp_path, name="stays")
+    written(tmp_path, ROWS[:5], "renamed")
+    look = Rows(store, None, Kept(0)).look()  # nothing is kept: all is read when it is wanted
+    assert set(look.sweeps()) == {"stays", "renamed"}
+    upkeep.rename(store, "renamed", "other")
+    assert look.schema(tickets.ask("trials")).names == store.table("trials", "stays").schema.names
+    assert set(look.of_sweeps(tickets.ask("trials"))["sweep"].to_pylist()) == {"stays"}
+    paths = [info.descriptor.path for info in flight.listed(look)]
+    assert [b"trials", b"stays"] in paths and [b"trials", b"renamed"] not in paths
 
 
 def test_no_answer_has_the_password_of_the_store(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from fairsweep.cluster.jobs import metrics, readiness, submitted, sweep
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
-from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, made, resumed
+from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, heard_at, is_port, made, resumed
 from fairsweep.cluster.jobs.driving import drive_fleet
 from fairsweep.cluster.masking import masked_uri
 from fairsweep.cluster.storage import open_store, resuming
@@ -160,6 +160,7 @@ def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
     known = stored(store, plan.spec.run)
     _check_same(plan.spec, known)
     if known is not None:
+        known = heard_at(known, [word for word in plan.spec.words if is_port(word)])
         return _taken_up(store, plan.storage, resumed(known, plan.spec.seeds), display)
     _check_free(store, plan)
     texts, news = texts_of(store, plan.spec)
@@ -170,7 +171,10 @@ def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
 def resume(
     storage: str, name: str, changes: list[str], display: ComparisonDisplay
 ) -> tuple[Answer | None, str]:
-    """Takes a comparison up where the store says that it was; `seeds=N` or `seeds=+N` adds repeats."""
+    """Takes a comparison up where the store says that it was; `seeds=N` or `seeds=+N` adds repeats.
+
+    `metrics.port=N` has it answer Prometheus there, `metrics.port=null` nowhere.
+    """
     store = open_store(storage)
     spec = stored(store, name)
     if spec is None:
@@ -178,9 +182,12 @@ def resume(
     seeds = None
     for change in changes:
         key, _, text = change.partition("=")
+        if is_port(change):
+            spec = heard_at(spec, [change])
+            continue
         if key != "seeds" or not re.fullmatch("[+]?[0-9]+", text):
             raise UserError(
-                f"{change}: a comparison can be resumed with more repeats only: seeds=N or seeds=+N"
+                f"{change}: a comparison is resumed with more repeats only, seeds=N or seeds=+N (or metrics.port=N)"
             )
         seeds = int(text.removeprefix("+")) + (spec.seeds if text[:1] == "+" else 0)
     return _taken_up(store, storage, resumed(spec, seeds), display)
@@ -370,7 +377,7 @@ def _check_same(asked: Spec, known: Spec | None) -> None:
     if known is None:
         return
     for what in ("methods", "data", "on", "seed", "retrain", "tuning_seeds", "words"):
-        was, wanted = getattr(known, what), getattr(asked, what)
+        was, wanted = (getattr(heard_at(spec, []), what) for spec in (known, asked))
         if was != wanted:
             raise UserError(
                 f"name={asked.run}: the store has a comparison of this name with other {what}; choose another name"

@@ -378,6 +378,16 @@ def resumed(spec: Spec, seeds: int | None) -> Spec:
     return Spec(**{**spec.__dict__, "seeds": seeds, "grown": (*spec.grown, spec.seeds)})
 
 
+def is_port(word: str) -> bool:
+    """Whether a word says where the driver answers Prometheus: it is of a driver, not of what is compared."""
+    return word.startswith("metrics.port=")
+
+
+def heard_at(spec: Spec, words: Sequence[str]) -> Spec:
+    """The comparison with `words` in the place of its own `metrics.port`."""
+    return replace(spec, words=(*(word for word in spec.words if not is_port(word)), *words))
+
+
 def yaml_of(plan: Plan) -> str:
     """The whole comparison as YAML: its own settings, and those of each search."""
     searches = {f"{e.method.label} on {e.data.label}": plan.search(e, 0).tree for e in plan.entrants}
