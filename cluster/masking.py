@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 
 MASK = "***"
 SECRET = frozenset(
-    {"key", "keys", "apikey", "token", "secret", "secrets", "password", "passwd", "passphrase", "credential",
-     "credentials"}
+    {"key", "keys", "apikey", "token", "secret", "secrets", "password", "passwd", "pwd", "passphrase", "credential",
+     "credentials", "authorization"}
 )  # fmt: skip
 # What a nested value names: {api_key: abc}, {"token": "abc"}; quotes around the value may hold commas.
 _NAMED = re.compile(
-    r"""(?P<name>[A-Za-z][\w.-]*)(?P<sign>["']?\s*:\s*)(?P<value>"[^"]*"|'[^']*'|[^,}\]\s]+)"""
+    r"""(?P<name>[A-Za-z][\w.-]*)(?P<sign>["']?\s*:\s*)(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|\[[^\[\]]*\]|[^,}\]\s]+)"""
 )
-_USER = re.compile(r"(://[^/@\s:]*):[^/@\s]*@")
+# A password may hold @ (the last one before a slash ends it), and, though it should not, a slash, as AWS's often do.
+_USER = re.compile(r"(://[^/@\s:]*):(?:[^/\s]*|(?!\d+[/?])[^@\s]*)@")
 _QUERY = re.compile(r"([?&]([\w.-]+)=)[^&\s#]*")
 _WORD = re.compile(r"^(?P<key>[+~-]*[A-Za-z@][^=]*)=(?P<value>.*)$", re.DOTALL)
 
@@ -37,6 +38,8 @@ def masked(word: str) -> str:
     found = _WORD.match(word)
     if found and is_secret(found["key"]):
         return f"{found['key']}={MASK}"
+    if found and word.startswith("--"):  # --pass=NAME=VALUE
+        word = f"{found['key']}={masked(found['value'])}"
     word = _NAMED.sub(
         lambda m: f"{m['name']}{m['sign']}{MASK}" if is_secret(m["name"]) and _inside(word, m) else m[0], word
     )

@@ -114,12 +114,15 @@ def store(storage: str) -> list[Check]:
     root = Path(opened.folder.root)
     there = _first_there(root)
     if not root.exists():
+        said = f"{root}: cannot be made, {there} cannot be written"
         if os.access(there, os.W_OK | os.X_OK):
-            said = f"{root}: no store yet; `fairsweep run` makes one"
-            return [Check("storage", OK, said), _sync_time(there)]
-        return [
-            Check("storage", BAD, f"{root}: cannot be made, {there} cannot be written", "--storage elsewhere")
-        ]
+            try:
+                timed = _sync_time(there)
+            except OSError as error:  # the mode of /proc, and of some mounts, is not true
+                said += f" ({doors.why(error)})"
+            else:
+                return [Check("storage", OK, f"{root}: no store yet; `fairsweep run` makes one"), timed]
+        return [Check("storage", BAD, said, "--storage elsewhere")]
     try:
         timed = _sync_time(root)
     except OSError as error:

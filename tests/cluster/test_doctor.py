@@ -196,6 +196,8 @@ def test_a_store_that_cannot_be_written_is_bad(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "open", full)
     (found,) = doctor.store(str(tmp_path))
     assert found.state == BAD and "Read-only file system" in found.said and found.todo
+    (found,) = doctor.store(str(tmp_path / "none" / "yet"))
+    assert found.state == BAD and "cannot be made" in found.said and "Read-only file system" in found.said
     monkeypatch.undo()
     monkeypatch.setattr(doctor, "SLOW_S", 0.0)
     assert states(doctor.store(str(tmp_path))) == [OK, WARN]

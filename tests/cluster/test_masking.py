@@ -50,3 +50,24 @@ def test_an_error_about_a_secret_word_does_not_print_it() -> None:
     words = ["run", "space.api_key=hunter2", "storage=s3://a:pass1@b"]
     said = masking.silenced("space.api_key=hunter2: no such; got 'hunter2' at storage=s3://a:pass1@b", words)
     assert said == "space.api_key=***: no such; got '***' at storage=s3://a:***@b"
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("tracking.uri=http://me:hu@sh@host/x", "tracking.uri=http://me:***@host/x"),
+        ("storage=s3://me:hu/sh@bucket/x", "storage=s3://me:***@bucket/x"),
+        (
+            "storage=s3://b/x?endpoint_override=h:90&scheme=http",
+            "storage=s3://b/x?endpoint_override=h:90&scheme=http",
+        ),
+        ("storage=http://host:80/x@1", "storage=http://host:80/x@1"),
+        ("a=[x://u:hush@h,y://v:hush@k]", "a=[x://u:***@h,y://v:***@k]"),
+        ("--pass=WANDB_API_KEY=hush", "--pass=WANDB_API_KEY=***"),
+        ("a={api_key: {b: hush}, c: 1}", "a={api_key: ***, c: 1}"),
+        ("a={tokens: 3, token: [hush, hush]}", "a={tokens: 3, token: ***}"),
+        ("db.pwd=hush", "db.pwd=***"),
+    ],
+)
+def test_secrets_of_odd_shapes_are_masked(word: str, shown: str) -> None:
+    assert masking.masked(word) == shown
