@@ -40,8 +40,11 @@ class FullDisk(pafs.LocalFileSystem):
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> type[FullDisk]:
+    whole = Checkpoints.__init__
+
     def init(self: Checkpoints, root: str) -> None:
-        self.fs, self.root = FullDisk(), root
+        whole(self, root)
+        self.fs = FullDisk()
 
     monkeypatch.setattr(Checkpoints, "__init__", init)
     monkeypatch.setattr(FullDisk, "full", (9,))
