@@ -378,7 +378,7 @@ class Space:
                 raise SpaceError(
                     f"{self.source}: {name}.step is missing: W&B's grid takes no continuous range"
                 )
-        words = ["${env}", "${interpreter}", "-m", "cluster", "run"]
+        words = ["${env}", "${interpreter}", "-m", "fairsweep.cluster", "run"]
         words += [f"trainable={self.name}", "budget.trials=1", "tracking=wandb", "tracking.mode=online"]
         words += ["${args_no_hyphens}"] if prefix else ["--fix", "${args_json}"]
         sweep: dict[str, Any] = {"method": method, "metric": {"name": metric, "goal": f"{mode}imize"}}

@@ -15,7 +15,7 @@ import pytest
 
 from fairsweep.analysis import report
 from fairsweep.cluster.commands.help import show_help
-from fairsweep.cluster.commands.runs import _finished
+from fairsweep.cluster.commands.runs import finished
 from fairsweep.cluster.commands.tables import print_best
 from fairsweep.cluster.display import Display, Guarded, Leader, LineDisplay, LiveDisplay, clock, make_display
 from tests.cluster.test_conductor import engine
@@ -177,7 +177,7 @@ def test_the_end_of_a_long_run_shows_its_best_trials_and_the_first_that_failed(
     words = ("budget.trials=60", "search=random", "space.fault.choices=[none,raise]")
     run = engine(tmp_path, "trainable=test_faulty", *words)
     run.run()
-    assert _finished(SimpleNamespace(sweep="s", storage=str(tmp_path), state="finished"), False) == 0
+    assert finished(SimpleNamespace(sweep="s", storage=str(tmp_path), state="finished"), False) == 0
     out, trials = capsys.readouterr().out, list(run.conductor.trials.values())
     done = [t for t in trials if t.state == "complete"]
     failed = [t for t in trials if t.state == "failed"]
