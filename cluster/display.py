@@ -222,7 +222,8 @@ class LineDisplay(Display):
         value = "" if trial.value is None else f" {self.conductor.rules.objective}={trial.value:.5g}"
         steps = "1 step" if trial.steps == 1 else f"{trial.steps} steps"
         took = clock(trial.cost_s) if trial.cost_s >= 1 else f"{trial.cost_s:.2g} s"
-        self._print(f"trial {trial.id} {trial.reason}{value} ({steps}, {took}){self._best()}")
+        how = trial.reason or f"goes on from step {trial.steps}"  # none where it was promoted meanwhile
+        self._print(f"trial {trial.id} {how}{value} ({steps}, {took}){self._best()}")
 
     def note(self, text: str) -> None:
         self._print(text)

@@ -139,6 +139,19 @@ def test_lines_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.Capture
     assert isinstance(shown, Guarded) and isinstance(shown.inner, LineDisplay)
 
 
+def test_a_trial_that_was_promoted_before_its_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1")
+    run.run()
+    display = LineDisplay()
+    display.begin("s", "store", run.settings, run.conductor, None)
+    (trial,) = run.conductor.trials.values()
+    trial.reason = ""
+    display.ended(trial)
+    assert f"trial {trial.id} goes on from step {trial.steps} val_loss=" in capsys.readouterr().err
+
+
 def test_trials_that_end_faster_than_anybody_reads_share_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
