@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from fairsweep.analysis import _files
+from fairsweep.analysis import _appender
 from fairsweep.analysis.store import Store
 
 BEGAN = datetime(2026, 3, 1, 8, tzinfo=timezone.utc)
@@ -40,7 +40,7 @@ METRICS = ["val_loss", "val_accuracy", "test_accuracy"]
 def swift(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody pulls the plug in a test: what is in the page cache is safe."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(_files, "_sync", lambda handle: None)
+    monkeypatch.setattr(_appender, "_sync", lambda handle: None)
 
 
 def write_sweep(

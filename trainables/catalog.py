@@ -92,7 +92,10 @@ def _named(plugin: str) -> Iterator[None]:
         hint = f"; installed, its name is fairsweep.{error.name}" if room in ROOMS else ""
         raise UnknownPaper(f"{plugin}: cannot be imported ({error}){hint}") from None
     except (Exception, SystemExit) as error:  # somebody else's code, which may raise anything
-        frames = traceback.extract_tb(error.__traceback__)
+        # Where its own text stands last: other libraries may have put something of theirs in the place of `sys.exit`.
+        frames = list(traceback.extract_tb(error.__traceback__))
+        own = [f for f in frames if f.filename != __file__ and "importlib" not in f.filename]
+        frames = [f for f in own if f.filename == own[0].filename] or frames
         at = (error.filename, error.lineno) if isinstance(error, SyntaxError) else None
         file, line = at or (frames[-1].filename, frames[-1].lineno)
         said = error.msg if isinstance(error, SyntaxError) else str(error)

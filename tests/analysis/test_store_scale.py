@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairsweep.analysis import _files, _sealing, _state, _writer, schema
+from fairsweep.analysis import _appender, _sealing, _state, _writer, schema
 from fairsweep.analysis._files import Folder
 from fairsweep.analysis._trials import TrialRows
 from fairsweep.analysis.store import Store, StoreDamaged, SweepWriter
@@ -23,7 +23,7 @@ from tests.analysis.test_store import create, raw, report, steps
 def swift(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody pulls the plug here: what is in the page cache survives kill -9."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(_files, "_sync", lambda handle: None)
+    monkeypatch.setattr(_appender, "_sync", lambda handle: None)
 
 
 def rows_of_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -57,7 +57,7 @@ def test_a_sweep_says_it_before_its_trials_and_keeps_it(
     settings = config.load(["trainable=test_bowl", "space.x=100", "search=random", f"storage={tmp_path}"])
     store = open_store(settings.storage)
     paper = catalog.get("test_bowl")
-    sweep._drive(settings, paper, store, "s", None, None, 1, sweep.Display())  # type: ignore[arg-type]
+    sweep._drive(settings, paper, store, "s", None, None, sweep.Room(1), sweep.Display())  # type: ignore[arg-type]
     assert told == ["space.x=100.0: outside the declared range, 0.0 to 1.0"]
 
 

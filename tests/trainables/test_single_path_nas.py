@@ -498,7 +498,7 @@ def test_workers_draw_apart_within_and_alike_afterwards(both: list[dict[str, Any
 
 
 def test_each_worker_needs_two_images_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def group(self: ProcessGroup) -> None:
+    def group(self: ProcessGroup, device: str) -> None:
         self.rank, self.size = 0, 17
 
     monkeypatch.setattr(ProcessGroup, "__init__", group)
