@@ -80,6 +80,7 @@ def sums(tmp_path: Path) -> list[tuple[int, float]]:
 ALL = [(step, 3.0 * step) for step in range(1, 6)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.timeout(200)
 def test_a_lost_worker_costs_no_step(tmp_path: Path) -> None:
