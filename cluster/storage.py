@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from datetime import datetime
 from pathlib import Path
 
 from fairsweep.analysis.store import Store, StoreError, check_uri
 from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster.copies import RAY_COPIES
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.masking import masked_uri
-
-RAY_COPIES = "/runtime_resources/working_dir_files/"
 
 
 def open_store(storage: str) -> Store:
@@ -58,19 +56,6 @@ def locate(storage: str) -> str:
 def _of_job() -> Path:
     submitted = os.environ.get("FAIRSWEEP_FOLDER", "")
     return Path(submitted) if submitted and os.path.isdir(submitted) else Path.home()
-
-
-def at_hand(path: str) -> str:
-    """`path`; of what lies in Ray's copy of a job's working directory, where this node's copy has it."""
-    _, found, inside = path.partition(RAY_COPIES)
-    if not found or os.path.exists(path):
-        return path
-    package, _, rest = inside.partition("/")
-    for own in (os.environ.get("TUNE_ORIG_WORKING_DIR", ""), os.getcwd(), *sys.path):
-        root, found, _ = own.partition(f"{RAY_COPIES}{package}")
-        if found and os.path.exists(place := os.path.join(root + found, rest)):
-            return place
-    return path
 
 
 def resuming(name: str, uri: str, *changes: str) -> str:

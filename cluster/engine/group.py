@@ -22,11 +22,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fairsweep.cluster.copies import at_hand
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.failures import GroupLost
 from fairsweep.cluster.engine.inheriting import Settings, settings_of, take_over
 from fairsweep.cluster.engine.worker import LegRunner, Post, peak_memory_mb, prepare_torch, reset_peak_memory
-from fairsweep.cluster.storage import at_hand
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting
 

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from fairsweep.cluster.copies import at_hand
 from fairsweep.cluster.engine import early
 from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.engine.weights import read_from_board
 from fairsweep.cluster.engine.worker import LegRunner, Post
-from fairsweep.cluster.storage import at_hand
 
 
 class Place:

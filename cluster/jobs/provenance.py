@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep._flat import ROOMS
-from fairsweep.cluster.storage import RAY_COPIES
+from fairsweep.cluster.copies import RAY_COPIES
 
 REVISION = "FAIRSWEEP_REVISION"  # in a job, whose copy of the code has no history: commit, and -changed
 PACKAGES = ("fairsweep", "torch", "ray", "optuna", "numpy", "scikit-learn", "pyarrow", "hydra-core")

@@ -21,10 +21,11 @@ import pytest
 
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.copies import at_hand
 from fairsweep.cluster.errors import DriverEnded, UserError
 from fairsweep.cluster.jobs import submitted
 from fairsweep.cluster.service import jobs, laptop
-from fairsweep.cluster.storage import at_hand, locate
+from fairsweep.cluster.storage import locate
 
 ONE_HOST = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 FIRST = "Running entrypoint for job j1: exec python -m fairsweep.cluster run\n"

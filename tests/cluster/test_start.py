@@ -168,7 +168,8 @@ config = {"post": json.dumps(asdict(Post("s", "test_bowl", sys.argv[1]))), "legs
 [report] = json.loads(Place(config, sys.argv[1]).train()["report"])["reports"]
 assert report["status"] == "complete", report
 assert Checkpoints(sys.argv[1]).load("00000-0")["step"] == 3
-print("trained", *(m for m in (*HEAVY, "fairsweep.search_spaces.algorithms") if m in sys.modules))
+ours = ("fairsweep.search_spaces.algorithms", "fairsweep.analysis.store")
+print("trained", *(m for m in (*HEAVY, *ours) if m in sys.modules))
 """
 
 
