@@ -174,17 +174,6 @@ def together(rows: list[dict[str, Any]], store: Any) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _listed(store: Any, name: str) -> dict[str, Any]:
-    from fairsweep.analysis.store import StoreError
-
-    try:
-        trials = store.table("trials", name, columns=["trial"]).num_rows
-        store.table("results", name, columns=["seq"])  # whether they can be read
-        return {**store.table("sweeps", name).to_pylist()[0], "trials": trials}
-    except StoreError as error:
-        return {"sweep": name, "state": "damaged", "damage": str(error)}
-
-
 # -- as they change -----------------------------------------------------------------------------------
 
 

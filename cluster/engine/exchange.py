@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from fairsweep.cluster.engine.bundles import LATE_S
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.fleet import Fleet
-from fairsweep.cluster.engine.trial import Leg
+from fairsweep.cluster.engine.trial import Leg, key_of
 
 STALL_S = 1.0  # that the lock may be held
 
@@ -114,7 +114,7 @@ class Exchange:
                 continue
             lane = self._lane(place, said)
             self.conductor.reports(said["reports"], said["unbegun"], lane, said["running"])
-            self._hold(place, [f"{lane}/{said['running']}" if lane else said["running"]])
+            self._hold(place, [key_of(lane, said["running"])])
             self.stirred.set()  # there may be work for another place
 
     def deliver(self, place: str, message: Mapping[str, Any]) -> None:
@@ -160,7 +160,7 @@ class Exchange:
             self.wires.stash(cut_off)
         for place, lane, answer in zip(places, lanes, answers, strict=True):
             if answer.going_on:
-                self._hold(place, [f"{lane}/{answer.going_on}" if lane else answer.going_on])
+                self._hold(place, [key_of(lane, answer.going_on)])
                 self.wires.send(place)
             elif answer.legs:
                 self._send(place, answer.legs)

@@ -25,6 +25,11 @@ def trial_id(number: int, seed: int) -> str:
     return f"{number:05d}-{seed}"
 
 
+def key_of(lane: str, trial: str) -> str:
+    """What a driver knows a trial by. lane: which sweep of a fleet it is of; "" for the only one."""
+    return f"{lane}/{trial}" if lane else trial
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a sweep may spend and how its trials are judged.
@@ -140,7 +145,7 @@ class Leg:
     @property
     def key(self) -> str:
         """What the driver knows its trial by."""
-        return f"{self.sweep}/{self.trial}" if self.sweep else self.trial
+        return key_of(self.sweep, self.trial)
 
     @classmethod
     def of(cls, trial: Trial) -> Leg:
