@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from torch.overrides import TorchFunctionMode
 
+Pair = tuple[Tensor | None, Tensor | None]
+
 
 def normalisation(module: nn.Module) -> str:
     """How the module normalises: "running", "batch", or "none" if it has no batch normalisation.
@@ -59,16 +61,11 @@ def recalibrate(module: nn.Module, batches: Iterable[Any]) -> nn.Module:
     return copied.eval()
 
 
-class StatisticsOf(TorchFunctionMode):
-    """Within it, all that normalises by batch takes its statistics from the first `count` examples of the batch.
+class OwnBatchNorm(TorchFunctionMode):
+    """Within it, `normalised` is what normalises by batch: all of PyTorch's layers that do call `F.batch_norm`.
 
-    These are normalised as if the others were not there, and the others as `recalibrate` would have it, given the
-    first ones as its only batch. So a supernet's path is recalibrated while it runs, and no weight is written to.
+    What normalises by running statistics is left as it is.
     """
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (self._batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
@@ -85,8 +82,30 @@ class StatisticsOf(TorchFunctionMode):
         eps: float = 1e-5,
     ) -> Tensor:
         if not training:
-            return F.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
-        mean, variance = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])  # momentum 1 replaces them
-        measured = F.batch_norm(x[: self.count], mean, variance, weight, bias, True, 1.0, eps)
-        others = F.batch_norm(x[self.count :], mean, variance, weight, bias, False, eps=eps)
+            return F.batch_norm(x, mean, variance, weight, bias, False, momentum, eps)
+        return self.normalised(x, (mean, variance), (weight, bias), momentum, eps)
+
+    def normalised(self, x: Tensor, running: Pair, affine: Pair, momentum: float, eps: float) -> Tensor:
+        """x (n, c, ...), normalised by its batch.
+
+        running: mean and variance, to be brought up to date. affine: weight and bias.
+        """
+        raise NotImplementedError
+
+
+class StatisticsOf(OwnBatchNorm):
+    """Within it, all that normalises by batch takes its statistics from the first `count` examples of the batch.
+
+    These are normalised as if the others were not there, and the others as `recalibrate` would have it, given the
+    first ones as its only batch. So a supernet's path is recalibrated while it runs, and no weight is written to.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def normalised(self, x: Tensor, running: Pair, affine: Pair, momentum: float, eps: float) -> Tensor:
+        running = x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1])  # momentum 1 replaces them
+        measured = F.batch_norm(x[: self.count], *running, *affine, True, 1.0, eps)
+        others = F.batch_norm(x[self.count :], *running, *affine, False, eps=eps)
         return torch.cat([measured, others])

@@ -475,6 +475,18 @@ def _basic(key: str) -> str:
 
 
 @contextmanager
+def known_to_wandb(patch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """The stand-in as the W&B of this process; its client reads its environment once, so it forgets another one."""
+    import wandb
+
+    with serving() as server:
+        server.environment(patch)
+        wandb.teardown()
+        yield server
+        wandb.teardown()
+
+
+@contextmanager
 def serving() -> Iterator[Server]:
     """The stand-in at a free port of 127.0.0.1, in a thread of its own."""
     server, loop, up = Server(), asyncio.new_event_loop(), threading.Event()

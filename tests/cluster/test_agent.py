@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.cli import run_cli
@@ -28,7 +27,7 @@ from fairsweep.cluster.tracking import drain
 from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
 from tests.cluster.test_conductor import trials
-from tests.wandb_server import ENTITY, PROJECT, Server, serving
+from tests.wandb_server import ENTITY, PROJECT, Server, known_to_wandb
 
 COMMAND = ["${env}", "${interpreter}", "-m", "fairsweep", "run", "trainable=test_bowl", "${args_no_hyphens}"]
 METRIC = {"name": "val_loss", "goal": "minimize"}
@@ -38,11 +37,8 @@ EVERY = 0.05
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.chdir(tmp_path)
-    with serving() as made:
-        made.environment(monkeypatch)
-        wandb.teardown()  # the client reads its environment once
+    with known_to_wandb(monkeypatch) as made:
         yield made
-        wandb.teardown()
 
 
 def asked(x: float, kind: str = "a", y: int = 1) -> dict[str, Any]:

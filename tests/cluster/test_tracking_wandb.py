@@ -21,7 +21,7 @@ from fairsweep.cluster.jobs import tracked
 from fairsweep.cluster.tracking import ending, wandb_runs, why_not
 from fairsweep.cluster.tracking.wandb_runs import OF_ONE_RUN, WandbRun, agent_of
 from tests.cluster.test_conductor import Engine, engine, trials
-from tests.wandb_server import ENTITY, PROJECT, Run, Server, serving
+from tests.wandb_server import ENTITY, PROJECT, Run, Server, known_to_wandb
 
 BOWL = ("trainable=test_bowl", "search=random", "tracking=wandb")
 
@@ -136,16 +136,11 @@ def test_an_offline_run_on_disk_is_one_and_whole(tmp_path: Path) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server that is W&B for this process; what the client knew of another is forgotten."""
-    import wandb
-
     monkeypatch.setattr(wandb_runs, "_offline_until", 0.0)
-    with serving() as found:
-        found.environment(monkeypatch)
-        wandb.teardown()
+    with known_to_wandb(monkeypatch) as found:
         os.environ.pop("WANDB_SERVICE", None)
         yield found
-        wandb.teardown()
-        os.environ.pop("WANDB_SERVICE", None)
+    os.environ.pop("WANDB_SERVICE", None)
 
 
 ONLINE = (

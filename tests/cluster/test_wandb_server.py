@@ -9,17 +9,14 @@ from typing import Any
 import pytest
 import wandb
 
-from tests.wandb_server import PROJECT, Server, serving
+from tests.wandb_server import PROJECT, Server, known_to_wandb
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.chdir(tmp_path)
-    with serving() as made:
-        made.environment(monkeypatch)
-        wandb.teardown()  # the client reads its environment once
+    with known_to_wandb(monkeypatch) as made:
         yield made
-        wandb.teardown()
 
 
 def start(name: str, sweep: str | None = None, **config: Any) -> Any:

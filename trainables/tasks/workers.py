@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+
+from fairsweep.search_spaces.normalisation import OwnBatchNorm, Pair
 
 LEAST = 2  # examples of a batch for each worker
 Batch = TypeVar("Batch", Tensor, tuple[Tensor, ...])
@@ -229,42 +230,26 @@ def batch_moments(x: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor, int]:
     return whole.view_as(mean), spread.view_as(mean), total
 
 
-class _WholeBatches(TorchFunctionMode):
-    """Has `F.batch_norm`, which all of PyTorch's layers of batch normalisation call, see the whole batch.
+class _WholeBatches(OwnBatchNorm):
+    """Has batch normalisation see the whole batch.
 
     `nn.SyncBatchNorm` (2.13) does so on GPUs alone, and would have to take the place of each layer.
     """
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.batch_norm and _sharing is not None:
-            return _batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if not training:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    mean, variance, count = batch_moments(x, [0, *range(2, x.dim())])
-    if running_mean is not None and running_var is not None:
-        with torch.no_grad():
-            running_mean.lerp_(mean.flatten(), momentum)
-            running_var.lerp_(variance.flatten() * (count / max(count - 1, 1)), momentum)
-    scale = (variance + eps).rsqrt()
-    if weight is not None:
-        scale = scale * weight.view_as(scale)
-    out = (x - mean) * scale
-    return out if bias is None else out + bias.view_as(scale)
+    def normalised(self, x: Tensor, running: Pair, affine: Pair, momentum: float, eps: float) -> Tensor:
+        if _sharing is None:
+            return F.batch_norm(x, *running, *affine, True, momentum, eps)
+        (mean, variance), (weight, bias) = running, affine
+        center, spread, count = batch_moments(x, [0, *range(2, x.dim())])
+        if mean is not None and variance is not None:
+            with torch.no_grad():
+                mean.lerp_(center.flatten(), momentum)
+                variance.lerp_(spread.flatten() * (count / max(count - 1, 1)), momentum)
+        scale = (spread + eps).rsqrt()
+        if weight is not None:
+            scale = scale * weight.view_as(scale)
+        out = (x - center) * scale
+        return out if bias is None else out + bias.view_as(scale)
 
 
 def workers(device: str | torch.device = "cpu") -> Workers:
