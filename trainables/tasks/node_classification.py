@@ -21,6 +21,7 @@ from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.datasets.own import splits
 from fairsweep.trainables.parts import Members, identity
+from fairsweep.trainables.tasks.message_passing import Structure
 from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, hops, normalised_adjacency
 
 __all__ = [
@@ -105,33 +106,42 @@ def known_by(name: str, data_dir: Path | None) -> str:
 
 
 @lru_cache(maxsize=2)
-def _on_device(
-    name: str, data_dir: Path | None, device: str
-) -> tuple[Tensor | SparseMatrix, SparseMatrix, Tensor]:
+def _on_device(name: str, data_dir: Path | None, device: str) -> tuple[Tensor | SparseMatrix, Tensor]:
     graph = load(name, data_dir)
     features: Tensor | SparseMatrix
     if sp.issparse(graph.features):
         features = SparseMatrix(graph.features, device)
     else:
         features = torch.tensor(graph.features, device=device)
-    propagation = SparseMatrix(normalised_adjacency(graph.adjacency), device)
-    return features, propagation, torch.tensor(graph.labels, device=device)
+    return features, torch.tensor(graph.labels, device=device)
+
+
+@lru_cache(maxsize=2)
+def _structure(name: str, data_dir: Path | None, device: str) -> Structure:
+    return Structure(load(name, data_dir).adjacency, device)
 
 
 class NodeTask:
     """One graph on one device with a split: the public one, or one drawn by `rng`.
 
-    features: (n, p), dense or sparse. propagation: the normalised adjacency, (n, n). labels: (n,).
+    features: (n, p), dense or sparse. labels: (n,). structure: the graph, for layers; propagation: its normalised
+    adjacency, (n, n).
     """
 
     def __init__(self, name: str, data_dir: Path | None, device: str, rng: np.random.Generator) -> None:
         graph = load(name, data_dir)
         folder = None if data_dir is None else Path(data_dir)
         self.name, self.folder = name, folder
-        self.features, self.propagation, self.labels = _on_device(name, folder, device)
+        self.features, self.labels = _on_device(name, folder, device)
+        self.structure = _structure(name, folder, device)
         self.classes = graph.classes
         self.inputs = int(self.features.shape[1])
         self.parts = {part: torch.tensor(nodes, device=device) for part, nodes in split(graph, rng).items()}
+
+    @property
+    def propagation(self) -> SparseMatrix:
+        """D^-1/2 (A + I) D^-1/2, (n, n)."""
+        return self.structure.propagation
 
     def members(self) -> Members:
         """Nodes of each part."""
