@@ -66,7 +66,10 @@ class Structure:
         looped = sp.csr_matrix(self.adjacency + sp.identity(self.nodes, format="csr"))
         looped.sort_indices()
         arcs = looped.tocoo()
-        return tuple(torch.tensor(end, dtype=torch.int64, device=self.device) for end in (arcs.row, arcs.col))
+        receivers, senders = (
+            torch.tensor(end, dtype=torch.int64, device=self.device) for end in (arcs.row, arcs.col)
+        )
+        return receivers, senders
 
 
 def product(x: Features, weight: Tensor, drop: float = 0.0) -> Tensor:
