@@ -13,11 +13,13 @@ import asyncio
 import base64
 import json
 import re
+import subprocess
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -517,3 +519,11 @@ def serving() -> Iterator[Server]:
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(20)
+
+
+def inspected(file: Path, *words: str) -> str:
+    """What W&B's own reader, that of `wandb leet inspect`, finds in a run's file; without a Python of its own."""
+    from wandb.util import get_core_path
+
+    reader = [get_core_path(), "leet", "inspect", *words, "--run-file", str(file), str(file.parent)]
+    return subprocess.run(reader, capture_output=True, text=True, timeout=60, check=True).stdout

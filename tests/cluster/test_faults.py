@@ -60,6 +60,7 @@ from fairsweep.cluster.display import Display
 from fairsweep.cluster.jobs import driving
 from tests.cluster.test_conductor import engine
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # see `heeded`
 driving.LAST_S = driving.GONE_GRACE_S = 0.5
 run = engine(Path(sys.argv[1]), "trainable=test_bowl", "budget.trials=3")
 run.conductor.next_leg()

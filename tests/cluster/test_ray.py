@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +18,7 @@ from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.best import best_of
 from fairsweep.cluster.jobs.sweep import Result
 from tests.cluster.test_conductor import lies_about_early_stopping
+from tests.wandb_server import inspected
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -135,12 +134,12 @@ def test_a_hanging_trial_is_ended_and_not_retried(tmp_path: Path) -> None:
     began = time.monotonic()
     result = run(
         tmp_path, "trainable=test_faulty", "space.x=0.5", "space.fault.choices=[hang,none]", "space.fault.paper=none",
-        "search=grid", "budget.trials=2", "budget.trial_timeout=12", "budget.report_seconds=0",
+        "search=grid", "budget.trials=2", "budget.trial_timeout=5", "budget.report_seconds=0",
     )  # fmt: skip
     assert time.monotonic() - began < 90
     by_fault = {t["config.fault"]: t for t in trials(result)}
     assert by_fault["hang"]["state"] == "failed" and by_fault["hang"]["retries"] == 0
-    assert by_fault["hang"]["reason"] == "timed out: no report for 12 s after step 2"
+    assert by_fault["hang"]["reason"] == "timed out: no report for 5 s after step 2"
     assert steps(result, by_fault["hang"]["trial"]) == [1, 2]
     assert by_fault["none"]["state"] == "complete"
 
@@ -164,14 +163,15 @@ def test_rays_own_optuna_wrapper_lies(tmp_path: Path) -> None:
             scheduler=ASHAScheduler(
                 metric="val_loss", mode="min", max_t=9, grace_period=1, reduction_factor=3
             ),
-            num_samples=12,
+            num_samples=6,
             max_concurrent_trials=1,
+            reuse_actors=True,  # of Tune's own functions too: else each trial waits for a process that imports Tune
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), name="s", verbose=0),
     )
     found = tuner.fit()
     steps = {search._ot_trials[r.metrics["trial_id"]].number: r.metrics["training_iteration"] for r in found}
-    assert len(steps) == 12 and min(steps.values()) < 9, "ASHA stopped none"
+    assert len(steps) == 6 and min(steps.values()) < 9, "ASHA stopped none"
     lies = lies_about_early_stopping(search._ot_study, steps, 9)
     assert len(lies) == sum(ran < 9 for ran in steps.values())
     assert all("and is COMPLETE" in lie for lie in lies)
@@ -214,15 +214,12 @@ def test_wandb_runs_are_written_in_the_worker_and_read_back(tmp_path: Path) -> N
     runs = [file for file in found if not file.stem.endswith("-sweep")]
     assert len(runs) == 2 and len(found) == 3, "one offline run a trial, and one of the sweep"
     rows = {t["trial"]: t for t in trials(result)}
-    leet = [sys.executable, "-m", "wandb", "leet", "inspect"]
     for file in runs:
-        text = subprocess.run(
-            [*leet, "--summary", str(file)], capture_output=True, text=True, timeout=60
-        ).stdout
+        text = inspected(file, "--summary")
         trial = next(t for t in rows if t in text or t in file.name)
         assert "val_loss" in text and "test_loss" in text, text
         assert file.stem.endswith(f"-{trial}")
-        whole = subprocess.run([*leet, str(file)], capture_output=True, text=True, timeout=60).stdout
+        whole = inspected(file)
         assert repr(rows[trial]["value"])[:8] in whole, whole[-2000:]
 
 
