@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from fairsweep.analysis._files import Folder
-from fairsweep.analysis._lease import written
+from fairsweep.analysis._lease import Lease, written
 from fairsweep.analysis._lock import Lock
 from fairsweep.analysis._log import Log, Segment, scan
 
@@ -110,6 +110,14 @@ def _up_to_its_end(segments: list[Segment]) -> list[Segment]:
         segment.frames = [frame for frame in segment.frames if frame.seq < end]
         first = min([first, *(frame.seq for frame in segment.frames[:1])])
     return segments
+
+
+def claim(folder: Folder, where: str) -> Lock | Lease:
+    """By what a process holds a folder of the store: a lock in it, on an object store an object that names the process.
+
+    Of a sweep it is that of its log (`Paths`).
+    """
+    return Lock(folder.path(f"{where}/lock")) if folder.local else Lease(folder, f"{where}/writer.json")
 
 
 def live(folder: Folder, paths: Paths) -> bool | None:

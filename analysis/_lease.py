@@ -124,6 +124,17 @@ class Lease:
             raise self._refusal(self._lost)
         self._thread.start()
 
+    def held(self) -> bool:
+        """Whether a live process holds it."""
+        return bool(written(self._folder, self._name))
+
+    def check(self, what: str) -> None:
+        """SweepLocked as `acquire`, of a process that is seen to live from here. Takes nothing, waits for nobody."""
+        self._what = what
+        seen = _look(self._folder, self._name)
+        if seen is not None and _lives(seen):
+            raise self._refusal(seen)
+
     def _refusal(self, holder: dict[str, Any]) -> SweepLocked:
         return SweepLocked(f"{self._what} is being written by {_named(holder)}; wait for it or end it")
 

@@ -38,9 +38,7 @@ class Lock:
                 if time.monotonic() < until:
                     time.sleep(0.02)
                     continue
-                raise SweepLocked(
-                    f"{what} is being written by {_holder(holder)}; wait for it or end it"
-                ) from None
+                raise _refusal(what, holder) from None
             if self._is_current(handle):
                 break
             os.close(handle)  # the holder before us removed the file that we had opened
@@ -63,24 +61,35 @@ class Lock:
 
     def held(self) -> bool:
         """Whether a live process has the lock."""
+        return self._holder() is not None
+
+    def check(self, what: str) -> None:
+        """SweepLocked as `acquire`, which takes nothing and leaves nothing."""
+        holder = self._holder()
+        if holder is not None:
+            raise _refusal(what, holder)
+
+    def _holder(self) -> str | None:
+        """What the file says of the live process that has the lock; None if none has."""
         if fcntl is None:
-            return False
+            return None
         try:
             handle = os.open(self.path, os.O_RDONLY)
         except FileNotFoundError:
-            return False
+            return None
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            return True
+            return os.pread(handle, 4096, 0).decode(errors="replace")
         finally:
             os.close(handle)
-        return False
+        return None
 
 
-def _holder(text: str) -> str:
+def _refusal(what: str, holder: str) -> SweepLocked:
     try:
-        found = json.loads(text)
-        return f"process {found['pid']} on {found['host']}"
+        found = json.loads(holder)
+        name = f"process {found['pid']} on {found['host']}"
     except (ValueError, KeyError, TypeError):
-        return "another process"
+        name = "another process"
+    return SweepLocked(f"{what} is being written by {name}; wait for it or end it")

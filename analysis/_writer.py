@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from fairsweep.analysis import _log
 from fairsweep.analysis._appender import Appender
+from fairsweep.analysis._batch import Batch
 from fairsweep.analysis._files import Folder, StoreError, UnknownSweep
-from fairsweep.analysis._layout import EPOCH, Paths, read_log
+from fairsweep.analysis._layout import EPOCH, Paths, claim, read_log
 from fairsweep.analysis._lease import Lease
 from fairsweep.analysis._lock import Lock
 from fairsweep.analysis._record import Recovery, SweepRecord, record_of
@@ -60,7 +61,7 @@ class SweepWriter(Sealing):
         self._file_lock = lock
         self._mutex = threading.RLock()
         self._buffer: list[_log.Row] | None = None
-        self._batch = _Batch(self)
+        self._batch = Batch(self)
         self._first: list[_log.Row] = []
         self._appender: Appender | None = None
         self._next_seal = 0.0
@@ -88,13 +89,11 @@ class SweepWriter(Sealing):
     def _lock(cls, folder: Folder, paths: Paths) -> Lock | Lease:
         for where in paths.folders:
             folder.make(where)
-        if not folder.local:
-            lease = Lease(folder, paths.lease)
-            lease.acquire(f"sweep {paths.sweep}")
-            folder.patience.calm(PATIENCE_S)
-            return lease
-        lock = Lock(folder.path(paths.lock))
+        lock = claim(folder, paths.log)
         lock.acquire(f"sweep {paths.sweep}")
+        if not folder.local:
+            folder.patience.calm(PATIENCE_S)
+            return lock
         for where in paths.folders:
             folder.delete_temporaries(where)
         return lock
@@ -388,28 +387,3 @@ class SweepWriter(Sealing):
                         self.seal()
                 finally:
                     self._release()
-
-
-class _Batch(contextlib.AbstractContextManager[None]):
-    """See `SweepWriter.batch`; each report enters several, so that it is no generator."""
-
-    def __init__(self, writer: SweepWriter) -> None:
-        self._writer = writer
-        self._depth = 0
-
-    def __enter__(self) -> None:
-        self._writer._mutex.acquire()
-        self._depth += 1
-        if self._depth == 1:
-            self._writer._buffer = []
-
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        writer = self._writer
-        try:
-            self._depth -= 1
-            if self._depth == 0:
-                rows, writer._buffer = writer._buffer, None
-                if kind is None and rows:
-                    writer._commit(rows)
-        finally:
-            writer._mutex.release()

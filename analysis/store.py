@@ -51,7 +51,7 @@ from fairsweep.analysis._files import (
     join,
     write_parquet,
 )
-from fairsweep.analysis._layout import Paths, live
+from fairsweep.analysis._layout import Paths, claim, live
 from fairsweep.analysis._record import Recovery, SweepRecord, notes_of, record_of
 from fairsweep.analysis._state import State
 from fairsweep.analysis._writer import SweepWriter, exists, now
@@ -271,6 +271,10 @@ class Store:
         if not self.has(sweep):
             raise self.unknown(sweep)
         return SweepWriter._open(self.folder, self.uri, sweep)
+
+    def check_free(self, sweep: str) -> None:
+        """SweepLocked as `open`, where it is seen at once that a live process writes the sweep; takes nothing."""
+        claim(self.folder, Paths(sweep).log).check(f"sweep {sweep}")
 
     def written(self, sweep: str) -> bool | None:
         """Whether a live process writes the sweep; None where that cannot be seen from here, on an object store."""

@@ -17,8 +17,8 @@ import pyarrow.fs as pafs
 
 from fairsweep.analysis import schema
 from fairsweep.analysis._files import Folder, StoreError
-from fairsweep.analysis._layout import Paths, list_parts
-from fairsweep.analysis._lease import Lease, written
+from fairsweep.analysis._layout import Paths, claim, list_parts
+from fairsweep.analysis._lease import Lease
 from fairsweep.analysis._lock import Lock
 from fairsweep.analysis._state import State
 from fairsweep.analysis.schema import SCHEMA_VERSION
@@ -184,13 +184,12 @@ def _alone(store: Store, sweep: str, force: bool) -> Iterator[None]:
         yield
         return
     folder.make(paths.log)
-    with _held(folder, paths.lock if folder.local else paths.lease, f"sweep {sweep}"):
+    with _held(claim(folder, paths.log), f"sweep {sweep}"):
         yield
 
 
 @contextlib.contextmanager
-def _held(folder: Folder, name: str, what: str) -> Iterator[None]:
-    lock = Lock(folder.path(name)) if folder.local else Lease(folder, name)
+def _held(lock: Lock | Lease, what: str) -> Iterator[None]:
     lock.acquire(what)
     try:
         yield
@@ -205,18 +204,18 @@ def alone(store: Store, table: str, run: str, what: str) -> Iterator[None]:
     what: such a run is called.
     """
     store.folder.make(f"{table}/{run}")
-    with _held(store.folder, _lock(store, table, run), f"{what} {run}"):
+    with _held(claim(store.folder, f"{table}/{run}"), f"{what} {run}"):
         yield
 
 
-def _lock(store: Store, table: str, run: str) -> str:
-    return f"{table}/{run}/{'lock' if store.folder.local else 'writer.json'}"
+def check_alone(store: Store, table: str, run: str, what: str) -> None:
+    """SweepLocked as `alone`, where it is seen at once that another one has it; takes nothing."""
+    claim(store.folder, f"{table}/{run}").check(f"{what} {run}")
 
 
 def held(store: Store, table: str, run: str) -> bool:
     """Whether a live process has the lock of a run of a derived table."""
-    name = _lock(store, table, run)
-    return Lock(store.folder.path(name)).held() if store.folder.local else bool(written(store.folder, name))
+    return claim(store.folder, f"{table}/{run}").held()
 
 
 def _copy(folder: Folder, source: str, target: str, name: str) -> None:

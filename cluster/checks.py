@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 from fairsweep.cluster.errors import UserError
 from fairsweep.search_spaces.algorithms import OUTSIDE, SCHEDULERS
 from fairsweep.search_spaces.algorithms.population import checked
-from fairsweep.search_spaces.space import Space
+from fairsweep.search_spaces.space import Space, SpaceError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import ENDLESS, Paper
 
 TOTALS = ("total_steps", "total_minutes")  # budgets of all trials of a sweep together
 LEAST = 2  # examples of a batch for each of several trainers
 MOST = 2**63 - 1  # what a column of whole numbers holds
+WITH_MAXIMUM = ("median", "hyperband", "pbt")  # schedulers that divide the longest training
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PART = 1e-4  # of a CPU or GPU, the smallest that Ray knows
 
 
@@ -193,3 +196,60 @@ def _batch_sizes(raw: Mapping[str, Any], space: Space) -> list[float]:
     if parameter is None:
         return []
     return [parameter.value] if parameter.fixed else list(parameter.span or ())
+
+
+def check_name(name: Any) -> None:
+    """The name of a sweep, if it is given one."""
+    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
+        raise UserError(
+            f"name={name}: must be 1-100 letters, digits, dots, dashes and underscores, and not begin with a dot"
+        )
+
+
+def listed(raw: Mapping[str, Any], space: Space, paper: Any) -> list[dict[str, Any]]:
+    """The configurations of `search=listed`, whole."""
+    configs = raw["search"].get("configs")
+    if not isinstance(configs, list) or not configs:
+        raise UserError(
+            f"search.configs={configs}: must list at least one configuration, such as [{{lr: 0.01}}]"
+        )
+    found = []
+    for i, config in enumerate(configs):
+        if not isinstance(config, Mapping):
+            raise UserError(f"search.configs[{i}]={config}: must map parameters to values")
+        try:
+            found.append(space.fill(flat(config), raw["data"] or paper.datasets[0]))
+        except SpaceError as error:
+            raise UserError(f"search.configs[{i}]: {error}") from None
+    return found
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested groups as dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found.update(flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:
+    """How long trials may train."""
+    try:
+        found = paper.fidelity(space.first(raw["data"] or paper.datasets[0]), raw["budget"]["steps"])
+    except ValueError as error:
+        raise UserError(f"budget.steps={raw['budget']['steps']}: {error}") from None
+    except (
+        Exception
+    ) as error:  # a plug-in's own fault, which would else come up once the sweep is in the store
+        raise UserError(
+            f"trainable={raw['trainable']}: its fidelity() raises {type(error).__name__}: {error}; see the trainable"
+        ) from None
+    if found.maximum == ENDLESS and raw["scheduler"]["name"] in WITH_MAXIMUM:
+        raise UserError(
+            f"budget.steps is missing: scheduler={raw['scheduler']['name']} needs to know how many reports a"
+            " trial makes; say budget.steps=N, or steps=N in @fairsweep.trainable; asha does without"
+        )
+    check_affordable(raw, found.maximum)

@@ -31,13 +31,11 @@ from fairsweep.search_spaces import _yaml
 from fairsweep.search_spaces.algorithms import OUTSIDE, SEARCHES
 from fairsweep.search_spaces.space import Space, SpaceError
 from fairsweep.trainables import catalog
-from fairsweep.trainables.base import ENDLESS, DataError, Paper
+from fairsweep.trainables.base import DataError, Paper
 from fairsweep.trainables.own.source import is_reference
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 CONF = Path(__file__).parent / "conf"
 TRAINER = "pa_da"  # the paper that trains a supernet
-WITH_MAXIMUM = ("median", "hyperband", "pbt")  # schedulers that divide the longest training
 GROUPS = ("trainable", "search", "scheduler", "budget", "cluster", "tracking", "experiment")
 
 
@@ -176,7 +174,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
         raise UserError(f"test={raw['test']}: must be true or false")
     check_budget(raw)
     if raw["search"]["name"] == "listed":
-        configs = _listed(raw, space, paper)
+        configs = checks.listed(raw, space, paper)
         # More than are listed would be waited for: the time left would be theirs too.
         trials = min(raw["budget"]["trials"] or len(configs), len(configs))
         raw = {
@@ -200,7 +198,7 @@ def check(tree: DictConfig | Mapping[str, Any]) -> Settings:
             f"budget.trials={raw['budget']['trials']}: every parameter of the space is fixed, so there is one "
             "configuration; use budget.trials=1 (and seeds=N to repeat it), or free a parameter"
         )
-    _check_fidelity(raw, paper, space)
+    checks.check_fidelity(raw, paper, space)
     return Settings(slug, space, raw)
 
 
@@ -329,17 +327,10 @@ def check_common(raw: dict[str, Any], paper: Any) -> None:
             raise UserError(f"tracking.sweep={raw['tracking']['sweep']}: must be true or false")
     if raw["tracking"].get("dir"):
         raw["tracking"] = {**raw["tracking"], "dir": absolute(raw["tracking"]["dir"])}
-    _check_name(raw.get("name"))
+    checks.check_name(raw.get("name"))
     _check_data(raw, paper)
     if not isinstance(raw["storage"], str) or not raw["storage"].strip():
         raise UserError(f"storage={raw['storage']!r}: must be a folder or a URI such as s3://bucket/path")
-
-
-def _check_name(name: Any) -> None:
-    if name is not None and not (isinstance(name, str) and NAME.fullmatch(name)):
-        raise UserError(
-            f"name={name}: must be 1-100 letters, digits, dots, dashes and underscores, and not begin with a dot"
-        )
 
 
 def absolute(folder: Any) -> str:
@@ -360,51 +351,3 @@ def _check_data(raw: dict[str, Any], paper: Any) -> None:
             )
         if not Path(raw["data_dir"]).is_dir():
             raise UserError(f"data_dir={raw['data_dir']}: no such folder on this machine")
-
-
-def _listed(raw: Mapping[str, Any], space: Space, paper: Any) -> list[dict[str, Any]]:
-    """The configurations of `search=listed`, whole."""
-    configs = raw["search"].get("configs")
-    if not isinstance(configs, list) or not configs:
-        raise UserError(
-            f"search.configs={configs}: must list at least one configuration, such as [{{lr: 0.01}}]"
-        )
-    found = []
-    for i, config in enumerate(configs):
-        if not isinstance(config, Mapping):
-            raise UserError(f"search.configs[{i}]={config}: must map parameters to values")
-        try:
-            found.append(space.fill(flat(config), raw["data"] or paper.datasets[0]))
-        except SpaceError as error:
-            raise UserError(f"search.configs[{i}]: {error}") from None
-    return found
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested groups as dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            found.update(flat(value, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = value
-    return found
-
-
-def _check_fidelity(raw: Mapping[str, Any], paper: Any, space: Space) -> None:
-    try:
-        found = paper.fidelity(space.first(raw["data"] or paper.datasets[0]), raw["budget"]["steps"])
-    except ValueError as error:
-        raise UserError(f"budget.steps={raw['budget']['steps']}: {error}") from None
-    except (
-        Exception
-    ) as error:  # a plug-in's own fault, which would else come up once the sweep is in the store
-        raise UserError(
-            f"trainable={raw['trainable']}: its fidelity() raises {type(error).__name__}: {error}; see the trainable"
-        ) from None
-    if found.maximum == ENDLESS and raw["scheduler"]["name"] in WITH_MAXIMUM:
-        raise UserError(
-            f"budget.steps is missing: scheduler={raw['scheduler']['name']} needs to know how many reports a"
-            " trial makes; say budget.steps=N, or steps=N in @fairsweep.trainable; asha does without"
-        )
-    checks.check_affordable(raw, found.maximum)

@@ -16,7 +16,13 @@ _NAMED = re.compile(
     r"""(?P<name>[A-Za-z][\w.-]*)(?P<sign>["']?\s*:\s*)(?P<value>"[^"]*"|'[^']*'|\{[^{}]*\}|\[[^\[\]]*\]|[^,}\]\s]+)"""
 )
 # A password may hold @ (the last one before a slash ends it), and, though it should not, a slash, as AWS's often do.
-_USER = re.compile(r"(://[^/@\s:]*):(?:[^/\s]*|(?!\d+[/?])[^@\s]*)@")
+# Where a host may come first, digits before a slash are its port.
+_OF_HOSTS = r"(?:https?|webhdfs|hdfs|ray|grpc|tcp|wss?):"
+_USER = re.compile(
+    rf"(?<![\w+.-])((?:(?P<host>{_OF_HOSTS})|(?!{_OF_HOSTS})[\w+.-]+:)//[^/@\s:]*):"
+    r"(?:[^/\s]*|(?(host)(?!\d{1,5}[/?]))[^@\s]*)@",
+    re.IGNORECASE,
+)
 _QUERY = re.compile(r"([?&]([\w.-]+)=)[^&\s#]*")
 _WORD = re.compile(r"^(?P<key>[+~-]*[A-Za-z@][^=]*)=(?P<value>.*)$", re.DOTALL)
 

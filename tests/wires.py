@@ -10,8 +10,9 @@ from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.exchange import Exchange
 from fairsweep.cluster.engine.fleet import Fleet
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.engine.trial import Leg
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.worker import LegRunner
 
 
 class Place(Protocol):

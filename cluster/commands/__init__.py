@@ -10,6 +10,12 @@ def path(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def examples(p: Any, *commands: str) -> None:
+    """Has the help of a verb end with commands that work as they stand."""
+    p.formatter_class = argparse.RawDescriptionHelpFormatter
+    p.epilog = "\n".join(["examples:", *(f"  {command}" for command in commands)])
+
+
 def of_a_run(p: Any) -> None:
     """Adds the options of what a run says meanwhile."""
     p.add_argument("--quiet", action="store_true", help="no progress")

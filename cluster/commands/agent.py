@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from fairsweep.cluster import DEFAULT_STORAGE
-from fairsweep.cluster.commands import of_a_run
+from fairsweep.cluster.commands import examples, of_a_run
 from fairsweep.cluster.commands.runs import display_of, finished
 from fairsweep.cluster.errors import UserError
 
@@ -24,6 +24,12 @@ def register(add: Any) -> None:
     )
     p.add_argument("--count", type=int, metavar="N", help="runs to take up; default as many as W&B has")
     of_a_run(p)
+    examples(
+        p,
+        "fairsweep space dagnn --to wandb > sweep.yaml && wandb sweep --project P sweep.yaml",
+        "fairsweep agent P/SWEEP_ID --parallel 8 --count 100 storage=my-store",
+        "fairsweep agent ENTITY/P/SWEEP_ID trainable=train.py:train",
+    )
     p = add(
         "wandb",
         _wandb,
@@ -35,6 +41,11 @@ def register(add: Any) -> None:
         "--poll", type=float, metavar="S", default=10.0, help="seconds between looks at them; at least 5"
     )
     of_a_run(p)
+    examples(
+        p,
+        "fairsweep wandb trainable=dagnn search=tpe scheduler=median budget.trials=100 tracking.project=P",
+        "fairsweep wandb P/SWEEP_ID",
+    )
 
 
 def _wandb(args: argparse.Namespace, rest: list[str]) -> int:

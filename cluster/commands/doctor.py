@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster.commands import examples
 
 
 def register(add: Any) -> None:
@@ -17,6 +18,12 @@ def register(add: Any) -> None:
     p.add_argument(
         "--address",
         help="of a cluster (HOST:6379, auto) or job server (http://HOST:8265); default RAY_ADDRESS",
+    )
+    examples(
+        p,
+        "fairsweep doctor",
+        "fairsweep doctor --address http://HEAD:8265 --storage s3://bucket/sweeps",
+        "fairsweep doctor --address auto --json",
     )
 
 
@@ -39,5 +46,6 @@ def _doctor(args: argparse.Namespace, rest: list[str]) -> int:
             print(f"{'':<5} {'':<{width}}  -> {'as above' if check.todo == before else check.todo}")
         before = check.todo
     counts = checking.as_json(checks)
-    print(f"{counts['bad']} bad, {counts['warn']} to look at, {counts['ok']} ok")
+    absent = f", {counts['not_installed']} extras not installed" if counts["not_installed"] else ""
+    print(f"{counts['bad']} bad, {counts['warn']} to look at, {counts['ok']} ok{absent}")
     return checking.verdict(checks)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep.cluster import DEFAULT_STORAGE
+from fairsweep.cluster.commands import examples
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import submitted
 
@@ -28,18 +29,19 @@ NOT_IN_A_JOB = (
     "new",
     "ls",
 )
-EPILOG = """examples:
-  fairsweep submit run trainable=biper budget.trials=6
-  fairsweep submit --no-wait --address http://HEAD:8265 run trainable=train.py:train storage=s3://bucket/sweeps
-  fairsweep submit --pass WANDB_API_KEY run trainable=dagnn tracking=wandb tracking.mode=online
-  fairsweep submit resume dagnn-20261124-101500 budget.trials=+20"""
+EXAMPLES = (
+    "fairsweep submit run trainable=biper budget.trials=6",
+    "fairsweep submit --no-wait --address http://HEAD:8265 run trainable=train.py:train storage=s3://bucket/sweeps",
+    "fairsweep submit --pass WANDB_API_KEY run trainable=dagnn tracking=wandb tracking.mode=online",
+    "fairsweep submit resume dagnn-20261124-101500 budget.trials=+20",
+)
 
 
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     p = add("submit", _submit, "run any other verb as a job of a Ray cluster, and follow it")
     p.usage = "fairsweep submit [--address URL] [--no-wait] [option ...] VERB [word ...]"
-    p.formatter_class, p.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    examples(p, *EXAMPLES)
     _address(p)
     p.add_argument("--no-wait", action="store_true", help="print the job's id and leave it alone")
     p.add_argument("--id", metavar="ID", help="the id that the job is to have")
@@ -86,19 +88,24 @@ def register(add: Any) -> None:
     )
 
     p = add("status", _status, "the jobs of a cluster, or one: its state, its sweep, its exit code")
-    p.add_argument("job", nargs="?", metavar="ID", help="a job; exits with its code when it has ended")
-    _address(p)
+    _of_a_job(p, "?", "exits with its code when it has ended")
     p.add_argument("--wait", action="store_true", help="until it has ended")
-    p.add_argument("--storage", help="the store of its sweep, where it is not where the job was submitted")
 
     p = add("logs", _logs, "what a job has written", json=False)
-    p.add_argument("job", nargs="?", metavar="ID", help="a job; without it the newest")
-    _address(p)
+    _of_a_job(p, "?", "without it the newest")
     p.add_argument("--follow", "-f", action="store_true", help="until it ends; exits with its code")
 
     p = add("stop", _stop, "end a job: running trials end at their next report, `resume` goes on")
-    p.add_argument("job", metavar="ID", help="a job (`fairsweep status`)")
+    _of_a_job(p, None, "`fairsweep status` lists them")
+
+
+def _of_a_job(p: Any, count: str | None, more: str) -> None:
+    """Adds what says of which job a verb is."""
+    p.add_argument(
+        "job", nargs=count, metavar="JOB", help=f"the id of a job, or the sweep that it runs; {more}"
+    )
     _address(p)
+    p.add_argument("--storage", help="the store of its sweep, where it is not where the job was submitted")
 
 
 def _address(p: Any) -> None:
@@ -209,15 +216,18 @@ def _status(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.service import jobs
 
     if args.wait and not args.job:
-        raise UserError("--wait: goes with a job's ID")
+        raise UserError("--wait: goes with a job")
     try:
         client = jobs.connect(args.address)
     except UserError:  # the cluster may be gone, and what its jobs have left is not
-        record = submitted.read(args.storage or DEFAULT_STORAGE, args.job) if args.job else None
+        place, job = args.storage or DEFAULT_STORAGE, args.job
+        record = submitted.read(place, job) if job else None
+        if job and record is None and (job := submitted.of_sweep(place, job)) is not None:
+            record = submitted.read(place, job)
         if record is None or record["code"] is None:
             raise
         return _told(
-            {"job": args.job, "state": "ended", **record, "ended": _clock(record["ended"] * 1000)}, args.json
+            {"job": job, "state": "ended", **record, "ended": _clock(record["ended"] * 1000)}, args.json
         )
     if not args.job:
         rows = [_row(about) for about in jobs.listed(client)]
@@ -228,10 +238,10 @@ def _status(args: argparse.Namespace, rest: list[str]) -> int:
         else:
             report.show_rows(rows, ["job", "state", "code", "started", "sweep", "command"])
         return 0
-    about = jobs.info(client, args.job)
+    about = jobs.find(client, args.job, args.storage)
     while args.wait and not jobs.is_over(about):
         time.sleep(1.0)
-        about = jobs.info(client, args.job)
+        about = jobs.info(client, about.submission_id)
     return _told(_row(about, args.storage), args.json)
 
 
@@ -275,13 +285,14 @@ def _logs(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.service import jobs
 
     client = jobs.connect(args.address)
-    job = args.job
-    if job is None:
+    if args.job is None:
         known = jobs.listed(client)
         if not known:
             raise UserError(f"logs: {client.get_address()} has no jobs yet")
-        job = known[-1].submission_id
-    about = jobs.info(client, job)
+        about = known[-1]
+    else:
+        about = jobs.find(client, args.job, args.storage)
+    job = about.submission_id
     if args.follow:
         return _followed(client, job)
     text = jobs.without_front(client.get_job_logs(job))
@@ -296,20 +307,19 @@ def _stop(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.cluster.storage import resuming
 
     client = jobs.connect(args.address)
-    ran, about = jobs.stop(client, args.job)
-    record = jobs.record_of(about)
+    job = jobs.find(client, args.job, args.storage).submission_id
+    ran, about = jobs.stop(client, job)
+    record = jobs.record_of(about, args.storage)
     sweep, state = (record or {}).get("sweep"), jobs.state_of(about).lower()
     if args.json:
-        report.print_json({"job": args.job, "ran": ran, "state": state, "sweep": sweep})
+        report.print_json({"job": job, "ran": ran, "state": state, "sweep": sweep})
     elif not ran:
-        print(f"{args.job} has ended already ({state})")
+        print(f"{job} has ended already ({state})")
     elif not jobs.is_over(about):
-        print(
-            f"{args.job} was asked to end and still runs; `fairsweep status {args.job} --wait` waits for it"
-        )
+        print(f"{job} was asked to end and still runs; `fairsweep status {job} --wait` waits for it")
         return 1
     else:
-        print(f"{args.job} is stopped")
+        print(f"{job} is stopped")
         if sweep and record and record.get("code") == 130:
             print(
                 f"resume   fairsweep submit {resuming(sweep, record['storage']).removeprefix('fairsweep ')}"

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fairsweep.cluster import DEFAULT_STORAGE
@@ -22,6 +22,7 @@ LEAST_S = 0.2  # between two looks
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     p = add("ls", _ls, "the sweeps of a store; a comparison is one row")
+    p.add_argument("sweeps", nargs="*", metavar="SWEEP", help="only these sweeps and comparisons")
     p.add_argument("--all", action="store_true", help="each sweep of a comparison, too")
     p.add_argument("--storage", default=DEFAULT_STORAGE, help="folder or URI of the store")
     p.add_argument(
@@ -41,7 +42,8 @@ def register(add: Any) -> None:
 
 def _ls(args: argparse.Namespace, rest: list[str]) -> int:
     every = None if args.watch is None else _seconds(args.watch)
-    listing = Listing(existing(args.storage), args.tag, args.all)
+    listing = Listing(existing(args.storage), args.tag, args.all, args.sweeps)
+    listing.check()
     if every is not None:
         return watch(listing, every, args.json)
     from fairsweep.analysis import report
@@ -89,11 +91,11 @@ def _print(rows: list[dict[str, Any]], on: Any = None) -> None:
 class Listing:
     """The rows of `ls`. A sweep is read again only when a file of it has changed.
 
-    tags: only sweeps that have all of them. whole: each sweep of a comparison, too.
+    tags: only sweeps that have all of them. whole: each sweep of a comparison, too. only: these, if any are named.
     """
 
-    def __init__(self, store: Any, tags: list[str], whole: bool) -> None:
-        self.store, self.tags, self.whole = store, set(tags), whole
+    def __init__(self, store: Any, tags: list[str], whole: bool, only: Sequence[str] = ()) -> None:
+        self.store, self.tags, self.whole, self.only = store, set(tags), whole, only
         self._known: dict[str, tuple[str, dict[str, Any]]] = {}
 
     @property
@@ -107,6 +109,8 @@ class Listing:
 
         found = {}
         for name in self.store.names():
+            if self.only and not any(name == one or name.startswith(f"{one}.") for one in self.only):
+                continue
             stamp = self.store.stamp(name)
             kept = self._known.get(name)
             try:
@@ -114,9 +118,20 @@ class Listing:
             except UnknownSweep:  # deleted since it was listed
                 continue
         self._known = found
-        rows = [self._as_it_is(row) for _, row in found.values() if self.tags <= set(row["tagged"])]
+        rows = [self._as_it_is(row) for _, row in found.values() if self._is_wanted(row)]
         rows = sorted(rows, key=lambda row: (row["at"], row["sweep"]))
         return rows if self.whole else together(rows, self.store)
+
+    def check(self) -> None:
+        """UnknownSweep for a name that is asked for and that no sweep and no comparison has."""
+        if self.only:
+            self.rows()
+        for name in self.only:
+            if not any(name in _names(row) for _, row in self._known.values()):
+                raise self.store.unknown(name)
+
+    def _is_wanted(self, row: dict[str, Any]) -> bool:
+        return self.tags <= set(row["tagged"]) and (not self.only or bool(_names(row) & set(self.only)))
 
     def _as_it_is(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row whose driver could not say any more that it ended, says so."""
@@ -138,6 +153,11 @@ class Listing:
         states = trials["state"].to_pylist()
         at = about["created"].timestamp() if about.get("created") else 0.0
         return {**row, **about, "at": at, "trials": len(states), "states": states}
+
+
+def _names(row: dict[str, Any]) -> set[str]:
+    """Of a sweep, and of the comparison that it is of."""
+    return {row["sweep"], json.loads(row.get("comparison") or "{}").get("run", row["sweep"])}
 
 
 def together(rows: list[dict[str, Any]], store: Any) -> list[dict[str, Any]]:

@@ -7,19 +7,40 @@ import sys
 import time
 from typing import Any
 
+from fairsweep.cluster.commands import examples
 from fairsweep.cluster.errors import UserError
 
 
 def register(add: Any) -> None:
     """Adds the verb of this file. add: see `cluster.cli`."""
     p = add("local", _local, "a Ray cluster on this machine alone: local start, local status, local stop")
-    p.add_argument(
-        "action", choices=["start", "stop", "status"], metavar="start|stop|status", help="what to do with it"
+    examples(
+        p,
+        "fairsweep local start --nodes 3",
+        "fairsweep submit run trainable=biper budget.trials=6",
+        "fairsweep local stop",
     )
-    p.add_argument("--nodes", type=int, help="with start: nodes, all on this machine (1)", metavar="N")
-    p.add_argument(
-        "--cpus", type=int, help="with start: CPUs of each node (the machine's, shared out)", metavar="N"
+    actions = p.add_subparsers(dest="action", metavar="start|stop|status", required=True)
+
+    def action(name: str, text: str) -> Any:
+        own = actions.add_parser(name, help=text, description=text, allow_abbrev=False)
+        # Not to undo a --json that stands before.
+        own.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="answer in JSON on standard output"
+        )
+        return own
+
+    start = action("start", "start a cluster on loopback, with a token; the one that runs, if one does")
+    start.add_argument("--nodes", type=int, help="nodes, all on this machine (1)", metavar="N")
+    start.add_argument("--cpus", type=int, help="CPUs of each node (the machine's, shared out)", metavar="N")
+    examples(start, "fairsweep local start", "fairsweep local start --nodes 3 --cpus 1")
+    stop = action(
+        "stop", "end its jobs, whose sweeps can be resumed, and then the processes that were started"
     )
+    status = action("status", "where it is and what of it runs; exit code 1 unless all of it does")
+    for other in (stop, status):  # which say what is wrong with them
+        for option in ("--nodes", "--cpus"):
+            other.add_argument(option, help=argparse.SUPPRESS)
 
 
 def _local(args: argparse.Namespace, rest: list[str]) -> int:

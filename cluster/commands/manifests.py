@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
+from fairsweep.cluster.commands import examples
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.masking import masked_words
 
-EPILOG = """examples:
-  fairsweep manifest slurm --nodes 4 --cpus 16 --gpus 2 --partition gpu --activate 'source ~/venv/bin/activate' \\
-      run trainable=dagnn storage=/shared/sweeps budget.trials=200 cluster.gpus_per_trial=0.5 > sweep.sh
-  fairsweep manifest kuberay --image me/fairsweep --nodes 3 run trainable=dagnn storage=s3://bucket/sweeps"""
+EXAMPLES = (
+    "fairsweep manifest slurm --nodes 4 --cpus 16 --gpus 2 --partition gpu --activate 'source ~/venv/bin/activate' \\\n"
+    "      run trainable=dagnn storage=/shared/sweeps budget.trials=200 cluster.gpus_per_trial=0.5 > sweep.sh",
+    "fairsweep manifest kuberay --image me/fairsweep --nodes 3 run trainable=dagnn storage=s3://bucket/sweeps",
+)
 KINDS = {
     "slurm": "a batch script: sbatch FILE",
     "kuberay": "a RayJob of KubeRay 1.5.1 or newer, in token mode: kubectl create -f FILE",
@@ -54,7 +56,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 def register(add: Any) -> None:
     """Adds the verbs of this file. add: see `cluster.cli`."""
     verb = add("manifest", _manifest, "what SLURM, KubeRay or `ray up` is given to run a sweep", json=False)
-    verb.formatter_class, verb.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
+    examples(verb, *EXAMPLES)
     kinds = verb.add_subparsers(dest="kind", metavar="KIND", required=True)
     for kind, text in KINDS.items():
         p = kinds.add_parser(kind, help=text, description=text, allow_abbrev=False)

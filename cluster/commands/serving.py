@@ -9,7 +9,7 @@ import sys
 import threading
 
 from fairsweep.cluster import DEFAULT_STORAGE
-from fairsweep.cluster.commands import path
+from fairsweep.cluster.commands import examples, path
 from fairsweep.cluster.commands.tables import existing
 
 
@@ -26,6 +26,11 @@ def register(add: object) -> None:
     )
     p.add_argument("--tls-cert", type=path, help="PEM file of a certificate: the way is encrypted")
     p.add_argument("--tls-key", type=path, help="PEM file of its key")
+    examples(
+        p,
+        "fairsweep serve --port 8815",
+        "fairsweep serve dagnn-20261124-101500 --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
+    )
 
 
 def _serve(args: argparse.Namespace, rest: list[str]) -> int:

@@ -49,11 +49,19 @@ class RayWires:
 
     def __init__(self) -> None:
         self.actors: dict[str, Any] = {}
+        self._met: set[str] = set()  # the ids of all that there were
         self._calls: dict[Any, str] = {}  # what has not come yet -> its place
 
     def join(self, place: str, actor: Any) -> None:
         """A place that is reached by `actor` from now on."""
         self.actors[place] = actor
+        self._met.add(actor._actor_id.hex())
+
+    def close(self) -> None:
+        """Nothing is told any more: what places have handed over that died, or were given up, goes with them."""
+        if not ray_gone():
+            with contextlib.suppress(Exception):
+                early.forget(self._met)
 
     def leave(self, place: str) -> None:
         """A place of which nothing is awaited any more."""
@@ -102,7 +110,7 @@ class Places:
 
     LOOK_S = 0.1  # between two looks
     WAIT_S = 0.02  # of a round, for places that have joined meanwhile
-    GRACE_S = 15.0  # of running trials, once the sweep is to end
+    GRACE_S = 15.0  # of running trials beyond the time of a report, once the sweep is to end
     RELEASE_S = 2.0  # without work, after which a place gives its resources back
 
     def __init__(
@@ -111,9 +119,10 @@ class Places:
         post_of: Callable[[str], str],
         tick: Callable[[], None],
         share: Share | None = None,
+        report_s: float = 0.0,
     ) -> None:
-        """share: of a cluster on which there may be other sweeps."""
-        self.conductor, self.tick, self.share = conductor, tick, share
+        """share: of a cluster on which there may be other sweeps. report_s: that a place may go without a word."""
+        self.conductor, self.tick, self.share, self.report_s = conductor, tick, share, report_s
         self.wires = RayWires()
         self.exchange = Exchange(conductor, self.wires, post_of)
         self.trials: dict[str, TuneTrial] = {}  # those that have not ended, by place
@@ -133,6 +142,7 @@ class Places:
         finally:
             self._over.set()
             self._rounds.join()
+            self.wires.close()
 
     def _run(self) -> None:
         try:
@@ -257,7 +267,7 @@ class Places:
         if conductor.stopping:
             if self._stopping_since is None:
                 self._stopping_since = conductor.elapsed_s
-            if conductor.elapsed_s - self._stopping_since > self.GRACE_S:
+            if conductor.elapsed_s - self._stopping_since > self.GRACE_S + self.report_s:
                 late = {i: "interrupted" for i in conductor.active}
         for place, trial in self.trials.items() if late else ():
             held = [i for i in self.exchange.holds.get(place, ()) if i in late]

@@ -33,3 +33,13 @@ def heard(actors: Iterable[str]) -> dict[str, Any]:
             found[wanted[key]] = json.loads(text)
             internal_kv._internal_kv_del(key, namespace=NAMESPACE)
     return found
+
+
+def forget(actors: Iterable[str]) -> None:
+    """In the driver: takes away what actors have put down and nobody will hear any more."""
+    from ray.experimental import internal_kv
+
+    gone = {f"{PREFIX}{actor}".encode() for actor in actors}
+    for key in internal_kv._internal_kv_list(PREFIX, namespace=NAMESPACE):
+        if key in gone:
+            internal_kv._internal_kv_del(key, namespace=NAMESPACE)

@@ -25,8 +25,10 @@ from typing import Any, NoReturn
 from fairsweep.cluster.copies import at_hand
 from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.failures import GroupLost
-from fairsweep.cluster.engine.inheriting import Settings, settings_of, take_over
-from fairsweep.cluster.engine.worker import LegRunner, Post, peak_memory_mb, prepare_torch, reset_peak_memory
+from fairsweep.cluster.engine.inheriting import Elsewhere, Settings, settings_of, take_over
+from fairsweep.cluster.engine.post import Post
+from fairsweep.cluster.engine.process import peak_memory_mb, prepare_torch, reset_peak_memory
+from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import Paper, Setting
 
@@ -165,7 +167,7 @@ class Worker:
         return self.paper.load_state_dict(state)
 
 
-class Group:
+class Group(Elsewhere):
     """A paper that `size` workers train together, with the methods of `Paper` that a `LegRunner` calls.
 
     It is set up for one trial after the other: its workers stay until `close`, or until one of them has failed.
@@ -310,14 +312,12 @@ class Group:
 
         self._do(LOAD, [ray.put(dict(state))])
 
-    def workers_settings(self) -> Settings:
-        """See `inheriting.settings_of`."""
+    def settings(self) -> Settings:
         return self._do(SETTINGS)
 
-    def workers_take_over(
+    def take_over(
         self, config: Mapping[str, Any], parent: str, state: Mapping[str, Any], fresh: Settings
     ) -> None:
-        """See `inheriting.take_over`."""
         import ray
 
         self._do(INHERIT, [ray.put(dict(state)), dict(config), parent, fresh])

@@ -8,6 +8,7 @@ configurations is carried over: a learning rate that a schedule has brought to a
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,10 +20,24 @@ class CannotInherit(ValueError):
     """The checkpoint of another trial is gone, or does not load under the new configuration."""
 
 
+class Elsewhere(ABC):
+    """What stands for a paper whose optimisers are in other processes: they are asked there."""
+
+    @abstractmethod
+    def settings(self) -> Settings:
+        """See `settings_of`."""
+
+    @abstractmethod
+    def take_over(
+        self, config: Mapping[str, Any], parent: str, state: Mapping[str, Any], fresh: Settings
+    ) -> None:
+        """See `take_over`."""
+
+
 def settings_of(paper: Any) -> Settings:
     """What the optimisers and schedules of `paper` are set to: one dict a parameter group, one a schedule."""
-    if hasattr(paper, "workers_settings"):  # a group, whose workers have the paper
-        return paper.workers_settings()
+    if isinstance(paper, Elsewhere):
+        return paper.settings()
     found: Settings = []
     for part in _parts(paper):
         if hasattr(part, "param_groups"):
@@ -39,8 +54,8 @@ def take_over(
 
     fresh: `settings_of` it since then. CannotInherit names what differs if it does not load.
     """
-    if hasattr(paper, "workers_take_over"):
-        return paper.workers_take_over(config, parent, state, fresh)
+    if isinstance(paper, Elsewhere):
+        return paper.take_over(config, parent, state, fresh)
     changed = [k for k in config if k not in state["config"] or config[k] != state["config"][k]]
     try:
         paper.load_state_dict(state["paper"])

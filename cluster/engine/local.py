@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fairsweep.cluster.engine import here
 from fairsweep.cluster.engine.lean import lean_start, light_actors
 from fairsweep.cluster.engine.nodes import check_own
 from fairsweep.cluster.errors import UserError
@@ -91,15 +92,12 @@ def find_cluster(address: str | None) -> str | None:
         if not address.startswith("ray://"):
             raise UserError(f"cluster.address={address}: must be auto, HOST:6379 or ray://HOST:10001")
         return address
-    found = address
-    if address == "auto":
-        note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
-        found = note.read_text().strip() if note.is_file() else ""
+    found = _of_this_machine() if address == "auto" else address
     host, colon, port = found.rpartition(":")
     if address == "auto" and not found:
         raise UserError(
-            "cluster.address=auto: no Ray cluster runs on this machine; start one with `ray start --head`, or "
-            "leave cluster.address out to use this machine alone"
+            "cluster.address=auto: no Ray cluster runs on this machine; start one with `fairsweep local start` or "
+            "`ray start --head`, or leave cluster.address out to use this machine alone"
         )
     if not (colon and host and port.isdigit()):
         raise UserError(f"cluster.address={address}: must be auto or host:port, such as 10.0.0.5:6379")
@@ -108,9 +106,18 @@ def find_cluster(address: str | None) -> str | None:
     except OSError as error:
         raise UserError(
             f"cluster.address={address}: nothing answers at {found} ({error}); start a cluster with "
-            "`ray start --head`, or leave cluster.address out to use this machine alone"
+            "`fairsweep local start` or `ray start --head`, or leave cluster.address out to use this machine alone"
         ) from None
     return found
+
+
+def _of_this_machine() -> str:
+    """host:port of the cluster of `fairsweep local`, of which Ray's note does not tell, else of that note; or ""."""
+    cluster = here.running()
+    if cluster is not None:
+        return cluster.gcs
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    return note.read_text().strip() if note.is_file() else ""
 
 
 def stay_on_loopback(address: str | None) -> None:
@@ -245,7 +252,10 @@ def connected(options: Mapping[str, Any]) -> Iterator[str]:
     prepare_environment()
     if not os.environ.get("RAY_AUTH_TOKEN"):
         check_token_is_private()
-    address = find_cluster(options.get("address") or os.environ.get("RAY_ADDRESS"))
+    address = options.get("address")
+    if address in (None, "", "auto"):  # in a job `auto` is its own cluster
+        address = os.environ.get("RAY_ADDRESS") or address
+    address = find_cluster(address)
     stay_on_loopback(address)
     import ray
 

@@ -16,9 +16,10 @@ from typing import Any
 from fairsweep.cluster.copies import at_hand
 from fairsweep.cluster.engine import early
 from fairsweep.cluster.engine.bundles import Bundle
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.engine.weights import read_from_board
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.worker import LegRunner
 
 
 class Place:

@@ -20,7 +20,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from fairsweep.cluster.engine.nodes import fits
@@ -36,10 +36,12 @@ Amounts = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Claim:
-    """The entry of a sweep. need: what one place takes; wants: how many places it can use now; held: that it has.
+    """The entry of a sweep.
 
-    served: what it has had beside others, in seconds of the whole cluster, divided by its weight. Those that come later
-    begin with the least that another has had, and nobody saves up more than two turns of a place by not using its part.
+    need: what one place takes; each: one of its trainers, which may be on several nodes; wants: how many places it can
+    use now; held: that it has. served: what it has had beside others, in seconds of the whole cluster, divided by its
+    weight. Those that come later begin with the least that another has had, and nobody saves up more than two turns of
+    a place by not using its part.
     """
 
     id: str
@@ -52,6 +54,7 @@ class Claim:
     served: float = 0.0
     beat: int = 0
     at: float = 0.0  # by its clock
+    each: Amounts = field(default_factory=dict)  # empty: its places are on one node each
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -104,7 +107,7 @@ def _part(claim: Claim, pool: Amounts) -> float:
 def pool_of(claims: Sequence[Claim], free: Sequence[Amounts]) -> dict[str, float]:
     """What there is to share: what the sweeps hold, and what is free on nodes on which one of them could use it."""
     found: dict[str, float] = {}
-    usable = [node for node in free if any(fits(node, claim.need) for claim in claims)]
+    usable = [node for node in free if any(fits(node, claim.each or claim.need) for claim in claims)]
     for have in [{n: amount * c.held for n, amount in c.need.items()} for c in claims] + list(usable):
         for name in ("CPU", "GPU"):
             found[name] = found.get(name, 0.0) + have.get(name, 0.0)
@@ -168,13 +171,14 @@ class Share:
         weight: float = 1.0,
         priority: int = 0,
         *,
+        each: Amounts | None = None,
         now: Callable[[], float] = time.monotonic,
         on_others: Callable[[], None] = lambda: None,
     ) -> None:
-        """on_others: called once, when there is another sweep."""
+        """each: see `Claim`. on_others: called once, when there is another sweep."""
         self.board, self._now, self._on_others = board, now, on_others
         self.most: int | None = None
-        self._mine = Claim(uuid.uuid4().hex, time.time(), dict(need), weight, priority)
+        self._mine = Claim(uuid.uuid4().hex, time.time(), dict(need), weight, priority, each=dict(each or {}))
         self._told = 0, 0  # held, wants
         self._seen: dict[str, tuple[str, float]] = {}  # an entry, and since when it is the same
         self._pools: deque[tuple[float, dict[str, float]]] = deque()

@@ -16,7 +16,6 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from fairsweep.cluster.engine.checkpoints import Checkpoints, StorageFault, prov
 from fairsweep.cluster.engine.failures import NotFinite, describe, may_succeed
 from fairsweep.cluster.engine.inheriting import CannotInherit, settings_of, take_over
 from fairsweep.cluster.engine.lean import WORKERS_ENVIRONMENT
+from fairsweep.cluster.engine.post import Post
+from fairsweep.cluster.engine.process import peak_memory_mb, prepare_torch, reset_peak_memory
 from fairsweep.cluster.engine.trial import Leg
 from fairsweep.cluster.tracking import Tracker, drain, make_tracker
 from fairsweep.cluster.tune.adapter import register as register_tune
@@ -38,37 +39,6 @@ from fairsweep.trainables.parts import told_by
 logger = logging.getLogger(__name__)
 LEAVE_S = 8.0  # that a place may take to end; Tune (2.60) kills it after 10
 register_tune()
-
-
-@dataclass(frozen=True)
-class Post:
-    """What every worker of a sweep is told once."""
-
-    sweep: str
-    paper: str
-    checkpoints: str
-    data: str | None = None
-    data_dir: str | None = None
-    steps: int | None = None
-    threads: int = 1
-    source: str = ""  # of a trainable of the user's, as JSON: it travels
-    metric: Any = None  # of the sweep, and its mode, as they are set
-    mode: Any = None
-    plugins: str = ""
-    folder: str = ""  # the driver's, where its plug-ins are found
-    report_s: float = 0.25
-    checkpoint_s: float = 5.0
-    keep: str = "best"
-    tracking: Mapping[str, Any] = field(default_factory=dict)
-    vital: bool = False  # the last checkpoint is what the trial is for: without it, it is not complete
-    breeds: bool = False  # trials may go on from the checkpoints of others
-    split_seed: int | None = None  # what parts of the data are drawn by; None: by each trial's seed
-    test: bool = True  # whether anything is measured on test data
-    board: str = ""  # the actor that says where shared weights lie, if there are any
-    trainers: int = 1  # processes that train a trial together
-    each: Mapping[str, float] = field(
-        default_factory=dict
-    )  # the resources of one of several, as Ray names them
 
 
 class LegRunner:
@@ -423,36 +393,3 @@ def paper_of(post: Post) -> type[Paper]:
     paper = own.of(Source.from_json(post.source), {"metric": post.metric, "mode": post.mode})
     own.enter(paper)
     return objective.chosen(paper, post.metric, post.mode) if isinstance(post.metric, str) else paper
-
-
-def prepare_torch(threads: int) -> str:
-    """Sets the number of threads and names the device that this worker was given."""
-    import torch
-
-    torch.set_num_threads(threads)
-    # The first optimiser of a process imports PyTorch's compiler, which takes two seconds: not in a trial's time.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    return "cuda" if torch.cuda.is_available() and os.environ.get("CUDA_VISIBLE_DEVICES") != "" else "cpu"
-
-
-def reset_peak_memory() -> None:
-    """Starts the peak anew where the kernel allows it (Linux); workers outlive trials."""
-    try:
-        with open("/proc/self/clear_refs", "w") as f:
-            f.write("5")
-    except OSError:
-        pass
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process since `reset_peak_memory`, in MB (2**20 bytes)."""
-    try:
-        with open("/proc/self/status") as f:
-            for line in f:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -24,7 +24,7 @@ from fairsweep.cluster.config import Settings
 from fairsweep.cluster.engine.conductor import now
 from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs import metrics, submitted
+from fairsweep.cluster.jobs import metrics, submitted, tracked
 from fairsweep.cluster.jobs.claims_running import Display, Lines, run_all
 from fairsweep.cluster.jobs.claims_tuning import Tuning, listed
 from fairsweep.cluster.storage import open_store
@@ -167,6 +167,9 @@ def run(
     left = [_Left(store, group, partial(judged, k)) for k, group in enumerate(groups)]
     first = groups[0].settings
     metrics.check(first)
+    tracked.check(first)
+    for part in (part for group in groups for part in (group.tuning, group) if part is not None):
+        store.check_free(str(part.settings.name))
     with connected({**first.cluster, "concurrent": first.budget["concurrent"]}):
         submitted.enter(store, name)
         state = run_all(store, left, first, display, f"fairsweep claims ... --name {name}", name)

@@ -25,8 +25,8 @@ from fairsweep.cluster.engine.failures import describe
 from fairsweep.cluster.engine.fleet import Fleet
 from fairsweep.cluster.engine.local import alone, ray_gone
 from fairsweep.cluster.engine.nodes import cluster_of, needs, needs_of_place
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.engine.shares import RayBoard, Share
-from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import DriverEnded
 from fairsweep.cluster.jobs import metrics, submitted
 from fairsweep.cluster.masking import masked_uri
@@ -106,7 +106,7 @@ def drive(
 def drive_fleet(settings: Any, fleet: Fleet, display: Display, resume: str, name: str = "") -> str:
     """Runs the sweeps of a fleet to their ends on one Tune run; finished or interrupted.
 
-    settings: of `cluster` and `metrics`. resume: the command that goes on. name: of the run. DriverEnded, in one line,
+    settings: of one of them. resume: the command that goes on. name: of the run. DriverEnded, in one line,
     if the driver cannot go on.
     """
     books = _Guarded(fleet, display, resume)
@@ -279,7 +279,8 @@ def _sharing(settings: Any, conductor: Conductor | Fleet, display: Display) -> I
 
     cluster = settings.cluster
     part = cluster.get("weight", 1.0), cluster.get("priority", 0)  # sweeps of older versions have none
-    share = Share(RayBoard(), needs_of_place(cluster_of(settings)), *part, on_others=said)
+    options = cluster_of(settings)
+    share = Share(RayBoard(), needs_of_place(options), *part, each=needs(options), on_others=said)
     share.tell(0, conductor.rules.concurrent)
     share.start()
     try:
@@ -306,7 +307,8 @@ def _run_on_tune(
     for _ in range(MAX_ENGINE_RESTARTS):
         if conductor.finished:
             return
-        places = Places(conductor, post_of, lambda: display.tick(watched), share)
+        report_s = settings.budget["report_seconds"]
+        places = Places(conductor, post_of, lambda: display.tick(watched), share, report_s)
         with tempfile.TemporaryDirectory(prefix="fairsweep-tune-", ignore_cleanup_errors=True) as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(PaperTrainable, resources),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -71,6 +72,21 @@ def read(storage: str, job: str) -> dict[str, Any] | None:
     except Exception:
         return None
     return found if isinstance(found, dict) else None
+
+
+def of_sweep(storage: str, sweep: str) -> str | None:
+    """The job that runs the sweep `sweep` of the store at `storage`, or ran it last; None if none did."""
+    from fairsweep.analysis.store import Store
+    from fairsweep.cluster.storage import locate
+
+    found: list[tuple[float, str]] = []
+    with contextlib.suppress(Exception):  # no store
+        for file in Store(locate(storage)).folder.names("jobs"):
+            job = file.removesuffix(".json")
+            record = read(storage, job)
+            if record is not None and record.get("sweep") == sweep:
+                found.append((record.get("ended") or math.inf, job))
+    return max(found)[1] if found else None
 
 
 def words(argv: Sequence[str]) -> list[str]:

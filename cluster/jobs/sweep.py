@@ -21,12 +21,13 @@ from fairsweep.cluster.engine.conductor import Conductor, Rules, Trial, now
 from fairsweep.cluster.engine.lean import nothing_compiled
 from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.engine.nodes import Room, cluster_of
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.engine.replay import replay
-from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import growth, metrics, provenance, readiness, sources
 from fairsweep.cluster.jobs.driving import Result, drive
 from fairsweep.cluster.jobs.perturbing import settled
+from fairsweep.cluster.jobs.tracked import check as check_tracker
 from fairsweep.cluster.jobs.tracked import options_of, tell_end, tracked
 from fairsweep.cluster.storage import new_name, open_store
 from fairsweep.search_spaces.algorithms import OUTSIDE, create_scheduler, create_search
@@ -80,6 +81,7 @@ def resume(
     """Takes a sweep up where its store says that it was; `budget.trials=+20` lets it grow."""
     store = open_store(storage)
     found = store.read(name)
+    store.check_free(name)
     part = json.loads(found.sweep.get("comparison") or "{}")
     if part:
         raise UserError(
@@ -104,6 +106,7 @@ def resume(
 def engine(settings: Settings, store: Store) -> Iterator[Room]:
     """Connects to Ray, makes sure that it can run the sweep, and yields how many trials run at a time."""
     metrics.check(settings)
+    check_tracker(settings)
     budget = settings.budget
     trials = budget["trials"] * settings.seeds if budget.get("trials") else None
     most = min(filter(None, (budget["concurrent"], trials)), default=None)

@@ -13,7 +13,8 @@ from typing import Any
 from fairsweep.analysis.store import Store
 from fairsweep.cluster import tracking
 from fairsweep.cluster.config import Settings
-from fairsweep.cluster.engine.worker import Post
+from fairsweep.cluster.engine.post import Post
+from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.masking import is_secret, masked_uri
 from fairsweep.cluster.tracking.apart import apart
 
@@ -66,20 +67,28 @@ def _of_agent(settings: Settings) -> dict[str, Any]:
     return {"agent": agent} if alone else {"agent_of_sweep": {**agent, "names": []}}
 
 
+def check(settings: Any) -> None:
+    """UserError where the tracker that is asked for cannot start here: no library, no key. Before anything is begun."""
+    problem = tracking.why_not(getattr(settings, "tracking", {}))
+    if problem is not None:
+        raise UserError(problem)
+
+
 def tracked(post: Post) -> tuple[Post, tuple[str, ...]]:
-    """`post`, without a tracker that cannot start, and what is to be said of that."""
-    options, problem = post.tracking, tracking.why_not(post.tracking)
-    if problem is None and options.get("name") == "mlflow":
-        try:
-            arguments = {"options": options, "sweep": post.sweep}
-            found = apart("fairsweep.cluster.tracking.mlflow_runs:prepare", arguments, PREPARE_S)
-            return replace(post, tracking={**options, **found}), ()
-        except (RuntimeError, TimeoutError) as error:
-            problem = f"tracking=mlflow: {masked_uri(options['uri'])} cannot be used: {error}"
-    if problem is None:
+    """`post` with what its tracker is to know before the trials; without one whose server does not do its part.
+
+    What is to be said of that, too.
+    """
+    options = post.tracking
+    if options.get("name") != "mlflow":
         return post, ()
-    untracked = f"{problem}; the trials are not tracked"
-    return replace(post, tracking={**options, "name": "none"}), (untracked,)
+    try:
+        arguments = {"options": options, "sweep": post.sweep}
+        found = apart("fairsweep.cluster.tracking.mlflow_runs:prepare", arguments, PREPARE_S)
+        return replace(post, tracking={**options, **found}), ()
+    except (RuntimeError, TimeoutError) as error:
+        untracked = f"tracking=mlflow: {masked_uri(options['uri'])} cannot be used: {error}; the trials are not tracked"
+        return replace(post, tracking={**options, "name": "none"}), (untracked,)
 
 
 def tell_end(store: Store, posts: Sequence[Mapping[str, Any]], note: Callable[[str], None]) -> None:

@@ -18,7 +18,7 @@ from fairsweep.cluster.jobs.driving import Result
 from fairsweep.cluster.service import sweep_words
 from fairsweep.cluster.service.searching import settings_in
 from fairsweep.cluster.service.slots import BEAT_S, Agents
-from fairsweep.cluster.service.wandb_client import Client, connected, place_of
+from fairsweep.cluster.service.wandb_client import Client, connected, parts_of, place_of
 from fairsweep.cluster.storage import open_store
 from fairsweep.search_spaces.algorithms import OUTSIDE
 from fairsweep.trainables import catalog
@@ -49,6 +49,7 @@ def run(
     wrong = sweep_words.refused(words)
     if wrong is not None:
         raise UserError(f"{wrong}: W&B's sweep decides that, and there are never two searches on one sweep")
+    parts_of(text)
     client = Client(api := connected(), place_of(text, api))
     _check_asks(client)
     given = {key: value for key, _, value in (word.partition("=") for word in words) if key in FIRST_OF_ALL}

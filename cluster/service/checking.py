@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 OK, WARN, BAD = "ok", "warn", "bad"
+NOT_HERE = "-"  # what need not be, and is not: neither good nor bad
 
 
 @dataclass(frozen=True)
@@ -25,5 +26,6 @@ def verdict(checks: Iterable[Check]) -> int:
 
 
 def as_json(checks: Sequence[Check]) -> dict[str, Any]:
-    counts = {state: sum(c.state == state for c in checks) for state in (OK, WARN, BAD)}
+    names = {OK: "ok", WARN: "warn", BAD: "bad", NOT_HERE: "not_installed"}
+    counts = {name: sum(c.state == state for c in checks) for state, name in names.items()}
     return {**counts, "checks": [asdict(check) for check in checks]}

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fairsweep.cluster.service.checking import BAD, OK, WARN, Check
+from fairsweep.cluster.service.checking import BAD, NOT_HERE, OK, WARN, Check
 
 # What the extras are for; one that is not here is told by what it brings.
 FOR = {
@@ -22,8 +22,9 @@ FOR = {
     "export": "networks as ONNX files",
     "report": "reports with figures, PDF, `fairsweep dashboard`",
     "models": "networks of timm and torchvision to prune",
+    "mlflow": "runs of `tracking=mlflow`",
 }
-FOR_DEVELOPERS = ("dev", "benchmarks")
+FOR_DEVELOPERS = ("dev", "benchmarks", "s3-tests")
 
 
 def requirements() -> tuple[list[Requirement], str]:
@@ -107,7 +108,7 @@ def extras() -> list[Check]:
         if not wrong:
             found.append(Check(f"extra {extra}", OK, f"installed: {what}"))
         elif all(text.endswith("is not installed") for text in wrong):
-            found.append(Check(f"extra {extra}", OK, f"not installed: {what}; {install} brings it"))
+            found.append(Check(f"extra {extra}", NOT_HERE, f"not installed: {what}; {install} brings it"))
         else:
             found.append(Check(f"extra {extra}", WARN, "; ".join(wrong), install))
     return found

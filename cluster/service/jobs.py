@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from fairsweep.cluster import DEFAULT_STORAGE
 from fairsweep.cluster.engine.local import (
     check_token_is_private,
     find_cluster,
@@ -182,6 +183,22 @@ def info(client: Any, job: str) -> Any:
         raise
 
 
+def find(client: Any, name: str, storage: str | None = None) -> Any:
+    """What the job server knows of a job: of this id, or that runs the sweep `name`, or ran it last. UserError.
+
+    storage: the store of the sweep, where it is not where jobs were submitted.
+    """
+    try:
+        return info(client, name)
+    except UserError:
+        ran = [about for about in listed(client) if (record_of(about, storage) or {}).get("sweep") == name]
+        if ran:
+            return next((about for about in reversed(ran) if not is_over(about)), ran[-1])
+    raise UserError(
+        f"{name}: the cluster has no such job, and none that ran a sweep of this name; `fairsweep status` lists them"
+    )
+
+
 def listed(client: Any) -> list[Any]:
     """All jobs that were submitted, the newest last."""
     found = [one for one in client.list_jobs() if one.submission_id]
@@ -330,7 +347,9 @@ def outcome(about: Any, record: Mapping[str, Any] | None) -> int | None:
 def record_of(about: Any, storage: str | None = None) -> dict[str, Any] | None:
     """What a job has left in its store; None where that is not within reach, or the job has had none."""
     metadata = about.metadata or {}
-    places = [storage] if storage else [metadata.get(submitted.STORE), metadata.get(submitted.HOME_STORE)]
+    # Plain `ray job submit` says nothing of a store.
+    own = [metadata.get(submitted.STORE), metadata.get(submitted.HOME_STORE)]
+    places = [storage] if storage else own if any(own) else [DEFAULT_STORAGE]
     for place in filter(None, places):
         found = submitted.read(place, about.submission_id)
         if found is not None:

@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from fairsweep.cluster.engine.here import Cluster, Process, folder, running
 from fairsweep.cluster.engine.local import token_file
 from fairsweep.cluster.errors import DriverEnded, UserError
 
@@ -29,54 +30,6 @@ START_S = 120.0  # that a node may take to start
 END_S = 15.0  # that a node may take to end, before its processes are killed
 PORTS = {"gcs": 6379, "job_server": 8265}  # Ray's own, where they are free
 FORGOTTEN = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_AUTH_MODE")
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that was started here. created: when, by which another one of the same id is told from it."""
-
-    pid: int
-    created: float
-
-    def alive(self) -> bool:
-        try:
-            found = psutil.Process(self.pid)
-            return abs(found.create_time() - self.created) < 1 and found.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return False
-
-
-@dataclass
-class Cluster:
-    """What runs: `ray start --block`, a process a node, the head's first."""
-
-    gcs: str
-    job_server: str
-    cpus: int  # of a node
-    started: float
-    nodes: list[Process] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)  # of the nodes
-
-    def alive(self) -> list[Process]:
-        return [node for node in self.nodes if node.alive()]
-
-
-# -- where it is written down --------------------------------------------------------------------------------------
-
-
-def folder() -> Path:
-    return Path.home() / ".fairsweep" / "local"
-
-
-def running() -> Cluster | None:
-    """The cluster that `start` has started and that has not ended; None if there is none."""
-    try:
-        row = json.loads((folder() / "cluster.json").read_text())
-        nodes = [Process(**node) for node in row.pop("nodes")]
-        found = Cluster(**row, nodes=nodes)
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return found if found.alive() else None
 
 
 def job_server() -> str | None:

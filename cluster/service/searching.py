@@ -20,7 +20,7 @@ from fairsweep.cluster.errors import DriverEnded, UserError
 from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.driving import Result
 from fairsweep.cluster.service.sweep_words import of_run
-from fairsweep.cluster.service.wandb_client import Client, Place, connected, first_line, place_of
+from fairsweep.cluster.service.wandb_client import Client, Place, connected, first_line, parts_of, place_of
 from fairsweep.cluster.storage import new_name, open_store
 
 BATCH, POLL_S = 10, 10.0  # as W&B's own scheduler
@@ -56,6 +56,7 @@ def resume(
     text: str, storage: str, batch: int | None = None, poll_s: float = POLL_S, display: Display | None = None
 ) -> Result:
     """Goes on with the search of [ENTITY/PROJECT/]SWEEP_ID. UserError if that is not ours, or of another store."""
+    parts_of(text)
     client = Client(api := connected(), place_of(text, api))
     name = searched_as(client)
     store = open_store(storage)

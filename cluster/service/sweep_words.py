@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairsweep.cluster.config import flat
+from fairsweep.cluster.checks import flat
 from fairsweep.search_spaces.space import Space
 
 TRIAL = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 
 from fairsweep.cluster.errors import DriverEnded, UserError
 
+PART = re.compile(r"[^/\\:?#%]+")  # of such a path: what W&B takes in the names of projects
+PAGE = re.compile(r"https?://[^/]+/([^/]+)/([^/]+)/sweeps/([^/]+)")
 WAIT_S = 60.0  # that a heartbeat may take, with all that the client tries again
 GONE = 404
 
@@ -77,12 +80,26 @@ def connected() -> Any:
     return api
 
 
+def parts_of(text: str) -> list[str]:
+    """[ENTITY, PROJECT,] SWEEP_ID of a path, or of the URL of a sweep's page. UserError for anything else."""
+    path = text.strip()
+    if "://" in path:
+        found = PAGE.fullmatch(path.partition("?")[0].rstrip("/"))
+        parts = list(found.groups()) if found else []
+    else:
+        parts = path.split("/")
+    if not 0 < len(parts) <= 3 or not all(part.strip() and PART.fullmatch(part) for part in parts):
+        raise UserError(
+            f"{text}: must be SWEEP_ID, PROJECT/SWEEP_ID, ENTITY/PROJECT/SWEEP_ID or the URL of its page,"
+            " https://wandb.ai/ENTITY/PROJECT/sweeps/SWEEP_ID"
+        )
+    return parts
+
+
 def place_of(text: str, api: Any, project: str | None = None) -> Place:
     """Where [ENTITY/PROJECT/]SWEEP_ID lies; entity and project by the environment, else the user's own. UserError."""
-    parts = text.strip().split("/")
-    if len(parts) > 3 or not all(part.strip() for part in parts):
-        raise UserError(f"{text}: must be SWEEP_ID, PROJECT/SWEEP_ID or ENTITY/PROJECT/SWEEP_ID")
-    sweep = parts[-1]
+    parts = parts_of(text)
+    text, sweep = "/".join(parts), parts[-1]
     project = parts[-2] if len(parts) > 1 else os.environ.get("WANDB_PROJECT") or project
     if not project:
         raise UserError(f"{text}: its project is not known; say PROJECT/{sweep} or set WANDB_PROJECT")

@@ -199,7 +199,8 @@ class WandbRun:
             agent=self.agent,
             **own,
         )
-        self.known = int(self.run.step or 0) if self.run.resumed else 0  # the server has the rows before it
+        # The server has the rows before it; `run.step` of a run that is taken up is 0 (wandb 0.31).
+        self.known = int(self.run.starting_step or 0) if self.run.resumed else 0
         self._online = mode == "online"
 
     def _config(self) -> dict[str, Any]:

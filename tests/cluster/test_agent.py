@@ -19,10 +19,10 @@ from fairsweep.cluster.engine.conductor import Conductor
 from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import sweep
-from fairsweep.cluster.service import agent
+from fairsweep.cluster.service import agent, searching
 from fairsweep.cluster.service.slots import Agents, Tally
 from fairsweep.cluster.service.sweep_words import read
-from fairsweep.cluster.service.wandb_client import Client, connected, place_of
+from fairsweep.cluster.service.wandb_client import Client, connected, parts_of, place_of
 from fairsweep.cluster.tracking import drain
 from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
@@ -225,7 +225,6 @@ def test_what_no_agent_can_run_is_refused_before_the_store_is_touched(
     server.sweeps[ended].state = "FINISHED"
     for path, words, why in (
         ("nowhere", [], f"{ENTITY}/{PROJECT}/nowhere: W&B does not know this sweep"),
-        ("a/b/c/d", [], "must be SWEEP_ID, PROJECT/SWEEP_ID or ENTITY/PROJECT/SWEEP_ID"),
         (ended, [], "is finished: W&B hands out no more runs of it"),
         (bowls(server), ["search=tpe"], "search=tpe: W&B's sweep decides that"),
         (bowls(server), ["seeds=3"], "seeds=3: W&B's sweep decides that"),
@@ -247,6 +246,21 @@ def test_a_sweep_of_an_agent_asks_nobody_without_one(tmp_path: Path) -> None:
     settings.tree["search"] = {"name": "outside", "sweep": "e/p/s"}
     with pytest.raises(UserError, match="use `fairsweep agent e/p/s`"):
         sweep.run(settings)
+
+
+@pytest.mark.parametrize(
+    "path", ["a/b/c/d", "http://x/y", "https://wandb.ai/e/p/runs/r", "a//b", "a/b?c", " "]
+)
+def test_what_is_no_sweeps_path_is_refused_before_anybody_is_asked(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (agent, searching):
+        monkeypatch.setattr(module, "connected", lambda: pytest.fail("W&B was asked"))
+    for verb in ("agent", "wandb"):
+        assert run_cli([verb, path, f"storage={tmp_path / 'none'}"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "must be SWEEP_ID, PROJECT/SWEEP_ID, ENTITY/PROJECT/SWEEP_ID or the URL of its page" in line
+    assert parts_of("https://wandb.ai/e/my project/sweeps/s1?nw=x") == ["e", "my project", "s1"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from fairsweep.analysis.store import Store, StoreError
 from fairsweep.cluster.engine import bundles
 from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.conductor import Leg
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.post import Post
+from fairsweep.cluster.engine.worker import LegRunner
 from tests.cluster.test_compare import BOWLS, Crash, essence, here
 from tests.cluster.test_conductor import Engine, engine, trials
 

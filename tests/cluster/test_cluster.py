@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.engine.local import find_cluster
 from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.service import laptop
 from fairsweep.cluster.storage import locate
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +35,7 @@ def test_addresses_are_looked_at_before_ray_waits_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))  # where `fairsweep local` notes what it has started
     assert find_cluster(None) is find_cluster("") is find_cluster("local") is None
     assert find_cluster("ray://head:10001") == "ray://head:10001"
     for address, words in (
@@ -51,6 +54,13 @@ def test_addresses_are_looked_at_before_ray_waits_for_them(
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(there)
         assert find_cluster("auto") == find_cluster(there) == there
+        (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        laptop.folder().mkdir(parents=True)
+        created = psutil.Process().create_time()
+        laptop._note(
+            laptop.Cluster(there, "http://127.0.0.1:2", 1, 0.0, [laptop.Process(os.getpid(), created)])
+        )
+        assert find_cluster("auto") == there, "the cluster of `fairsweep local`, of which Ray has no note"
 
 
 def test_a_jobs_relative_store_is_not_in_rays_copy_of_the_folder(

@@ -14,7 +14,8 @@ import fairsweep
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.fleet import Fleet
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.post import Post
+from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs.comparing import job, methods, plan
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay

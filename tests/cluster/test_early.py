@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fairsweep.cluster.engine import bundles
+from fairsweep.cluster.engine import bundles, early
 from fairsweep.cluster.engine.bundles import Bundle
 from fairsweep.cluster.engine.exchange import Exchange
 from fairsweep.cluster.engine.worker import LegRunner
@@ -185,6 +186,38 @@ def test_a_place_whose_handing_over_was_lost_runs_its_bundle_again(bundled: Engi
     rows = close(bundled)
     assert {t["state"] for t in rows} == {"complete"} and len(rows) == 60
     assert not any(t["retries"] for t in rows)
+
+
+class KeyValues(dict[bytes, str]):
+    """Ray's key-value store."""
+
+    def _internal_kv_put(self, key: str, text: str, overwrite: bool, namespace: bytes) -> None:
+        self[key.encode()] = text
+
+    def _internal_kv_list(self, prefix: str, namespace: bytes) -> list[bytes]:
+        return [key for key in self if key.startswith(prefix.encode())]
+
+    def _internal_kv_get(self, key: bytes, namespace: bytes) -> str | None:
+        return self.get(key)
+
+    def _internal_kv_del(self, key: bytes, namespace: bytes) -> None:
+        self.pop(key, None)
+
+
+def test_what_a_place_handed_over_before_it_died_goes_with_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairsweep.cluster.engine.bridge import RayWires
+
+    store = KeyValues()
+    monkeypatch.setattr("ray.experimental.internal_kv", store)
+    wires = RayWires()
+    for place, actor in (("p", "aa"), ("q", "bb")):
+        wires.join(place, SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda actor=actor: actor)))
+    for actor in ("aa", "bb", "of another driver"):
+        store._internal_kv_put(f"{early.PREFIX}{actor}", "{}", True, b"")
+    wires.leave("p")  # it has died
+    assert wires.early() == {"q": {}}
+    wires.close()
+    assert list(store) == [f"{early.PREFIX}of another driver".encode()]
 
 
 LONG = """

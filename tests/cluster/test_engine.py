@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import time
 from dataclasses import replace
@@ -13,18 +14,40 @@ from typing import Any
 import pytest
 from pyarrow import fs as pafs
 
-from fairsweep.analysis.store import StoreError
+from fairsweep.analysis import upkeep
+from fairsweep.analysis.store import StoreError, SweepLocked
 from fairsweep.cluster import config
 from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine.checkpoints import Checkpoints, Keeper
 from fairsweep.cluster.engine.judging import Judge
 from fairsweep.cluster.engine.trial import Trial
 from fairsweep.cluster.errors import DriverEnded, UserError
-from fairsweep.cluster.jobs import driving, growth
+from fairsweep.cluster.jobs import driving, growth, sweep
+from fairsweep.cluster.jobs.comparing import job, plan
+from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
+from fairsweep.cluster.jobs.nas import search
 from fairsweep.search_spaces.algorithms.schedulers import ASHA
 from tests.cluster.test_conductor import Crash, Engine, engine, trials
 
 BOWL = ("trainable=test_bowl", "search=random")
+
+
+def test_what_another_driver_writes_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sweep, job):
+        monkeypatch.setattr(module, "connected", lambda options: pytest.fail("Ray was started"))
+    run = engine(tmp_path, *BOWL, "budget.trials=1")
+    for resume in (sweep.resume, search.resume):
+        with pytest.raises(SweepLocked, match=f"sweep s is being written by process {os.getpid()} on"):
+            resume(str(tmp_path), "s", [])
+    run.run()
+    asked = plan.asked(["test_bowl:kind=a,b", "data=bowl", "budget.trials=1"], "c", str(tmp_path))
+    with (
+        upkeep.alone(run.store, "comparisons", "c", "comparison"),
+        pytest.raises(SweepLocked, match="comparison c is being written by"),
+    ):
+        job.run(asked, ComparisonDisplay())
 
 
 class FullDisk(pafs.LocalFileSystem):

@@ -236,3 +236,29 @@ def test_a_worker_that_died_while_it_had_nothing_to_do_is_no_loss_of_the_next_tr
     states = [t["state"] for t in trials(made.store)]
     assert states == (["complete", "pending"] if parked else ["failed", "running"])
     made.writer.__exit__(None, None, None)
+
+
+def test_who_reports_seldom_has_the_time_of_a_report_when_the_sweep_is_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next report, by which it hands over what it has, may be as far away as `budget.report_seconds`."""
+    import ray
+
+    from fairsweep.cluster.engine.bridge import Places
+
+    made = engine(tmp_path, *TRIVIAL, "budget.trials=2", "budget.report_seconds=20")
+    places = Places(made.conductor, lambda sweep: json.dumps(asdict(made.post)), lambda: None, report_s=20.0)
+    wires = Here(lambda post: Simple())
+    places.exchange.wires = wires
+    wires.send("p", *(places.exchange.first("p") or ()))
+    actor = SimpleNamespace()
+    running = SimpleNamespace(status="RUNNING", temporary_state=SimpleNamespace(ray_actor=actor))
+    places.trials["p"] = running  # type: ignore[assignment]
+    killed: list[object] = []
+    monkeypatch.setattr(ray, "kill", lambda actor, no_restart: killed.append(actor))
+    made.conductor.interrupt()
+    for seconds, ended in ((0.0, []), (34.0, []), (36.0, [actor])):
+        made.conductor.clock.spent_s = seconds
+        places._end_what_is_late()
+        assert killed == ended, seconds
+    made.writer.__exit__(None, None, None)

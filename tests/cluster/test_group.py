@@ -14,7 +14,7 @@ from fairsweep.cluster import config
 from fairsweep.cluster.display import Display
 from fairsweep.cluster.engine import group
 from fairsweep.cluster.engine.conductor import Conductor
-from fairsweep.cluster.engine.worker import Post
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.nas import config as nas_config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -215,6 +216,50 @@ def test_a_job_leaves_its_sweep_and_its_code_in_the_store(
     assert Store(tmp_path / "store").sweeps() == []
 
 
+def test_a_job_is_found_by_the_sweep_that_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of several that ran it the one that still runs, else the newest; also where the cluster is gone."""
+    store = Store(tmp_path / "store")
+    for job, sweep, code in (("j1", "s", 130), ("j2", "s", None), ("j3", "other", 0), ("j4", "s", 0)):
+        monkeypatch.setenv(
+            "RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"metadata": {"job_submission_id": job}})
+        )
+        submitted.enter(store, sweep)
+        if code is not None:
+            submitted.ended(code)
+    monkeypatch.setattr(submitted, "_open", None)
+    states = {"j1": "STOPPED", "j2": "RUNNING", "j3": "SUCCEEDED", "j4": "SUCCEEDED"}
+
+    def about(job: str) -> Any:
+        if job not in states:
+            raise RuntimeError("404")
+        return SimpleNamespace(
+            submission_id=job, status=states[job], start_time=int(job[1:]), end_time=None, entrypoint="e",
+            metadata={submitted.STORE: store.uri}, driver_exit_code=None, message="",
+        )  # fmt: skip
+
+    client: Any = SimpleNamespace(
+        get_job_info=about,
+        list_jobs=lambda: [about(job) for job in states],
+        get_job_logs=lambda job: f"{job}\n",
+    )
+    assert jobs.find(client, "s").submission_id == "j2" and jobs.find(client, "j1").submission_id == "j1"
+    states["j2"] = "FAILED"
+    assert jobs.find(client, "s").submission_id == "j4" and jobs.find(client, "other").submission_id == "j3"
+    with pytest.raises(UserError, match="nothing: the cluster has no such job, and none that ran a sweep"):
+        jobs.find(client, "nothing")
+    with monkeypatch.context() as up:
+        up.setattr(jobs, "connect", lambda address: client)
+        assert run_cli(["logs", "other"]) == 0 and capsys.readouterr().out == "j3\n"
+        assert run_cli(["stop", "s"]) == 0 and "j4 has ended already" in capsys.readouterr().out
+        assert run_cli(["status", "s", "--json"]) == 0 and json.loads(capsys.readouterr().out)["job"] == "j4"
+    monkeypatch.setattr(jobs, "USUAL", "http://127.0.0.1:1")  # the cluster is gone
+    assert (
+        run_cli(["status", "other", "--storage", store.uri]) == 0 and "job      j3" in capsys.readouterr().out
+    )
+
+
 def test_a_submitted_jobs_relative_store_is_where_it_was_submitted(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,3 +433,35 @@ def test_a_cluster_on_loopback_is_found_by_its_own_address(monkeypatch: pytest.M
     assert seen == [None, "0"], (
         "else Ray, once imported, looks for 127.0.0.1 at the machine's other address, 45 s"
     )
+
+
+def test_helps_end_with_words_that_the_verb_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    """And local start, stop and status have a help each."""
+    from fairsweep.cluster.cli import _parser
+
+    verbs = (
+        ["submit"],
+        ["agent"],
+        ["wandb"],
+        ["serve"],
+        ["doctor"],
+        ["manifest"],
+        ["local"],
+        ["local", "start"],
+    )
+    for verb in verbs:
+        with pytest.raises(SystemExit):
+            run_cli([*verb, "--help"])
+        examples = capsys.readouterr().out.partition("\nexamples:\n")[2].replace("\\\n", " ").splitlines()
+        assert any(line.split()[1:][: len(verb)] == verb for line in examples), verb
+        for line in examples:
+            words = shlex.split(line.partition(" >")[0].partition(" && ")[0])
+            assert words[0] == "fairsweep"
+            args, rest = _parser().parse_known_args(words[1:])
+            assert args.command == words[1] and all("=" in word for word in rest), line
+    said = set()
+    for action in ("start", "stop", "status"):
+        with pytest.raises(SystemExit):
+            run_cli(["local", action, "--help"])
+        said.add(capsys.readouterr().out)
+    assert len(said) == 3 and sum("--nodes" in text for text in said) == 1

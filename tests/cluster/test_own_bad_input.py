@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.engine.trial import Leg
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.trainables.own import known
 from tests.cluster.test_bad_input import snapshot
 

@@ -14,8 +14,9 @@ import pytest
 
 from fairsweep.cluster import config
 from fairsweep.cluster.cli import run_cli
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.engine.trial import Leg
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.trainables.own import known, loading
 from tests.cluster.test_conductor import engine, trials
 from tests.cluster.test_own import folder, own, results, write

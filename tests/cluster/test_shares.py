@@ -94,6 +94,16 @@ def test_what_is_free_where_no_trial_fits_is_not_shared() -> None:
     assert pool_of([two, claim("b")], [{"CPU": 1.0}, {"CPU": 1.0}])["CPU"] == 6.0
 
 
+def test_what_is_free_for_trainers_on_several_nodes_is_shared() -> None:
+    """A trial of two trainers of 2 CPUs each fits on no node as a whole, and needs not."""
+    spread = replace(claim("a"), need={"CPU": 4.0}, each={"CPU": 2.0}, held=1)
+    free = [{"CPU": 2.0}, {"CPU": 3.0}, {"CPU": 1.0}]
+    assert pool_of([spread], free)["CPU"] == 9.0
+    assert Claim.from_json(spread.to_json()) == spread
+    older = {k: v for k, v in json.loads(spread.to_json()).items() if k != "each"}
+    assert pool_of([replace(Claim.from_json(json.dumps(older)) or spread)], free)["CPU"] == 4.0
+
+
 # -- over time --------------------------------------------------------------------------------------------
 
 

@@ -162,7 +162,7 @@ from dataclasses import asdict
 from fairsweep.cluster.engine.checkpoints import Checkpoints
 from fairsweep.cluster.engine.place import Place
 from fairsweep.cluster.engine.trial import Leg
-from fairsweep.cluster.engine.worker import Post
+from fairsweep.cluster.engine.post import Post
 leg = Leg("00000-0", {"x": 0.5, "y": 1, "kind": "a"}, 0, 0, 3, ())
 config = {"post": json.dumps(asdict(Post("s", "test_bowl", sys.argv[1]))), "legs": json.dumps([asdict(leg)])}
 [report] = json.loads(Place(config, sys.argv[1]).train()["report"])["reports"]

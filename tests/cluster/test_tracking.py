@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
@@ -12,9 +13,12 @@ from typing import Any
 
 import pytest
 
-from fairsweep.cluster import tracking
+from fairsweep.cluster import config, tracking
 from fairsweep.cluster.engine.worker import LegRunner
-from fairsweep.cluster.jobs import telling, tracked
+from fairsweep.cluster.errors import UserError
+from fairsweep.cluster.jobs import claims, sweep, telling, tracked
+from fairsweep.cluster.jobs.comparing import job, plan
+from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.tracking import ending
 from fairsweep.search_spaces.space import Space
 from tests.cluster.test_conductor import Crash, Engine, engine, trials
@@ -393,6 +397,23 @@ def test_mlflow_is_told_of_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert mlflow_runs(tmp_path / "mlruns")["00000-0"][0].info.status == "FAILED"
 
 
-def test_a_missing_mlflow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    assert "pip install 'fairsweep[mlflow]'" in str(tracking.why_not({"name": "mlflow"}))
+@pytest.mark.parametrize(
+    ("name", "library", "said"),
+    [
+        ("mlflow", "mlflow", "tracking=mlflow: MLflow is missing; pip install 'fairsweep[mlflow]'"),
+        ("tensorboard", "tensorboardX", "which is missing; pip install tensorboardX"),
+    ],
+)
+def test_a_tracker_without_its_library_is_refused_before_anything_is_begun(
+    name: str, library: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    for module in (sweep, job, claims):
+        monkeypatch.setattr(module, "connected", lambda options: pytest.fail("Ray was started"))
+    words = [f"tracking={name}", "budget.trials=1", f"storage={tmp_path / 'store'}"]
+    with pytest.raises(UserError, match=re.escape(said)):
+        sweep.run(config.load(["trainable=test_bowl", *words]))
+    with pytest.raises(UserError, match=re.escape(said)):
+        asked = plan.asked(["test_bowl:kind=a,b", "data=bowl", *words[:2]], "c", str(tmp_path / "store"))
+        job.run(asked, ComparisonDisplay())
+    assert not list(tmp_path.rglob("*.*")), "something was written"

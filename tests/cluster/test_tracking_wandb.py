@@ -16,12 +16,14 @@ import pytest
 import yaml
 
 from fairsweep.analysis.store import Store
+from fairsweep.cluster import config
 from fairsweep.cluster.engine.worker import LegRunner
+from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import tracked
 from fairsweep.cluster.tracking import ending, wandb_runs, why_not
 from fairsweep.cluster.tracking.wandb_runs import OF_ONE_RUN, WandbRun, agent_of
 from tests.cluster.test_conductor import Engine, engine, trials
-from tests.wandb_server import ENTITY, PROJECT, Run, Server, known_to_wandb
+from tests.wandb_server import ENTITY, PROJECT, Run, Server, inspected, known_to_wandb
 
 BOWL = ("trainable=test_bowl", "search=random", "tracking=wandb")
 
@@ -36,10 +38,8 @@ def test_why_wandb_cannot_start_is_known_before_the_trials(
     assert "Invalid project name 'a/b'" in str(why_not({**online, "mode": "offline", "project": "a/b"}))
     assert why_not({**online, "mode": "offline"}) is None
     assert why_not({"name": "none"}) is None
-    run = engine(tmp_path, *BOWL, "budget.trials=1", "tracking.mode=online")
-    post, notes = tracked.tracked(run.post)
-    assert post.tracking["name"] == "none" and notes[0].endswith("; the trials are not tracked")
-    run.writer.close(state="finished")
+    with pytest.raises(UserError, match="W&B has no API key here; set WANDB_API_KEY"):
+        tracked.check(config.load([*BOWL, "budget.trials=1", "tracking.mode=online"]))
 
 
 def test_only_folders_of_the_trial_itself_are_replaced(tmp_path: Path) -> None:
@@ -98,12 +98,6 @@ def test_under_an_agent_trials_have_runs_of_their_own_and_a_trial_alone_has_the_
     assert not set(OF_ONE_RUN) & set(os.environ) - {"WANDB_SERVICE"}
 
 
-def inspected(file: Path, *words: str) -> str:
-    """What W&B's own reader finds in a run's file."""
-    leet = [sys.executable, "-m", "wandb", "leet", "inspect", *words, str(file)]
-    return subprocess.run(leet, capture_output=True, text=True, timeout=60, check=True).stdout
-
-
 @pytest.mark.slow
 def test_an_offline_run_on_disk_is_one_and_whole(tmp_path: Path) -> None:
     """What W&B's own reader finds of a trial that was paused and promoted, or lost its worker."""
@@ -155,8 +149,18 @@ def only(server: Server, run: Engine, trial: str = "00000-0") -> Run:
     return server.runs[f"{run.post.tracking['token']}-{trial}"]
 
 
-def test_the_server_hears_what_became_of_each_trial(tmp_path: Path, server: Server) -> None:
+def test_the_server_hears_what_became_of_each_trial(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One run a trial, with the value of the store, taken up where it stood; failed as failed, cut off as preempted."""
+    known: list[int] = []
+    open_run = WandbRun._open
+
+    def opened(made: WandbRun, *arguments: Any) -> None:
+        open_run(made, *arguments)
+        known.append(made.known)
+
+    monkeypatch.setattr(WandbRun, "_open", opened)
     bowl = engine(tmp_path / "a", *ONLINE, "trainable=test_bowl", "budget.trials=1", "search=random")
     leg = bowl.conductor.next_leg()
     assert leg is not None
@@ -171,6 +175,7 @@ def test_the_server_hears_what_became_of_each_trial(tmp_path: Path, server: Serv
     assert (told.exitcode, told.preempting, len(told.rows)) == (255, True, 2)
     again = engine(tmp_path / "a")
     again.run()
+    assert known == [0, 3], "what the server has is not told again"
     faulty = engine(tmp_path / "b", *ONLINE, "trainable=test_faulty", "budget.trials=1", "space.fault=raise")
     faulty.run()
     assert ending.drain(30.0) == []

@@ -15,8 +15,8 @@ from fairsweep.cluster import config
 from fairsweep.cluster.engine import group
 from fairsweep.cluster.engine.nodes import check_own, cluster_of, needs_of_place, room
 from fairsweep.cluster.engine.place import Place
+from fairsweep.cluster.engine.post import Post
 from fairsweep.cluster.engine.trial import Leg
-from fairsweep.cluster.engine.worker import Post
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import growth, sweep
 from fairsweep.cluster.jobs.comparing import plan

@@ -14,7 +14,8 @@ from ray import tune
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.conductor import Leg
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.post import Post
+from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.cluster.tune import adapter, finding, spaces
 from fairsweep.search_spaces.space import Space
 from fairsweep.trainables import catalog

@@ -140,3 +140,22 @@ def test_on_a_terminal_it_refreshes_in_place_and_ctrl_c_ends_it(tmp_path: Path) 
         process.kill()
         process.wait()
         os.close(master)
+
+
+def test_sweeps_that_are_named_are_listed_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = written(tmp_path, ROWS[:1], "one")
+    for name in ("one.part", "two"):
+        written(tmp_path, ROWS[:1], name)
+    about = {"run": "cmp", "spec": {"methods": [], "data": [], "seeds": 1, "on": "x"}}
+    written(tmp_path, ROWS[:1], "cmp.a.0")
+    with store.open("cmp.a.0") as writer:
+        writer.sweep(comparison=json.dumps(about))
+
+    def listed(*words: str) -> list[str]:
+        assert run_cli(["ls", *words, "--storage", str(tmp_path), "--json"]) == 0
+        return [row["sweep"] for row in json.loads(capsys.readouterr().out)]
+
+    assert listed("one") == ["one"] and sorted(listed("two", "cmp")) == ["cmp", "two"]
+    assert listed("cmp", "--all") == ["cmp.a.0"] and len(listed()) == 4
+    assert run_cli(["ls", "on", "--storage", str(tmp_path)]) == 2
+    assert "has no such sweep; did you mean one?" in capsys.readouterr().err

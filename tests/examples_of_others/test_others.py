@@ -13,7 +13,8 @@ import pytest
 
 from fairsweep.cluster import objectives
 from fairsweep.cluster.engine.conductor import Leg
-from fairsweep.cluster.engine.worker import LegRunner, Post
+from fairsweep.cluster.engine.post import Post
+from fairsweep.cluster.engine.worker import LegRunner
 from fairsweep.cluster.tune import script
 from fairsweep.search_spaces import _yaml
 from fairsweep.trainables.own import dry_runs, known

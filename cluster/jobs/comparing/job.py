@@ -23,7 +23,7 @@ from fairsweep.cluster.engine.fleet import Fleet, Lane
 from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.engine.nodes import cluster_of
 from fairsweep.cluster.errors import UserError
-from fairsweep.cluster.jobs import metrics, readiness, submitted, sweep
+from fairsweep.cluster.jobs import metrics, readiness, submitted, sweep, tracked
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
@@ -211,6 +211,7 @@ def _run(
     spec = plan.spec
     if len(store.derived("comparisons", spec.run)) == len(plan.entrants) * spec.seeds:
         return answered(store, spec.run), "finished"
+    upkeep.check_alone(store, "comparisons", spec.run, "comparison")
     for e in plan.entrants:
         settings = plan.search(e, 0)
         try:
@@ -220,6 +221,7 @@ def _run(
         sweep.preflight(settings, e.paper)
     first = plan.entrants[0].settings
     metrics.check(first)
+    tracked.check(first)
     with connected(cluster_of(first)), upkeep.alone(store, "comparisons", spec.run, "comparison"):
         # of all searches together; budget.concurrent is of each
         room = readiness.room(cluster_of(first), None, store.uri, first.data_dir)

@@ -66,6 +66,7 @@ def resume(storage: str, name: str, changes: list[str], display: Display | None 
     """Takes a search up where its store says that it was."""
     store = open_store(storage)
     found = store.read(name)
+    store.check_free(name)
     settings, again = growth.regrown(found, changes, nas_config.check, GROWABLE)
     with sweep.engine(settings, store) as room:
         writer = store.open(name)
