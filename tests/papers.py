@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fairsweep.search_spaces.space import Space
-from fairsweep.trainables.base import Claim, Fidelity, Metric, Paper, Setting, Tiny
+from fairsweep.trainables.base import Claim, DataNotFound, Fidelity, Metric, Paper, Setting, Tiny
 from fairsweep.trainables.catalog import register
 
 
@@ -79,6 +79,22 @@ class _Quadratic(Paper):
 @register
 class Bowl(_Quadratic):
     slug = "test_bowl"
+
+
+@register
+class Picky(_Quadratic):
+    """Of its data sets one suits only kind a, and one is not there."""
+
+    slug = "test_picky"
+    datasets = ("bowl", "bowl2", "bowl3")
+
+    @classmethod
+    def unsuited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None) -> str | None:
+        if data == "bowl3":
+            raise DataNotFound("data=bowl3: data_dir is None; give the folder with the bowl")
+        return (
+            "kind=b needs arcs, and the bowl is round" if (data, config["kind"]) == ("bowl2", "b") else None
+        )
 
 
 @register

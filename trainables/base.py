@@ -45,6 +45,10 @@ class DataNotFound(DataError):
     """A folder that does not hold the files of a data set, or none given."""
 
 
+class Unsuited(DataError):
+    """Data that a paper's task can read and the paper, as it is configured, cannot be trained on; says why."""
+
+
 class Pruned(Exception):
     """Raised by a trainable that ends its own trial early; what it is worth is what it has reported."""
 
@@ -296,6 +300,22 @@ class Paper(ABC):
     def undivided(cls, config: Mapping[str, Any], data: str) -> str | None:
         """Why `config` cannot be trained `together` on `data` though others can, to be read after the paper's name."""
         return None
+
+    @classmethod
+    def unsuited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None) -> str | None:
+        """Why no trial with `config` can be trained on `data`, which the task can read, to be read after the paper's
+        name: "needs arcs, and the graph is undirected". None where one can. DataError where the data are not there.
+
+        Asked before anything is trained; `NetworkPaper` asks for each trial, too. What grows faster than the data
+        belongs here as well: "n x n similarities of 100,000 nodes take 40 GB".
+        """
+        return None
+
+    @classmethod
+    def suited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None) -> None:
+        """Raises `Unsuited` in one line if `unsuited` says why."""
+        if why := cls.unsuited(config, data, data_dir):
+            raise Unsuited(f"data={data}: {cls.slug}: {why}")
 
     @property
     @abstractmethod

@@ -33,7 +33,7 @@ from fairsweep.cluster.storage import new_name, open_store
 from fairsweep.search_spaces.algorithms import OUTSIDE, create_scheduler, create_search
 from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
-from fairsweep.trainables.base import Paper, Setting
+from fairsweep.trainables.base import DataError, Paper, Setting
 from fairsweep.trainables.own import known
 
 Attach = Callable[[Conductor], None]
@@ -271,7 +271,11 @@ def rehearse(settings: Settings, paper: type[Paper]) -> None:
 
 
 def preflight(settings: Settings, paper: type[Paper]) -> None:
-    """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials."""
+    """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials.
+
+    MissingData, too, where what will run cannot be trained on these data.
+    """
+    _check_suited(settings, paper)
     try:
         with data_at_hand(), known.at_home(paper), nothing_compiled():
             paper().setup(*_first_trial(settings, paper))
@@ -279,6 +283,23 @@ def preflight(settings: Settings, paper: type[Paper]) -> None:
         raise
     except Exception as error:
         print(f"fairsweep: warning: the first configuration does not build: {error}", file=sys.stderr)
+
+
+def _check_suited(settings: Settings, paper: type[Paper]) -> None:
+    """MissingData for a configuration that is sure to run and that the data do not suit."""
+    data, search = settings.data or paper.datasets[0], settings.search
+    sure = search["configs"] if search["name"] == "listed" else [_first_config(settings, data)]
+    with data_at_hand():
+        for config in sure:
+            try:
+                paper.suited(config, data, settings.data_folder)
+            except DataError:
+                raise
+            except Exception as error:
+                raise UserError(
+                    f"trainable={settings.trainable}: its unsuited() raises {type(error).__name__}: {error}; see the"
+                    " trainable"
+                ) from None
 
 
 def _first_trial(settings: Settings, paper: type[Paper]) -> tuple[dict[str, Any], Setting]:

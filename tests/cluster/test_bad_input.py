@@ -57,6 +57,21 @@ CASES: list[tuple[list[str], list[str]]] = [
     ([*RUN, "seeds=0"], ["seeds=0", "at least 1"]),
     ([*RUN, "seed=-1"], ["seed=-1", "at least 0"]),
     ([*RUN, "data=moon"], ["data=moon", "bowl"]),
+    (
+        ["run", "trainable=test_picky", "data=bowl2", "space.kind=b"],
+        ["data=bowl2: test_picky: kind=b needs arcs, and the bowl is round"],
+    ),
+    (
+        [
+            "run",
+            "trainable=test_picky",
+            "data=bowl2",
+            "search=listed",
+            "search.configs=[{kind: a},{kind: b}]",
+        ],
+        ["data=bowl2: test_picky: kind=b needs arcs"],
+    ),
+    (["run", "trainable=test_picky", "data=bowl3"], ["data=bowl3: data_dir is None"]),
     ([*RUN, "data_dir=/no/such/folder"], ["data_dir=/no/such/folder", "no such folder"]),
     ([*RUN, "name=../evil"], ["name=../evil", "letters"]),
     ([*RUN, "space.z.high=1"], ["z", "test_bowl"]),

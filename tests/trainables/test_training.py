@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairsweep.trainables.base import Metric, Setting, Tiny
+from fairsweep.trainables.base import Metric, Setting, Tiny, Unsuited
 from fairsweep.trainables.tasks.training import Mean, NetworkPaper, cosine_factor
 
 
@@ -73,6 +73,21 @@ def test_the_best_weights_are_those_of_the_first_best_value_from_the_minimum_on(
     paper.best = None
     assert paper.test() == tested
     assert not torch.equal(weights[2], weights[5])
+
+
+def test_data_that_do_not_suit_a_configuration_are_refused_before_they_are_read() -> None:
+    class Picky(Noisy):
+        @classmethod
+        def unsuited(cls, config: Any, data: str, data_dir: Any) -> str | None:
+            return f"{config['size']} x {config['size']} similarities" if config else None
+
+        def prepare(self) -> None:
+            raise AssertionError("reads its data")
+
+    with pytest.raises(Unsuited, match=r"^data=none: noisy: 9 x 9 similarities$"):
+        Picky().setup({"size": 9}, Setting())
+    with pytest.raises(AssertionError):
+        Picky().setup({}, Setting())
 
 
 def test_before_the_minimum_the_current_weights_are_tested() -> None:

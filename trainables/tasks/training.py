@@ -105,6 +105,7 @@ class NetworkPaper(Paper):
     def setup(self, config: Mapping[str, Any], setting: Setting) -> None:
         self.config, self.setting = dict(config), setting
         self.device, self.data_name = setting.device, setting.data or self.datasets[0]
+        self.suited(config, self.data_name, setting.data_dir)
         fidelity = self.fidelity(config, setting.steps)
         self.epochs, self._judged_from = fidelity.maximum, fidelity.minimum
         self.done, self.stopped = 0, False
