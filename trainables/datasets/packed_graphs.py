@@ -45,6 +45,8 @@ class GraphSet:
     validation: np.ndarray | None = None
     names: tuple[str, ...] = ()
     shares: tuple[float, float] | None = None
+    values: np.ndarray | None = None
+    cuts: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.nodes)

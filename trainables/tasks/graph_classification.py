@@ -108,9 +108,14 @@ def as_set(name: str, data_dir: Path | None) -> GraphSet:
 @lru_cache(maxsize=2)
 def _tensors(name: str, data_dir: Path | None, device: str) -> tuple[GraphSet, dict[str, Tensor]]:
     data = as_set(name, data_dir) if name in NODE_LEVEL else graph_sets.load(name, data_dir)
-    fields = ("nodes", "edges", "x", "ends", "e", "labels", "types", "marked")
+    return data, tensors(data, device)
+
+
+def tensors(data: GraphSet, device: str) -> dict[str, Tensor]:
+    """The arrays of `data` on `device`, by name; those that it has."""
+    fields = ("nodes", "edges", "x", "ends", "e", "labels", "types", "marked", "values")
     arrays = {field: getattr(data, field) for field in fields}
-    return data, {k: torch.tensor(a, device=device) for k, a in arrays.items() if a is not None}
+    return {k: torch.tensor(a, device=device) for k, a in arrays.items() if a is not None}
 
 
 @lru_cache(maxsize=4)
@@ -164,7 +169,7 @@ class GraphTask:
         self.level: Level = "edge" if edges else "node" if name in NODE_LEVEL else "graph"
         folder = None if data_dir is None else Path(data_dir)
         self.name, self.folder = name, folder
-        self.data, self.tensors = _tensors(name, folder, device)
+        self._take(*_tensors(name, folder, device))
         if edges and self.data.types is None:
             raise DataError(
                 f"data={name}: its edges have no types to reconstruct; choose digits_pixels, solubility,"
@@ -180,8 +185,12 @@ class GraphTask:
         self.parts = {part: torch.tensor(indices, device=device) for part, indices in parts.items()}
         trained = parts["train"] if self.level != "node" else np.arange(1)
         self.mean_edges = float(self.data.edges[trained].mean())
-        self._starts = {k: self.tensors[k].cumsum(0) - self.tensors[k] for k in ("nodes", "edges")}
         self._held: dict[tuple[str, int], list[GraphBatch]] = {}
+
+    def _take(self, data: GraphSet, arrays: dict[str, Tensor]) -> None:
+        """Makes batches of `data` from now on."""
+        self.data, self.tensors = data, arrays
+        self._starts = {k: arrays[k].cumsum(0) - arrays[k] for k in ("nodes", "edges")}
 
     def _node_split(self, name: str, folder: Path | None, rng: np.random.Generator) -> dict[str, np.ndarray]:
         graph = node_classification.load(name, folder)
