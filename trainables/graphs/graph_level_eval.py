@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -244,6 +244,7 @@ class GraphLevelEval(NetworkPaper):
         *("solubility", "solubility_logs", "digits_pixels", "graph_atlas", "synthetic_regular_graphs"),
         *("synthetic_noisy_edges", *TU, OWN),
     )
+    contenders: ClassVar[Mapping[str, tuple[str, ...]]] = {"encoder": ENCODERS}
     metrics = METRICS
     objective = "val_accuracy"
     tiny = Tiny("graph_atlas", 4, {"encoder": "kpath", "k": 2, "hidden": 16, "lr": 5e-3})
