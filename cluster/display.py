@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, Group
@@ -125,19 +125,54 @@ def _counts(conductor: Conductor) -> str:
     return ", ".join(f"{counts[s]} {s}" for s in order if counts[s])
 
 
-def _time_left(conductor: Conductor) -> str:
-    total = conductor.expected
-    # A trial that runs counts as far as it has come; one that is over counts whole, however early it ended.
-    over = sum(
+class Forecast:
+    """How long what is left will take, by the pace since the first progress: workers' start says nothing of it."""
+
+    def __init__(self, before: float = 0.0) -> None:
+        """before: what was done when the run began."""
+        self._before = before
+        self._first: tuple[float, float] | None = (
+            None  # when there was progress first, and how much was done then
+        )
+
+    def seen(self, moves: bool, done: Callable[[], float]) -> None:
+        """To be told again and again whether trials have reported; done: looked up once, when they first have."""
+        if self._first is None and moves:
+            self._first = time.monotonic(), max(self._before, done())
+
+    def left(self, done: float, total: float) -> float | None:
+        """Seconds; None where nothing has moved since the first progress."""
+        if self._first is None or done <= self._first[1]:
+            return None
+        began, then = self._first
+        return (total - done) * (time.monotonic() - began) / (done - then)
+
+
+def done_of(conductor: Conductor) -> float:
+    """Trials that are done: one that runs counts as far as it has come, one that is over whole, however early."""
+    return sum(
         t.steps / t.maximum if t.state in ("running", "pending", "interrupted") else 1.0
         for t in conductor.trials.values()
     )
+
+
+def moves(conductor: Any) -> bool:
+    """Whether a trial that runs has reported a step, or one has ended meanwhile. conductor: may be a fleet."""
+    for key in list(conductor.active):
+        with contextlib.suppress(KeyError):  # its lane is closed meanwhile
+            if conductor.trials[key].steps:
+                return True
+    return False
+
+
+def _time_left(conductor: Conductor, forecast: Forecast) -> str:
     limits = []
     if conductor.purse.share:
         share = conductor.purse.share
         limits.append(conductor.elapsed_s * (1 - share) / share)
-    if over and _is_known(conductor):
-        limits.append((total - over) * (time.monotonic() - conductor.clock.began) / over)
+    if _is_known(conductor):
+        left = forecast.left(done_of(conductor), conductor.expected)
+        limits += [left] if left is not None else []
     if conductor.rules.minutes is not None:
         limits.append(max(0.0, 60 * conductor.rules.minutes - conductor.elapsed_s))
     return clock(min(limits)) if limits else "?"
@@ -192,6 +227,7 @@ class LineDisplay(Display):
         self.conductor, self._last, self._leader = conductor, time.monotonic(), Leader(conductor)
         self._pace, self._pace_of_failures = Pace(), Pace()
         self._unsaid, self._summary = 0, 0.0
+        self._forecast = Forecast(done_of(conductor))
         rules = conductor.rules
         self._print(
             f"sweep {name}: {settings.heading}, {_configurations(conductor)} x {len(rules.seeds)} seed(s), "
@@ -204,6 +240,7 @@ class LineDisplay(Display):
 
     def tick(self, conductor: Conductor) -> None:
         now = time.monotonic()
+        self._forecast.seen(moves(conductor), lambda: done_of(conductor))
         if now - self._last > QUIET_LINE_S:
             self._print(self._far())
         elif self._unsaid and now > self._summary:
@@ -213,6 +250,7 @@ class LineDisplay(Display):
 
     def ended(self, trial: Trial) -> None:
         self._leader.ended(trial)
+        self._forecast.seen(True, lambda: done_of(self.conductor))
         pace = self._pace_of_failures if trial.state == "failed" else self._pace
         if not pace.allows():
             if not self._unsaid:
@@ -235,7 +273,7 @@ class LineDisplay(Display):
 
     def _far(self) -> str:
         """Trials by state and the time left; those whose own lines were left out are said to be."""
-        left = _time_left(self.conductor)
+        left = _time_left(self.conductor, self._forecast)
         unsaid, self._unsaid = self._unsaid, 0
         return (
             _counts(self.conductor)
@@ -286,7 +324,7 @@ class LiveDisplay(Display):
 
     def begin(self, name: str, uri: str, settings: Settings, conductor: Conductor, recovery: Any) -> None:
         self.name, self.uri, self.settings, self.conductor = name, uri, settings, conductor
-        self._leader = Leader(conductor)
+        self._leader, self._forecast = Leader(conductor), Forecast(done_of(conductor))
         if recovery is not None and recovery.message:
             self.console.print(recovery.message, style="yellow")
         self.live = Live(self._view(), console=self.console, refresh_per_second=4, transient=True)
@@ -294,6 +332,7 @@ class LiveDisplay(Display):
 
     def tick(self, conductor: Conductor) -> None:
         began = time.monotonic()
+        self._forecast.seen(moves(conductor), lambda: done_of(conductor))
         if self.live is not None and began > self._next:
             self.live.update(self._view())
             took = (
@@ -303,6 +342,7 @@ class LiveDisplay(Display):
 
     def ended(self, trial: Trial) -> None:
         self._leader.ended(trial)
+        self._forecast.seen(True, lambda: done_of(self.conductor))
 
     def note(self, text: str) -> None:
         (self.live.console if self.live else self.console).print(text, style="yellow")
@@ -319,7 +359,7 @@ class LiveDisplay(Display):
             (f"{self.name}  ", "bold"),
             f"{self.settings.heading}, {of_all} trials: ",
             _counts(conductor) or "starting",
-            f"; {clock(conductor.elapsed_s)} gone, about {_time_left(conductor)} left",
+            f"; {clock(conductor.elapsed_s)} gone, about {_time_left(conductor, self._forecast)} left",
         )
         best = self._leader.best()
         line = (

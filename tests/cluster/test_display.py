@@ -14,10 +14,21 @@ from typing import Any
 import pytest
 
 from fairsweep.analysis import report
+from fairsweep.cluster import display as display_module
 from fairsweep.cluster.commands.help import show_help
 from fairsweep.cluster.commands.runs import finished
 from fairsweep.cluster.commands.tables import print_best
-from fairsweep.cluster.display import Display, Guarded, Leader, LineDisplay, LiveDisplay, clock, make_display
+from fairsweep.cluster.display import (
+    Display,
+    Forecast,
+    Guarded,
+    Leader,
+    LineDisplay,
+    LiveDisplay,
+    clock,
+    make_display,
+)
+from fairsweep.cluster.jobs.comparing.display import Lines
 from tests.cluster.test_conductor import engine
 from tests.cluster.test_faults import heeded
 
@@ -95,10 +106,11 @@ def test_time_left_counts_how_far_running_trials_have_come(tmp_path: Path) -> No
 
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=1")
     leg = run.conductor.next_leg()
-    assert leg is not None and _time_left(run.conductor) == "?"
-    run.conductor.trials[leg.trial].steps = 3
-    run.conductor.clock.began = time.monotonic() - 30
-    assert _time_left(run.conductor) == "1:00 min"
+    forecast = Forecast()
+    assert leg is not None and _time_left(run.conductor, forecast) == "?"
+    forecast._first = time.monotonic() - 30, 1 / 9
+    run.conductor.trials[leg.trial].steps = 4
+    assert _time_left(run.conductor, forecast) == "50 s"
 
 
 def test_nothing_is_said_of_the_time_left_before_anything_is_known(
@@ -210,7 +222,7 @@ def test_the_time_left_of_a_sweep_that_only_time_ends_is_what_is_left_of_it(tmp_
     leg = run.conductor.next_leg()
     assert leg is not None
     run.conductor.trials[leg.trial].steps = 8
-    assert _time_left(run.conductor) == "2:00 min"
+    assert _time_left(run.conductor, Forecast()) == "2:00 min"
     (trial,) = run.conductor.trials.values()
     run.conductor.trials |= {f"0000{k}-0": trial for k in range(1, 4)}  # a bundle of four at the one place
     assert run.conductor.rules.concurrent == 1 and _counts(run.conductor) == "1 running, 3 in hand"
@@ -291,3 +303,69 @@ def test_a_display_that_fails_is_given_up_and_not_the_sweep(capsys: pytest.Captu
     display.end()
     assert capsys.readouterr().err.count("the terminal is gone") == 1
     assert Broken.ends == 1
+
+
+def test_the_time_left_does_not_count_the_start_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a minute for workers to start, then a tenth a second: nine seconds are left after the first, not minutes."""
+    clock_s = [100.0]
+    monkeypatch.setattr(display_module.time, "monotonic", lambda: clock_s[0])
+    forecast, done = Forecast(), [0.0]
+    for _ in range(30):
+        forecast.seen(False, lambda: done[0])
+        clock_s[0] += 1
+    assert forecast.left(0.0, 10.0) is None
+    done[0] = 0.1
+    forecast.seen(True, lambda: done[0])
+    assert forecast.left(0.1, 10.0) is None
+    clock_s[0] += 9
+    assert forecast.left(1.0, 10.0) == pytest.approx(90)
+    later = Forecast(before=5.0)  # taken up with five trials done: they say nothing of the pace
+    later.seen(True, lambda: 5.0)
+    clock_s[0] += 10
+    assert later.left(6.0, 10.0) == pytest.approx(40)
+
+
+def test_the_first_repeat_of_a_comparison_counts_what_others_have_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two searches at a time: when the first is done, the other nearly is. Twelve repeats take six times one."""
+    clock_s = [0.0]
+    monkeypatch.setattr(display_module.time, "monotonic", lambda: clock_s[0])
+
+    def lane(done: float) -> SimpleNamespace:
+        trials = {
+            str(k): SimpleNamespace(steps=4, maximum=4, state="complete") for k in range(round(done * 10))
+        }
+        trials["now"] = SimpleNamespace(steps=0, maximum=4, state="running")
+        return SimpleNamespace(
+            conductor=SimpleNamespace(trials=trials, expected=10, purse=SimpleNamespace(share=0.0))
+        )
+
+    fleet = SimpleNamespace(lanes={"c.a.d.0": lane(0), "c.b.d.0": lane(0)}, active=[], trials={})
+    spec = SimpleNamespace(run="c", methods="ab", data="d", seeds=6)
+    lines = Lines()
+    lines.started(SimpleNamespace(spec=spec), "store", 0, 2)  # type: ignore[arg-type]
+    lines.tick(fleet)
+    clock_s[0] = 30.0  # workers have started
+    fleet.lanes = {"c.a.d.0": lane(0.1), "c.b.d.0": lane(0.1)}
+    fleet.active, fleet.trials = ["x"], {"x": SimpleNamespace(steps=1)}
+    lines.tick(fleet)
+    clock_s[0] = 120.0
+    fleet.lanes = {"c.b.d.0.final": lane(0)}
+    row = {
+        "method": "a",
+        "data": "d",
+        "repeat": 0,
+        "trials": 10,
+        "cost_s": 1.0,
+        "final_cost_s": 0.1,
+        "score": None,
+        "reason": "x",
+    }
+    capsys.readouterr()
+    lines.compared(row, 1, 12)
+    said = capsys.readouterr().err
+    # 1.9 repeats but for 0.18 of them took 90 s: the 10.1 that are left take 529.
+    assert "1 of 12, about 8:48 min left" in said
+    lines.compared(row, 12, 12)
+    assert capsys.readouterr().err.strip().endswith("12 of 12")
