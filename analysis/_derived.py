@@ -100,6 +100,7 @@ COMPARISONS = pa.schema(
         ("seeds", pa.string()),
         ("parts", pa.string()),
         ("reason", pa.string()),
+        ("left_out", pa.string()),
         ("judged", TIME),
     ]
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -79,9 +79,10 @@ def forget(store: Store, run: str) -> None:
         _drop(store.folder, f"comparisons/{run}")
 
 
-def rename(store: Store, sweep: str, name: str) -> None:
+def rename(store: Store, sweep: str, name: str, changed: Mapping[str, str] | None = None) -> None:
     """Gives a closed sweep another name, in every table. StoreError if the name is taken or cannot be one.
 
+    changed: columns of its row that say something else under the new name.
     The copy is whole before the old files go, so whatever ends this leaves the sweep under its old name or under both.
     What was cut off is undone by the next renaming to that name, or by its deletion.
     """
@@ -118,7 +119,7 @@ def rename(store: Store, sweep: str, name: str) -> None:
             _copy(folder, old.tags, new.tags, name)
         for room in _FILES:
             _move(folder, f"{room}/{sweep}", f"{room}/{name}")
-        _copy(folder, old.row, new.row, name)  # last: with it the sweep is there
+        _copy(folder, old.row, new.row, name, changed)  # last: with it the sweep is there
         _rename_derived(store, sweep, name)
         folder.delete(_mark(name))
         for room in reversed(_TABLES):
@@ -218,12 +219,15 @@ def held(store: Store, table: str, run: str) -> bool:
     return claim(store.folder, f"{table}/{run}").held()
 
 
-def _copy(folder: Folder, source: str, target: str, name: str) -> None:
-    """A table's file under another name of the sweep, in its rows too."""
+def _copy(
+    folder: Folder, source: str, target: str, name: str, changed: Mapping[str, str] | None = None
+) -> None:
+    """A table's file under another name of the sweep, in its rows too. changed: other columns that are."""
     table, about = folder.read_parquet(source)
-    if "sweep" in table.column_names:
-        column = table.column_names.index("sweep")
-        table = table.set_column(column, table.schema.field(column), _all(table, name))
+    for key, text in {"sweep": name, **(changed or {})}.items():
+        if key in table.column_names:
+            column = table.column_names.index(key)
+            table = table.set_column(column, table.schema.field(column), _all(table, text))
     folder.write_parquet(target, table, about)
 
 

@@ -195,12 +195,19 @@ class Sweep:
 
     def rename(self, name: str) -> None:
         """Gives it another name. StoreError if that is taken or it has not ended, SweepLocked while it is written."""
+        self._check_alone("rename")
         upkeep.rename(self.store, self.name, name)
         self.name = name
 
     def delete(self) -> None:
         """Drops it from the store, checkpoints and networks too, for good. SweepLocked while it is written."""
+        self._check_alone("delete")
         upkeep.delete(self.store, self.name)
+
+    def _check_alone(self, verb: str) -> None:
+        from fairsweep.cluster.jobs.comparing.job import check_alone
+
+        check_alone(self.store, self.name, verb)
 
     def resume(self, *, quiet: bool = False, **changes: Any) -> Sweep:
         """Goes on with the sweep: after a crash, or to let it grow: `budget={"trials": "+20"}`."""

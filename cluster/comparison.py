@@ -62,6 +62,14 @@ class Comparison:
         job.resume(self.store.uri, self.name, changes, ComparisonDisplay() if quiet else Lines())
         return self
 
+    def rename(self, name: str) -> Comparison:
+        """Gives it another name, once it has ended; UserError for one that is taken."""
+        from fairsweep.cluster.jobs.comparing import job, renaming
+
+        renaming.rename(self.store, self.name, name, job.sweeps_of(self.store, self.name))
+        self.name = name
+        return self
+
     def report(self, path: str | Path | None = None, format: str | None = None) -> Path:
         """Writes a page with its answer, figures and tables, as `fairsweep report` does, and says where.
 

@@ -256,6 +256,9 @@ class Paper(ABC):
     citation: ClassVar[str]
     task: ClassVar[str]
     baselines: ClassVar[str] = ""  # and ablations that the same trainable offers, in a few words
+    # Of the parameter that chooses between the method and its baselines: name -> those of its values that do what the
+    # task is. Empty: all values of `model`, or else of `method`, where the space fixes it.
+    contenders: ClassVar[Mapping[str, Sequence[Any]]] = {}
     datasets: ClassVar[tuple[str, ...]]
     metrics: ClassVar[tuple[Metric, ...]]
     objective: ClassVar[str]
@@ -278,6 +281,11 @@ class Paper(ABC):
     def metric(cls, name: str) -> Metric:
         """The declared metric called `name`; KeyError if the paper does not declare it."""
         return {m.name: m for m in cls.metrics}[name]
+
+    @classmethod
+    def tested_on(cls, data: str) -> str | None:
+        """The test metric that goes with the objective on `data`, where their names do not say so."""
+        return None
 
     @classmethod
     @abstractmethod

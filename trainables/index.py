@@ -7,6 +7,7 @@ anew, a test holds it to them. What it does not know, such as a paper of a plug-
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -81,9 +82,36 @@ def of(paper: type[Paper]) -> Entry:
 
 def entry(slug: str) -> Entry:
     """What is known of the paper called `slug`; `UnknownPaper` if there is none."""
-    if not catalog.imported(slug) and slug in _file():
+    if _listed(slug):
         return Entry.from_json(slug, _file()[slug])
     return of(catalog.get(slug))
+
+
+def task_of(slug: str) -> str:
+    """The task of a paper; what nobody has listed is asked itself."""
+    return str(_file()[slug]["task"]) if _listed(slug) else catalog.get(slug).task
+
+
+def datasets_of(slug: str) -> tuple[str, ...]:
+    """The data sets of a paper, the default first."""
+    return tuple(_file()[slug]["datasets"]) if _listed(slug) else tuple(catalog.get(slug).datasets)
+
+
+def spoken(task: str) -> str:
+    """A task as a word: `node_classification`."""
+    return re.sub(r"[-_\s]+", "_", task.strip().lower())
+
+
+def tasks() -> dict[str, list[str]]:
+    """The tasks of the papers that there are, as words, and the papers of each."""
+    found: dict[str, list[str]] = {}
+    for slug in catalog.slugs():
+        found.setdefault(spoken(task_of(slug)), []).append(slug)
+    return found
+
+
+def _listed(slug: str) -> bool:
+    return not catalog.imported(slug) and slug in _file()
 
 
 @lru_cache(maxsize=1)

@@ -48,7 +48,8 @@ class Standing:
 class Answer:
     """`scores` (methods, data sets, repeats), NaN where a repeat failed or has not ended; `decision` None where nothing
     can be compared yet. `used`: method -> the least and the most that one of its searches used of the budget. `more`:
-    what to do next, in a sentence, where there is something."""
+    what to do next, in a sentence, where there is something. `absent`: methods of the task that could not take part,
+    and why."""
 
     run: str
     metric: str
@@ -63,6 +64,7 @@ class Answer:
     used: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     more: str = ""
+    absent: tuple[tuple[str, str], ...] = ()
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -112,6 +114,7 @@ def answer(rows: Sequence[Mapping[str, Any]], alpha: float = ALPHA, seed: int = 
     return Answer(
         str(rows[0]["run"]), rows[0]["metric"], mode, decision.sentence if decision else why, decision,
         standings, tuple(sets), tuple(repeats), scores, (kind, amount), used, tuple(notes),
+        absent=tuple((each["method"], each["why"]) for each in json.loads(rows[0].get("left_out") or "[]")),
     )  # fmt: skip
 
 
@@ -267,6 +270,7 @@ def jsonable(found: Answer) -> dict[str, Any]:
             for m, of_method in zip(found.methods, found.scores, strict=True)
         },
         "budget": {"kind": found.budget[0], "amount": found.budget[1], "used": dict(found.used)},
+        "absent": [{"method": method, "why": why} for method, why in found.absent],
         "notes": list(found.notes),
     }
 

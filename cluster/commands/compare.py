@@ -16,7 +16,12 @@ from fairsweep.cluster.masking import masked_uri
 EPILOG = """METHOD is a paper, or a file with names of it, and after colons parameters with one value or several:
   dagnn   dagnn:model=gcn,sgc   biper:weight_mode=fp,ste,biper   train.py:a,b   train.py:a:depth=2,4
 
+task=TASK in their place (or beside methods of yours) is all papers of the task that can take the data, such as
+node_classification; those that cannot are said, with the reason:
+  task=node_classification data=own data_dir=MINE      task=link_prediction baselines=true
+
 settings of a comparison:
+  baselines=true       each paper's published baselines are methods of their own, too
   data=[a,b@FOLDER]    data sets that all methods have (the first that they share); own@FOLDER for data of yours
   seeds=N              searches of each method on each data set, the repeats of the comparison: without it the fewest
                        that can show a winner (two methods on one data set 6, three 7, five 9), at least 5
@@ -40,7 +45,8 @@ def register(add: Any) -> None:
         "which method is best on these data, by how much, how sure: equal budgets for all",
     )
     p.formatter_class, p.epilog = argparse.RawDescriptionHelpFormatter, EPILOG
-    p.usage = "fairsweep compare METHOD METHOD ... [key=value ...] [--json] [--quiet] [--log-format json] [--cfg job]"
+    options = "[key=value ...] [--json] [--quiet] [--log-format json] [--cfg job]"
+    p.usage = f"fairsweep compare METHOD METHOD ... | task=TASK {options}"
     p.add_argument("words", nargs="*", metavar="METHOD", help=argparse.SUPPRESS)
     p.add_argument("--cfg", choices=["job"], help="print what would be run and stop")
     of_a_run(p)
@@ -152,6 +158,7 @@ def print_answer(answer: Any) -> None:
                 }
             )
         report.show_rows(pairs, list(pairs[0]))
+    print_absent(answer.absent)
     print(f"answer   {answer.sentence}")
     if answer.more:
         print(f"next     {answer.more}")
@@ -162,3 +169,9 @@ def print_answer(answer: Any) -> None:
     )
     for note in answer.notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def print_absent(absent: Any) -> None:
+    """The methods of the task that could not take part, and why."""
+    for method, why in absent:
+        print(f"left out {method}: {why}")

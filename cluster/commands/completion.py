@@ -7,7 +7,7 @@ import argparse
 from typing import Any
 
 SHELLS = ("bash", "zsh", "fish")
-_ROOTS = {"run": "config", "nas": "nas", "resume": "config"}
+_ROOTS = {"run": "config", "nas": "nas", "resume": "config", "compare": "config"}
 
 
 def register(add: Any) -> None:
@@ -36,7 +36,9 @@ def complete(parser: argparse.ArgumentParser) -> None:
         if command in ("run", "nas"):
             p.add_argument("words", nargs="*", help=argparse.SUPPRESS).completer = settings  # type: ignore[attr-defined]
         for action in p._actions:
-            if action.dest in ("slug", "slugs"):
+            if command == "compare" and action.dest == "words":
+                action.completer = of_a_comparison  # type: ignore[attr-defined]
+            elif action.dest in ("slug", "slugs"):
                 action.completer = papers  # type: ignore[attr-defined]
             elif action.dest in ("sweep", "sweeps"):
                 action.completer = sweeps  # type: ignore[attr-defined]
@@ -68,12 +70,37 @@ def sweeps(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
         return []
 
 
+def of_a_comparison(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Papers, tasks with the data sets of their papers, and the settings of a comparison and of its searches."""
+    from fairsweep.cluster.jobs.comparing import methods
+    from fairsweep.trainables import index
+
+    key, equals, _value = prefix.partition("=")
+    if not equals:
+        return [
+            *papers(prefix),
+            *settings(prefix, parsed_args),
+            *(f"{w}=" for w in methods.SETTINGS if w.startswith(prefix)),
+        ]
+    said = dict(word.partition("=")[::2] for word in parsed_args.words or ())
+    slugs = index.tasks().get(index.spoken(said.get("task", "")), [])
+    values = {
+        "task": sorted(index.tasks()),
+        "baselines": ["true", "false"],
+        "data": list(dict.fromkeys(name for slug in slugs for name in index.datasets_of(slug))),
+    }
+    return [f"{key}={v}" for v in values.get(key, ()) if f"{key}={v}".startswith(prefix)] or settings(
+        prefix, parsed_args
+    )
+
+
 def settings(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     """Groups with their options, settings, and `space.NAME` of the paper that is chosen already."""
     from fairsweep.cluster import config
     from fairsweep.cluster.jobs.nas import config as nas_config
 
-    groups = config.GROUPS if parsed_args.command == "run" else nas_config.GROUPS
+    of_sweeps = parsed_args.command in ("run", "compare")
+    groups = config.GROUPS if of_sweeps else nas_config.GROUPS
     key, equals, _value = prefix.partition("=")
     if equals:
         options = config.group_options(key) if key in groups else []

@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import Any
 
-from fairsweep.cluster.commands.compare import print_answer
+from fairsweep.cluster.commands.compare import print_absent, print_answer
 from fairsweep.cluster.commands.tables import existing, print_trials
 from fairsweep.cluster.errors import UserError
 
@@ -63,16 +63,18 @@ def _show_comparison(args: argparse.Namespace, store: Any) -> int | None:
     from fairsweep.analysis.comparing import answering
     from fairsweep.cluster.jobs.comparing import job
 
-    found = job.answered(store, args.sweep)
-    if found is None and job.stored(store, args.sweep) is None:
+    found, spec = job.answered(store, args.sweep), job.stored(store, args.sweep)
+    if found is None and spec is None:
         return None
+    absent = [] if spec is None else [{"method": x.method, "why": x.why} for x in spec.left_out]
     if args.json:
         rows = store.derived("comparisons", args.sweep).to_pylist()
         said = None if found is None else answering.jsonable(found)
-        report.print_json({"run": args.sweep, "answer": said, "rows": rows})
+        report.print_json({"run": args.sweep, "answer": said, "rows": rows, "absent": absent})
         return 0
     if found is None:
         print(f"{args.sweep}: no repeat has ended yet")
+        print_absent([(each["method"], each["why"]) for each in absent])
         return 0
     print_answer(found)
     if args.plot:

@@ -20,7 +20,7 @@ def register(add: Any) -> None:
     p.add_argument("--yes", action="store_true", help="do it; without, what would go is said")
     p.add_argument("--force", action="store_true", help="also what may still be written, on an object store")
     _storage(p)
-    p = add("rename", _rename, "give a sweep that has ended another name", sweep=True)
+    p = add("rename", _rename, "give a sweep or a comparison that has ended another name", sweep=True)
     p.add_argument("name", help="the new name")
     p = add(
         "tag", _tag, "add tags to a sweep, and drop some; `fairsweep ls --tag TAG` lists by them", sweep=True
@@ -80,23 +80,21 @@ def _parts(store: Any, name: str) -> list[str]:
     return sweeps_of(store, name) or ([] if store.derived("comparisons", name).num_rows else [name])
 
 
-def _check_renamed(store: Any, name: str) -> None:
-    """UserError for a comparison, and for what is of one: its sweeps are found by their names."""
-    from fairsweep.cluster.jobs.comparing import job
-
-    run = name if not store.has(name) and job.sweeps_of(store, name) else job.part_of(store, name)
-    if run is not None:
-        what = "a comparison" if run == name else f"a sweep of the comparison {run}"
-        raise UserError(f"{name}: is {what}, which keeps its name")
-
-
 def _rename(args: argparse.Namespace, rest: list[str]) -> int:
     from fairsweep.analysis import upkeep
+    from fairsweep.cluster.jobs.comparing import job, renaming
 
     store = existing(args.storage)
-    _check_renamed(store, args.sweep)
+    renaming.check_whole(store, args.sweep, allowed=(args.sweep, args.name))
+    if store.has(args.sweep):
+        job.check_alone(store, args.sweep, "rename")
+    sweeps = [] if store.has(args.sweep) else job.sweeps_of(store, args.sweep)
     with _request():
-        upkeep.rename(store, args.sweep, args.name)
+        known = sweeps or store.derived("comparisons", args.sweep).num_rows
+        if known or renaming.is_cut_off(store, args.sweep):
+            renaming.rename(store, args.sweep, args.name, sweeps)
+        else:
+            upkeep.rename(store, args.sweep, args.name)
     print(
         json.dumps({"sweep": args.name, "was": args.sweep}) if args.json else f"{args.sweep} is {args.name}"
     )

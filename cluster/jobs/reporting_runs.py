@@ -50,6 +50,7 @@ def comparison_sections(store: Store, rows: Sequence[Row], found: Answer) -> lis
     if found.decision is not None and found.decision.gaps:
         first.append(comparing.gaps(found.decision, found.metric, found.mode))
     first.append(_standings(found))
+    first += _absent(found)
     first += [Text(sentence(n)) for n in found.notes]
     return [
         Section("answer", "Who is best, by how much, how sure", first),
@@ -58,6 +59,15 @@ def comparison_sections(store: Store, rows: Sequence[Row], found: Answer) -> lis
         *_searches(store, rows, sets),
         Section("rows", "Every search", [_every(rows)]),
     ]
+
+
+def _absent(found: Answer) -> list[Block]:
+    """The methods of the task that could not take part."""
+    if not found.absent:
+        return []
+    said = "Known before anything was trained; nothing is said of these methods."
+    table = pa.Table.from_pylist([{"method": method, "why": why} for method, why in found.absent])
+    return [Rows("absent", "Papers of the task that could not take part", table, said)]
 
 
 def _standings(found: Answer) -> Rows:

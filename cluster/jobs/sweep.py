@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from fairsweep.analysis.store import Store, SweepRecord, SweepWriter
@@ -35,6 +35,7 @@ from fairsweep.search_spaces.space import SpaceError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.base import DataError, Paper, Setting
 from fairsweep.trainables.own import known
+from fairsweep.trainables.parts import told_by
 
 Attach = Callable[[Conductor], None]
 COMMAND = 20_000  # characters of the command line that are kept
@@ -51,7 +52,7 @@ def run(settings: Settings, display: Display | None = None, attach: Attach | Non
     name = new_name(store, settings.name, paper.slug)
     rehearse(settings, paper)
     preflight(settings, paper)
-    settings, notes = settled(settings, paper, *_first_trial(settings, paper))
+    settings, notes = settled(settings, paper, *first_trial(settings, paper))
     with engine(settings, store) as room:
         writer = store.create(
             name,
@@ -270,19 +271,21 @@ def rehearse(settings: Settings, paper: type[Paper]) -> None:
         raise UserError(f"trainable={settings.trainable}: {type(error).__name__}: {error}") from None
 
 
-def preflight(settings: Settings, paper: type[Paper]) -> None:
+def preflight(settings: Settings, paper: type[Paper]) -> Mapping[str, str]:
     """Builds one trial here, so that missing data or an impossible setting is one line, not N failed trials.
 
-    MissingData, too, where what will run cannot be trained on these data.
+    MissingData, too, where what will run cannot be trained on these data. Gives digests of the parts of its data,
+    where it is built and says them.
     """
     _check_suited(settings, paper)
     try:
-        with data_at_hand(), known.at_home(paper), nothing_compiled():
-            paper().setup(*_first_trial(settings, paper))
+        own = known.source_of(paper) is not None
+        return told_by(built(settings, paper), own).get("parts", {})
     except MissingData:
         raise
     except Exception as error:
         print(f"fairsweep: warning: the first configuration does not build: {error}", file=sys.stderr)
+        return {}
 
 
 def _check_suited(settings: Settings, paper: type[Paper]) -> None:
@@ -302,7 +305,15 @@ def _check_suited(settings: Settings, paper: type[Paper]) -> None:
                 ) from None
 
 
-def _first_trial(settings: Settings, paper: type[Paper]) -> tuple[dict[str, Any], Setting]:
+def built(settings: Settings, paper: type[Paper]) -> Paper:
+    """A trial that the sweep may run, made ready to train. MissingData, and whatever the paper raises."""
+    with data_at_hand(), known.at_home(paper), nothing_compiled():
+        made = paper()
+        made.setup(*first_trial(settings, paper))
+    return made
+
+
+def first_trial(settings: Settings, paper: type[Paper]) -> tuple[dict[str, Any], Setting]:
     """A trial that the sweep may run: its configuration and where it runs."""
     config = _first_config(settings, settings.data or paper.datasets[0])
     return config, Setting(

@@ -305,7 +305,7 @@ def test_another_comparison_of_the_same_name_is_refused(whole: Path) -> None:
     for words in (["test_bowl:kind=a,b", *WORDS, "retrain=2"], ["test_bowl:kind=b,a", *WORDS]):
         asked = plan.asked(words, "c", str(whole))
         with pytest.raises(UserError, match="the store has a comparison of this name with other"):
-            job._check_same(asked.spec, known)
+            plan.check_same(asked.spec, known)
 
 
 def test_a_comparison_goes_on_under_another_port_of_its_metrics(
@@ -317,7 +317,7 @@ def test_a_comparison_goes_on_under_another_port_of_its_metrics(
     began = plan.heard_at(known, ["metrics.port=9464"])
     taken_up: list[plan.Spec] = []
     monkeypatch.setattr(job, "stored", lambda store, name: began)
-    monkeypatch.setattr(job, "_taken_up", lambda store, storage, spec, display: taken_up.append(spec))
+    monkeypatch.setattr(job, "_taken_up", lambda store, storage, spec, *more: taken_up.append(spec))
     display = ComparisonDisplay()
     job.resume(str(whole), "c", ["metrics.port=9465", "seeds=+1"], display)
     asked = plan.asked(["test_bowl:kind=a,b", *WORDS, "metrics.port=0"], "c", str(whole))

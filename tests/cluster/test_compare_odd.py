@@ -325,8 +325,7 @@ def test_what_is_of_a_comparison_is_dealt_with_as_a_whole(
         (["resume", lane], f"{lane}: is a sweep of the comparison c, whose methods all get the same"),
         (["resume", lane, "budget.trials=+9"], f"{lane}: is a sweep of the comparison c"),
         (["delete", lane, "--yes"], f"{lane}: is a sweep of the comparison c"),
-        (["rename", lane, "d"], f"{lane}: is a sweep of the comparison c, which keeps its name"),
-        (["rename", "c", "d"], "c: is a comparison, which keeps its name"),
+        (["rename", lane, "d"], f"{lane}: is a sweep of the comparison c, all of which is under one name"),
     ):
         assert run_cli([*words, "--storage", "store"]) == 2
         assert capsys.readouterr().err.startswith(f"fairsweep: error: {said}")

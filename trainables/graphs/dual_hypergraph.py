@@ -283,6 +283,7 @@ class DualHypergraph(NetworkPaper):
     citation = "Jo, Baek, Lee, Kim, Kang, Hwang. NeurIPS 2021. arXiv:2106.15845"
     task = "graph classification"
     baselines = "GCN, random dropping, TopKPool, line graphs, pooled nodes"
+    contenders = {"model": CLASSIFIERS}  # the others reconstruct types of edges
     datasets = (*graph_sets.LOADERS, *NODE_LEVEL)
     metrics = METRICS
     objective = "val_accuracy"

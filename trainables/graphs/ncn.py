@@ -242,6 +242,7 @@ class NCNPaper(NetworkPaper):
     citation = "Wang, Yang, Zhang. ICLR 2024. arXiv:2302.00890"
     task = "link prediction"
     baselines = "GAE, common-neighbour count, NCN, no link removal"
+    contenders = {"predictor": PREDICTORS}
     datasets = tuple(SETS)
     metrics = METRICS
     objective = "val_hits"
@@ -277,6 +278,11 @@ class NCNPaper(NetworkPaper):
 
     paper_steps = dict.fromkeys(("cora", "citeseer", "pubmed"), 100)
     default_steps = 20  # the paper's own is 100
+
+    @classmethod
+    def tested_on(cls, data: str) -> str:
+        """Hits@K of the K of `val_hits`."""
+        return f"test_hits{SETS[data].hits}"
 
     @classmethod
     def minimum(cls, config: Mapping[str, Any], steps: int) -> int:

@@ -81,6 +81,7 @@ class PaDa(NetworkPaper):
     citation = "Lu, Hu, Yang, Sun, Mei, Tan, Song. CVPR 2023, pp. 11940-11949. arXiv:2302.14772"
     task = "architecture search"
     baselines = "SPOS, FairNAS, sandwich, SUMNAS, path or data only"
+    contenders = {"strategy": ("pada", "pa", "da", "uniform", "fairnas", "sandwich", "sumnas")}
     datasets = ("digits", "fashion_mnist_7x7", "mnist5k", "fashion_mnist", "cifar10_16x16", "cifar10")
     metrics = (
         Metric("val_accuracy", "max", "validation", "fraction"),

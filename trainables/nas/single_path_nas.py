@@ -102,6 +102,7 @@ class SinglePathNAS(NetworkPaper):
     )
     task = "architecture search"
     baselines = "no runtime term, no gate dropout, held-out thresholds, multi-branch relaxation"
+    contenders = {"relaxation": ("superkernel", "branches")}
     datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10")
     metrics = (
         *METRICS,

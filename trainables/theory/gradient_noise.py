@@ -162,6 +162,7 @@ class GradientNoise(NetworkPaper):
     citation = "Neelakantan, Vilnis, Le, Sutskever, Kaiser, Kurach, Martens. 2015. arXiv:1511.06807"
     task = "image classification"
     baselines = "none, constant, weight noise; clipping; five inits"
+    contenders = {"noise": NOISES}
     datasets = ("digits", "mnist5k", "mnist", "fashion_mnist")
     metrics = METRICS
     objective = "val_accuracy"

@@ -229,6 +229,7 @@ class BiPer(NetworkPaper):
     citation = "Vargas, Correa, Hinojosa, Arguello. CVPR 2024, pp. 5684-5693. arXiv:2404.01278"
     task = "image classification"
     baselines = "straight-through estimator, full precision, one stage"
+    contenders = {"weight_mode": ("biper", "ste", "fp")}
     datasets = ("digits", "mnist5k", "fashion_mnist", "cifar10")
     metrics = METRICS
     objective = "val_accuracy"

@@ -149,6 +149,7 @@ class OTOv2(NetworkPaper):
     citation = "Chen, Liang, Ding, Zhu, Zharkov. ICLR 2023. arXiv:2303.06862"
     task = "image classification"
     baselines = "HSPG, proximal SGD, one-shot magnitude, random groups, dense"
+    contenders = {"optimizer": ("dhspg", "hspg", "prox_sgd", "one_shot", "random", "dense")}
     datasets = ("digits", "digits300", "mnist5k", "fashion_mnist", "cifar10", "cifar10_16x16")
     metrics = (
         *METRICS,

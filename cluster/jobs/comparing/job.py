@@ -24,10 +24,21 @@ from fairsweep.cluster.engine.local import connected
 from fairsweep.cluster.engine.nodes import cluster_of
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.jobs import metrics, readiness, submitted, sweep, tracked
+from fairsweep.cluster.jobs.comparing import renaming, tested
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
+from fairsweep.cluster.jobs.comparing.entrants import Entrant
 from fairsweep.cluster.jobs.comparing.lanes import open_lane
 from fairsweep.cluster.jobs.comparing.outcome import choose, row_of, scores_of, why_none
-from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan, Spec, heard_at, is_port, made, resumed
+from fairsweep.cluster.jobs.comparing.plan import (
+    Plan,
+    Spec,
+    as_begun,
+    check_same,
+    heard_at,
+    is_port,
+    made,
+    resumed,
+)
 from fairsweep.cluster.jobs.driving import drive_fleet
 from fairsweep.cluster.masking import masked_uri
 from fairsweep.cluster.storage import open_store, resuming
@@ -157,11 +168,14 @@ def run(plan: Plan, display: ComparisonDisplay) -> tuple[Answer | None, str]:
     UserError, MissingData, SweepLocked, before anything is trained, for what cannot run.
     """
     store = open_store(plan.storage)
+    renaming.check_whole(store, plan.spec.run)
     known = stored(store, plan.spec.run)
-    _check_same(plan.spec, known)
+    if known is not None:
+        plan = as_begun(plan, known)
+    check_same(plan.spec, known)
     if known is not None:
         known = heard_at(known, [word for word in plan.spec.words if is_port(word)])
-        return _taken_up(store, plan.storage, resumed(known, plan.spec.seeds), display)
+        return _taken_up(store, plan.storage, resumed(known, plan.spec.seeds), display, plan.notes)
     _check_free(store, plan)
     texts, news = texts_of(store, plan.spec)
     with pinned(texts):
@@ -176,6 +190,7 @@ def resume(
     `metrics.port=N` has it answer Prometheus there, `metrics.port=null` nowhere.
     """
     store = open_store(storage)
+    renaming.check_whole(store, name)
     spec = stored(store, name)
     if spec is None:
         raise unknown(store, name)
@@ -194,14 +209,14 @@ def resume(
 
 
 def _taken_up(
-    store: Store, storage: str, spec: Spec, display: ComparisonDisplay
+    store: Store, storage: str, spec: Spec, display: ComparisonDisplay, notes: tuple[str, ...] = ()
 ) -> tuple[Answer | None, str]:
     """A comparison of the store goes on as `spec`, with the texts that it began with."""
     texts, news = texts_of(store, spec)
     with pinned(texts):
         plan = made(spec, storage)
         _check_free(store, plan)
-        return _run(store, plan, display, news)
+        return _run(store, plan, display, (*notes, *news))
 
 
 def _run(
@@ -212,13 +227,15 @@ def _run(
     if len(store.derived("comparisons", spec.run)) == len(plan.entrants) * spec.seeds:
         return answered(store, spec.run), "finished"
     upkeep.check_alone(store, "comparisons", spec.run, "comparison")
+    tests = []
     for e in plan.entrants:
         settings = plan.search(e, 0)
         try:
             sweep.rehearse(settings, e.paper)
         except UserError as error:
             raise UserError(f"{e.method.label}: {error}") from None
-        sweep.preflight(settings, e.paper)
+        tests.append(sweep.preflight(settings, e.paper).get("test"))
+    tested.check_one_task(plan.entrants, tests)
     first = plan.entrants[0].settings
     metrics.check(first)
     tracked.check(first)
@@ -227,7 +244,12 @@ def _run(
         room = readiness.room(cluster_of(first), None, store.uri, first.data_dir)
         begun = Run.of(plan, store, display, room.slots)
         display.started(plan, masked_uri(store.uri), len(begun.rows), room.slots)
-        for text in (*news, *room.notes):
+        for text in (
+            *plan.notes,
+            *news,
+            *(f"left out: {x.method}: {x.why}" for x in spec.left_out),
+            *room.notes,
+        ):
             display.note(text)
         submitted.enter(store, spec.run)
         state = drive_fleet(first, begun.fleet(), display, resuming(spec.run, store.uri), spec.run)
@@ -372,17 +394,3 @@ def _check_free(store: Store, plan: Plan) -> None:
     taken = next((name for name in (spec.run, *names) if name not in ours and store.has(name)), None)
     if taken is not None:
         raise UserError(f"name={spec.run}: {store.uri} has a sweep called {taken}; choose another name")
-
-
-def _check_same(asked: Spec, known: Spec | None) -> None:
-    """UserError if the comparison of this name in the store is another than the one that is asked for."""
-    if known is None:
-        return
-    for what in ("methods", "data", "on", "seed", "retrain", "tuning_seeds", "words"):
-        was, wanted = (getattr(heard_at(spec, []), what) for spec in (known, asked))
-        if was != wanted:
-            raise UserError(
-                f"name={asked.run}: the store has a comparison of this name with other {what}; choose another name"
-            )
-    if asked.seeds < known.seeds:
-        raise UserError(f"seeds={asked.seeds}: {asked.run} has {known.seeds} already, and can only grow")

@@ -12,6 +12,8 @@ from fairsweep.cluster.errors import UserError
 from fairsweep.trainables import catalog
 from fairsweep.trainables.own.source import TrainableError, absolute, is_reference, slug_of
 
+# The settings of a comparison; all others are of each of its searches.
+SETTINGS = ("task", "baselines", "seeds", "seed", "retrain", "tuning_seeds", "on", "data", "trainables")
 EXAMPLE = "such as dagnn, biper:weight_mode=fp,ste or train.py:a,b"
 
 
@@ -41,7 +43,7 @@ def read(words: Sequence[str], said: Mapping[str, Any] | None = None) -> list[Me
     found = [method for word in words for method in _read(word, said)]
     if not found:
         raise UserError(f"compare: names no method; say at least two, {EXAMPLE}")
-    return _named(found)
+    return named(found)
 
 
 def several(text: str) -> list[str]:
@@ -117,7 +119,7 @@ def tails(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _named(methods: Sequence[Method]) -> list[Method]:
+def named(methods: Sequence[Method]) -> list[Method]:
     """The methods with labels: what tells them apart, in few words."""
     names = [slug_of(m.trainable) if is_reference(m.trainable) else m.trainable for m in methods]
     values = [":".join(bare(v) for v in m.fixed.values()) for m in methods]

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow.compute as pc
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 from fairsweep.analysis import statistics
 from fairsweep.analysis.store import Store
 from fairsweep.cluster.engine.conductor import now
-from fairsweep.cluster.jobs.comparing.plan import Entrant, Plan
+from fairsweep.cluster.jobs.comparing.entrants import Entrant
+from fairsweep.cluster.jobs.comparing.plan import Plan
 
 # All that a choice may depend on: no test metric.
 SEEN = ("config_id", "seed", "state", "value", "config_json")
@@ -107,6 +109,7 @@ def row_of(
         "seeds": json.dumps(sorted(t["seed"] for t in again)),
         "parts": json.dumps(parts) if parts else None,
         "reason": why,
+        "left_out": json.dumps([asdict(each) for each in spec.left_out]) if spec.left_out else None,
         "judged": now(),
     }
 
