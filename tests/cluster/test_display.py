@@ -30,7 +30,6 @@ from fairsweep.cluster.display import (
 )
 from fairsweep.cluster.jobs.comparing.display import Lines
 from tests.cluster.test_conductor import engine
-from tests.cluster.test_faults import heeded
 
 
 def test_clock() -> None:
@@ -235,7 +234,7 @@ def test_a_first_ctrl_c_tells_how_to_go_on(tmp_path: Path, capsys: pytest.Captur
     run = engine(tmp_path, "trainable=test_bowl", "budget.trials=2")
     display = LineDisplay()
     display.begin("s", "store", run.settings, run.conductor, None)
-    with heeded(signal.SIGINT), Books(run.conductor, run.writer, display).interruptible():
+    with Books(run.conductor, run.writer, display).interruptible():
         os.kill(os.getpid(), signal.SIGINT)
     assert run.conductor.interrupted
     assert f"`fairsweep resume s --storage {run.store.uri}` goes on" in capsys.readouterr().err
