@@ -120,7 +120,7 @@ class Run:
             again = {line.split()[0] for line in text[size:].splitlines() if line.count(" ") == 3} & complete
             assert not again, f"finished trials were run again: {again}; {self.told}"
         machines = sorted({t["hostname"] for t in rows})
-        assert len(machines) >= 3, machines
+        assert len(machines) >= 2, machines  # one that dies early and one that joins late may end no trial
         computed = sum(line.count(" ") == 3 for line in text.splitlines())
         return {
             "seed": self.seed, "seconds": round(time.monotonic() - self.began), "machines": machines,
