@@ -31,6 +31,7 @@ OWN_TASKS = frozenset(
         "in-context learning",
         "link prediction",
         "node classification",
+        "node representation learning",
     }
 )
 ENDLESS = 2**31 - 1  # `Fidelity.maximum` of what ends when it does

@@ -90,6 +90,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     ),
     "multi-task learning": (_own(examples.multi_task),),
     "node classification": (NODES,),
+    "node representation learning": (NODES,),
     "recommendation": (_own(interactions.own),),
     "retrosynthesis": (Source(synthetic_strings.LOADERS, ()),),
     "spatio-temporal forecasting": (_own(spatial.own),),

@@ -135,6 +135,20 @@ def digits_500(data_dir: Path | None = None) -> Graph:
     return Graph("digits_500", features, _nearest(pixels[chosen], 10), labels[chosen], classes=10)
 
 
+def digits_noisy(data_dir: Path | None = None) -> Graph:
+    """500 of the optical digits (source: `digits_knn`), joined to their 6 nearest neighbours in the clean pixels.
+
+    Features are the pixels in [0, 1] plus one fixed draw of N(0, 0.35^2): links say what features alone hide. 10 labels
+    a class for training, 10 for validation.
+    """
+    pixels, labels = _digits("digits_noisy")
+    rng = np.random.default_rng(1)
+    chosen = np.sort(rng.choice(len(pixels), 500, replace=False))
+    features = (pixels[chosen] / 16 + 0.35 * rng.standard_normal((500, 64))).astype(np.float32)
+    graph = _nearest(pixels[chosen], 6)
+    return Graph("digits_noisy", features, graph, labels[chosen], classes=10, per_class=(10, 10))
+
+
 def geometric(nodes: int = 500, radius: float = 0.075, features: int = 16, seed: int = 0) -> Graph:
     """A random geometric graph: uniform points of the unit square, joined if less than `radius` apart.
 

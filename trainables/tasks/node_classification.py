@@ -47,6 +47,7 @@ LOADERS: Mapping[str, Callable[[Path | None], Graph]] = {
     "digits_knn": graphs.digits_knn,
     "lastfm": graphs.lastfm,
     "csbm": graphs.csbm,
+    "digits_noisy": graphs.digits_noisy,
     **{name: partial(planetoid.planetoid, name) for name in planetoid.SIZES},
     **{name: partial(graphs.gnn_benchmark, name) for name in graphs.GNN_BENCHMARK},
     "own": own_nodes.classified,

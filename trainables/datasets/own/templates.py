@@ -291,6 +291,7 @@ TEMPLATES: dict[str, Template] = {
     "graph classification": Template(_graphs, ("graphs.csv", "nodes.csv", "edges.csv")),
     "link prediction": Template(lambda folder: _nodes(folder, False), ("nodes.csv", "edges.csv")),
     "node classification": Template(lambda folder: _nodes(folder, True), ("nodes.csv", "edges.csv")),
+    "node representation learning": Template(lambda folder: _nodes(folder, True), ("nodes.csv", "edges.csv")),
 }
 
 
