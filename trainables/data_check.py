@@ -38,6 +38,7 @@ from fairsweep.trainables.datasets import (
 from fairsweep.trainables.datasets.describe import Description, describe
 from fairsweep.trainables.datasets.own import templates
 from fairsweep.trainables.tasks import denoising, link_prediction, node_classification
+from fairsweep.trainables.tasks import heterogeneous as hetero
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "click-through rate prediction": (Source(ctr.LOADERS, ("csv", *ctr.PUBLIC, OWN)),),
     "counting": (_own(counting.own),),
     "forecasting": (Source(series.LOADERS, (*series.FILES, OWN)),),
+    "heterogeneous node classification": (Source(hetero.LOADERS, hetero.FROM_FOLDER),),
     "graph classification": (Source(graph_sets.LOADERS, (*tudataset.TU, OWN)), NODES),
     "image classification": (IMAGES,),
     "image denoising": (

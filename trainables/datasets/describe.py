@@ -24,6 +24,7 @@ from fairsweep.trainables.datasets.description import (
 from fairsweep.trainables.datasets.faces import Faces
 from fairsweep.trainables.datasets.fetch import sha256
 from fairsweep.trainables.datasets.graphs import Graph
+from fairsweep.trainables.datasets.heterogeneous import HeteroGraph
 from fairsweep.trainables.datasets.kinds import Images, Pairs, Pictures, Segmented
 from fairsweep.trainables.datasets.packed_graphs import GraphSet
 from fairsweep.trainables.datasets.patterns import Patterns
@@ -137,6 +138,36 @@ def _graph(data: Graph) -> Description:
         {p: data.labels[nodes] for p, nodes in some.items()},
     )
     found.leaks = [f"by their features, {text}" for text in leaks]
+    return found
+
+
+@describe.register
+def _hetero_graph(data: HeteroGraph) -> Description:
+    sizes: dict[str, Any] = {
+        "nodes": {kind: x.shape[0] for kind, x in data.features.items()},
+        "features": {kind: x.shape[1] for kind, x in data.features.items()},
+        "classified": data.target,
+        "nodes without a class": int((data.labels < 0).sum()),
+        "pairs that a path joins": {path.name: int(path.counts.nnz) for path in data.paths},
+        "nodes that a path joins to no other": {
+            path.name: int((path.counts.getnnz(1) <= (path.counts.diagonal() > 0)).sum())
+            for path in data.paths
+        },
+    }
+    found = Description(sizes, dropped={k: n for k, n in data.dropped.items() if n}, leaks=None)
+    if data.splits:
+        parts = next(iter(data.splits.values()))
+        found.parts = {part: len(nodes) for part, nodes in parts.items()}
+        found.classes = {
+            p: counts(data.labels[nodes], data.classes, data.names) for p, nodes in parts.items()
+        }
+        return found
+    found.drawn = (
+        f"{data.per_class[0]} nodes a class to train, {data.per_class[1]} to validate, {EACH_SEED}"
+        if data.shares is None
+        else by_shares(data.shares, "nodes of each class")
+    )
+    found.classes = {"all": counts(data.labels, data.classes, data.names)}
     return found
 
 

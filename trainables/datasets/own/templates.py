@@ -83,6 +83,29 @@ def _graphs(folder: Path) -> None:
     _csv(folder / "edges.csv", ["graph", "source", "target", "type"], edges)
 
 
+def _typed(folder: Path) -> None:
+    """Articles in three groups, each with two writers and a journal that are mostly of its group."""
+    rng = np.random.default_rng(0)
+    sizes, group = {"article": 60, "writer": 24, "journal": 9}, np.arange(60) % 3
+    topics = ("birds", "ships", "wine")
+    rows = [[f"a{i + 1}", "article", topics[g]] for i, g in enumerate(group)]
+    links = []
+    for kind, letter, each in (("writer", "w", 2), ("journal", "j", 1)):
+        rows += [[f"{letter}{i + 1}", kind, ""] for i in range(sizes[kind])]
+        for i, g in enumerate(group):
+            among = np.arange(g if rng.random() < 0.85 else 0, sizes[kind], 3)
+            links += [[f"a{i + 1}", f"{letter}{j + 1}"] for j in rng.choice(among, each, replace=False)]
+    _csv(folder / "nodes.csv", ["id", "type", "label"], rows)
+    _csv(folder / "edges.csv", ["source", "target"], links)
+    words = rng.poisson(2 + 3 * (group[:, None] == np.arange(3)))
+    _csv(
+        folder / "features_article.csv",
+        ["id", "feather", "harbour", "grape"],
+        [[f"a{i + 1}", *count] for i, count in enumerate(words)],
+    )
+    _csv(folder / "paths.csv", ["path"], [["article-writer-article"], ["article-journal-article"]])
+
+
 # ---- tables and series ----
 
 
@@ -288,6 +311,7 @@ TEMPLATES: dict[str, Template] = {
     "recommendation": Template(_interactions, ("interactions.csv",)),
     "spatio-temporal forecasting": Template(_spatial, ("series.csv", "adjacency.csv")),
     "tabular learning": Template(_tabular, ("table.csv",)),
+    "heterogeneous node classification": Template(_typed, ("nodes.csv", "edges.csv", "features_article.csv")),
     "graph classification": Template(_graphs, ("graphs.csv", "nodes.csv", "edges.csv")),
     "link prediction": Template(lambda folder: _nodes(folder, False), ("nodes.csv", "edges.csv")),
     "node classification": Template(lambda folder: _nodes(folder, True), ("nodes.csv", "edges.csv")),
