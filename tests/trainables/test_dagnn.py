@@ -606,6 +606,7 @@ def test_npz_graph_is_undirected_with_binary_features_in_shares(tmp_path: Path) 
     largest = graphs.largest_component(graph)
     assert largest.labels.tolist() == [0, 1, 0, 1] and largest.edges == 3
     assert connected_components(largest.adjacency)[0] == 1
+    assert largest.arcs is not None and largest.arcs.tocoo().coords[1].tolist() == [1, 2, 3]
     np.testing.assert_array_equal(largest.features.toarray(), graph.features[[0, 1, 2, 5]].toarray())
 
 

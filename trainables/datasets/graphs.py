@@ -22,9 +22,11 @@ from fairsweep.trainables.datasets.bundled import load_digits
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """An undirected graph of n nodes.
+    """A graph of n nodes, undirected for whoever does not ask for `arcs`.
 
     features: (n, p) float32, dense or CSR. adjacency: (n, n) CSR, 0/1, symmetric, empty diagonal.
+    arcs: (n, n) CSR, 0/1, empty diagonal, entry (i, j): an arc from i to j; `adjacency` has both of its
+    directions. None where the data say nothing of directions.
     labels: (n,) int64 in 0..classes-1; -1 for a node that belongs to the graph but to no class.
     split: the public split, node indices under "train", "validation" and "test"; None where there is none,
     and `per_class` says how many labelled nodes of each class are then drawn for training and validation.
@@ -44,6 +46,7 @@ class Graph:
     shares: tuple[float, float] | None = None
     names: tuple[str, ...] = ()
     links: Mapping[str, np.ndarray] | None = None
+    arcs: sp.csr_matrix | None = None
 
     @property
     def nodes(self) -> int:
@@ -56,15 +59,19 @@ class Graph:
         return self.adjacency.nnz // 2
 
 
-def undirected(nodes: int, sources: np.ndarray, targets: np.ndarray) -> sp.csr_matrix:
-    """(nodes, nodes) 0/1 adjacency of the given edges: symmetric, no loops, each edge once."""
-    loops = sources == targets
-    rows, columns = sources[~loops], targets[~loops]
-    both = (np.concatenate([rows, columns]), np.concatenate([columns, rows]))
-    matrix = sp.csr_matrix((np.ones(len(both[0]), np.float32), both), shape=(nodes, nodes))
+def directed(nodes: int, sources: np.ndarray, targets: np.ndarray) -> sp.csr_matrix:
+    """(nodes, nodes) 0/1 matrix of the given arcs, row: source, column: target; no loops, each arc once."""
+    kept = sources != targets
+    ends = (sources[kept], targets[kept])
+    matrix = sp.csr_matrix((np.ones(len(ends[0]), np.float32), ends), shape=(nodes, nodes))
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
     return matrix
+
+
+def undirected(nodes: int, sources: np.ndarray, targets: np.ndarray) -> sp.csr_matrix:
+    """(nodes, nodes) 0/1 adjacency of the given edges: symmetric, no loops, each edge once."""
+    return directed(nodes, np.concatenate([sources, targets]), np.concatenate([targets, sources]))
 
 
 def surplus(sources: np.ndarray, targets: np.ndarray) -> dict[str, int]:
@@ -273,6 +280,7 @@ def largest_component(graph: Graph) -> Graph:
         graph,
         features=graph.features[keep],
         adjacency=graph.adjacency[keep][:, keep],
+        arcs=None if graph.arcs is None else graph.arcs[keep][:, keep],
         labels=graph.labels[keep],
         dropped={**graph.dropped, "nodes outside the largest component": graph.nodes - len(keep)},
     )
@@ -293,7 +301,7 @@ def _sparse(file: Mapping[str, np.ndarray], part: str) -> sp.csr_matrix:
 def read_npz(name: str, path: Path) -> Graph:
     """A graph in the layout of Shchur et al. (2018): CSR arrays adj_* and attr_*, and labels, in one .npz.
 
-    Edges are taken as undirected, and stored zeros as no edges; features as present or not, in shares of the row. 20
+    Stored zeros are no edges; features as present or not, in shares of the row. 20
     labels a class for training and 30 for validation. DataError if the file is not of this layout.
     """
     try:
@@ -329,6 +337,7 @@ def read_npz(name: str, path: Path) -> Graph:
         labels.astype(np.int64),
         int(labels.max()) + 1,
         dropped={"stored zeros among the links": int(zero.sum()), **surplus(rows, columns)},
+        arcs=directed(len(labels), rows, columns),
     )
 
 

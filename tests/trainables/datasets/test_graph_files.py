@@ -131,6 +131,7 @@ def write_npz(folder: Path, **over: Any) -> Path:
 def test_stored_zeros_are_no_links_and_no_features(tmp_path: Path) -> None:
     graph = graphs.read_npz("g", write_npz(tmp_path))
     assert graph.adjacency.toarray().tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+    assert graph.arcs is not None and graph.arcs.toarray().tolist() == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
     assert graph.features.toarray().tolist() == [[0, 0], [0.5, 0.5], [0, 1]]
     assert graph.dropped == {"stored zeros among the links": 1, "self loops": 1, "repeated entries": 0}
 

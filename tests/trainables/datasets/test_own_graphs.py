@@ -38,6 +38,8 @@ def test_a_graph_of_two_tables(tmp_path: Path) -> None:
     assert (graph.nodes, graph.edges, graph.classes, graph.names) == (5, 3, 2, ("x", "y"))
     assert graph.labels.tolist() == [0, 1, 0, 1, -1]
     assert graph.dropped == {"self loops": 1, "repeated entries": 0}
+    assert graph.arcs is not None and graph.arcs.toarray().nonzero()[0].tolist() == [0, 1, 1, 3]
+    assert graph.arcs.toarray().nonzero()[1].tolist() == [1, 0, 2, 4]
     assert {part: rows.tolist() for part, rows in (graph.split or {}).items()} == {
         "train": [0, 1],
         "validation": [2],
@@ -178,6 +180,8 @@ def test_planetoid_and_webkb_layouts(tmp_path: Path) -> None:
         [0.5, 0, 0, 0, 0, 0.5],
     ]
     assert film.labels.tolist() == [0, 0, 1] and film.edges == 2 and film.dropped["self loops"] == 1
+    assert film.arcs is not None and film.arcs.toarray().tolist() == [[0, 1, 0], [1, 0, 0], [0, 1, 0]]
+    assert graph.arcs is None, "Planetoid's lists of neighbours say each link at both ends"
     masks = {f"{part}_mask": np.arange(3) == i for i, part in enumerate(("train", "val", "test"))}
     np.savez(folder / "film_split_0.6_0.2_0.npz", **masks)
     assert {p: r.tolist() for p, r in (nodes.classified(folder).split or {}).items()} == {
@@ -194,6 +198,7 @@ def test_public_files_as_they_are_handed_around(data_dir: Path) -> None:
     graph = nodes.classified(texas)
     assert (graph.nodes, graph.edges, graph.features.shape[1]) == (183, 279, 1703)
     assert np.bincount(graph.labels).tolist() == [33, 1, 18, 101, 30] and graph.dropped["self loops"] == 16
+    assert graph.arcs is not None and graph.arcs.nnz > graph.edges
     parts = NodeTask("own", texas, "cpu", np.random.default_rng(0)).parts
     assert [len(parts[part]) for part in splits.PARTS] == [87, 59, 37]
     graph = nodes.classified(cora)

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from fairsweep.trainables.base import DataError, DataNotFound
 from fairsweep.trainables.datasets.delimited import Delimited
-from fairsweep.trainables.datasets.graphs import Graph, surplus, undirected
+from fairsweep.trainables.datasets.graphs import Graph, directed, surplus, undirected
 from fairsweep.trainables.datasets.own import splits, tables
 from fairsweep.trainables.datasets.own.tables import NAME
 from fairsweep.trainables.datasets.own.webkb import NODES as WEBKB_NODES
@@ -103,6 +103,7 @@ def from_tables(folder: Path, path: Path, labelled: bool) -> Graph:
         shares=SHARES,
         names=names,
         links=links,
+        arcs=directed(len(ids), ends[0], ends[1]),
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from fairsweep.trainables.base import DataError, DataNotFound
-from fairsweep.trainables.datasets.graphs import Graph, row_normalised, surplus, undirected
+from fairsweep.trainables.datasets.graphs import Graph, directed, row_normalised, surplus, undirected
 from fairsweep.trainables.datasets.own.tables import NAME
 
 NODES, EDGES = "out1_node_feature_label.txt", "out1_graph_edges.txt"
@@ -96,6 +96,7 @@ def read_webkb(folder: Path) -> Graph:
         dropped=dropped,
         shares=SHARES,
         names=tuple(map(str, values)),
+        arcs=directed(len(ids), *ends),
     )
 
 
