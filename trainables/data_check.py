@@ -20,6 +20,7 @@ from fairsweep.trainables.datasets import (
     counting,
     ctr,
     deblurring,
+    directed_graphs,
     examples,
     graph_sets,
     graphs,
@@ -59,7 +60,9 @@ def _own(loader: Callable[[Path | None], Any]) -> Source:
 
 
 IMAGES = Source(images.LOADERS, ("cifar10", "cifar100", "fashion_mnist", "mnist", OWN))
-NODES = Source(node_classification.LOADERS, (*planetoid.SIZES, *graphs.GNN_BENCHMARK, OWN))
+NODES = Source(
+    node_classification.LOADERS, (*planetoid.SIZES, *graphs.GNN_BENCHMARK, *directed_graphs.PUBLIC, OWN)
+)
 SOURCES: dict[str, tuple[Source, ...]] = {
     "architecture search": (IMAGES,),
     "audio classification": (_own(recordings.own),),

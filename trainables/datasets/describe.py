@@ -102,6 +102,7 @@ def _graph(data: Graph) -> Description:
     sizes = {
         "nodes": data.nodes,
         "links": data.edges,
+        **({} if data.arcs is None else {"arcs": int(data.arcs.nnz)}),
         "features": data.features.shape[1],
         "nodes without a link": int((degree == 0).sum()),
     }

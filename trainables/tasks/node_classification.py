@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairsweep.trainables.base import DataError, Metric
-from fairsweep.trainables.datasets import graphs, planetoid
+from fairsweep.trainables.datasets import block_models, directed_graphs, graphs, planetoid
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.datasets.own import splits
@@ -50,6 +50,9 @@ LOADERS: Mapping[str, Callable[[Path | None], Graph]] = {
     "digits_noisy": graphs.digits_noisy,
     **{name: partial(planetoid.planetoid, name) for name in planetoid.SIZES},
     **{name: partial(graphs.gnn_benchmark, name) for name in graphs.GNN_BENCHMARK},
+    "drosophila": directed_graphs.drosophila,
+    **{name: partial(directed_graphs.public, name) for name in directed_graphs.PUBLIC},
+    **block_models.LOADERS,
     "own": own_nodes.classified,
 }
 

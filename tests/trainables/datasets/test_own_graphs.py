@@ -19,7 +19,7 @@ from fairsweep.trainables.datasets.own.webkb import EDGES, NODES
 from fairsweep.trainables.tasks.graph_classification import split as graph_split
 from fairsweep.trainables.tasks.link_prediction import LinkTask
 from fairsweep.trainables.tasks.node_classification import NodeTask
-from tests.trainables.test_dagnn import write_planetoid
+from tests.trainables.test_dagnn import write_npz, write_planetoid
 from tests.trainables.test_dual_hypergraph import write_tu
 
 ROWS = "id,label,age,split\na,x,1.5,train\nb,y,2.5,train\nc,x,3.5,val\nd,y,2.5,test\ne,,2.5,\n"
@@ -189,6 +189,78 @@ def test_planetoid_and_webkb_layouts(tmp_path: Path) -> None:
         "validation": [1],
         "test": [2],
     }
+
+
+def archive(folder: Path, **over: Any) -> None:
+    """Four nodes and three arcs in the layout of node_features, node_labels and edges, with two splits."""
+    arrays: dict[str, Any] = {
+        "node_features": np.array([[1.0, 0], [0, 2], [3, 0], [0, 0]]),
+        "node_labels": np.array([4, 2, 4, 2]),
+        "edges": np.array([[0, 1], [1, 0], [2, 1], [3, 3]]),
+    }
+    for i, part in enumerate(("train", "val", "test")):
+        arrays[f"{part}_masks"] = np.stack([np.arange(4) == i, np.arange(4) == 3 - i])
+    np.savez(folder / "g.npz", **{k: v for k, v in {**arrays, **over}.items() if v is not None})
+
+
+def test_graphs_in_one_archive(tmp_path: Path) -> None:
+    archive(tmp_path)
+    graph = nodes.classified(tmp_path)
+    assert graph.arcs is not None and graph.arcs.toarray().tolist() == [
+        [0, 1, 0, 0],
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 0, 0],
+    ]
+    assert (graph.edges, graph.labels.tolist(), graph.names) == (2, [1, 0, 1, 0], ("2", "4"))
+    assert graph.features.tolist() == [[1, 0], [0, 2], [3, 0], [0, 0]]
+    assert {part: rows.tolist() for part, rows in (graph.split or {}).items()} == {
+        "train": [0],
+        "validation": [1],
+        "test": [2],
+    }
+    assert graph.dropped == {"self loops": 1, "repeated entries": 0, "further splits": 1}
+    assert describe(graph).sizes["arcs"] == 3
+    archive(tmp_path, train_masks=None, val_masks=None, test_masks=None)
+    assert nodes.classified(tmp_path).split is None
+    write_npz(tmp_path / "g.npz")
+    graph = nodes.classified(tmp_path)
+    assert (graph.name, graph.nodes, graph.per_class) == ("own", 6, (20, 30)) and graph.arcs is not None
+
+
+@pytest.mark.parametrize(
+    "over, message",
+    [
+        (
+            {"node_labels": None},
+            "cannot be read (node_labels); needs node_features",
+        ),
+        (
+            {"node_features": np.full((4, 2), np.nan)},
+            "node_features are float64 of shape (4, 2); must be finite",
+        ),
+        (
+            {"node_labels": np.array([0, 1])},
+            "node_labels are int64 of shape (2,); must be whole numbers from 0, of",
+        ),
+        (
+            {"edges": np.array([[0, 9]])},
+            "edges are int64 of shape (1, 2); must be whole numbers from 0 to 3, of",
+        ),
+        ({"node_labels": np.zeros(4, int)}, "all nodes are of one class"),
+        (
+            {"train_masks": np.zeros((2, 4), bool)},
+            "train_masks has shape (2, 4); must be 0 and 1, (splits, 4)",
+        ),
+        ({"val_masks": None}, "val_masks has shape (0, 0); must be 0 and 1"),
+    ],
+)
+def test_a_wrong_archive_is_one_line(tmp_path: Path, over: dict[str, Any], message: str) -> None:
+    archive(tmp_path, **over)
+    with pytest.raises(DataError) as told:
+        nodes.classified(tmp_path)
+    assert str(told.value).startswith("data=own: g.npz") and message in str(told.value)
+    assert "\n" not in str(told.value)
 
 
 def test_public_files_as_they_are_handed_around(data_dir: Path) -> None:

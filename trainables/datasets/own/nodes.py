@@ -1,4 +1,4 @@
-"""One graph of the user's own: tables of nodes and edges, or the files of Planetoid's or of WebKB's layout."""
+"""One graph of the user's own: tables of nodes and edges, Planetoid's or WebKB's files, or an .npz."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fairsweep.trainables.base import DataError, DataNotFound
 from fairsweep.trainables.datasets.delimited import Delimited
 from fairsweep.trainables.datasets.graphs import Graph, directed, surplus, undirected
 from fairsweep.trainables.datasets.own import splits, tables
+from fairsweep.trainables.datasets.own.archives import graph_archive, read_archive
 from fairsweep.trainables.datasets.own.tables import NAME
 from fairsweep.trainables.datasets.own.webkb import NODES as WEBKB_NODES
 from fairsweep.trainables.datasets.own.webkb import read_webkb
@@ -21,8 +22,8 @@ from fairsweep.trainables.datasets.planetoid import read_planetoid
 
 SHARES = (0.2, 0.2)  # of each class, to validate and to test; .6 train, as custom has it on small own graphs
 LAYOUT = (
-    f"nodes.csv and edges.csv (or .parquet), Planetoid's ind.NAME.*, or WebKB's {WEBKB_NODES} and its edges;"
-    " `fairsweep data template` shows one"
+    f"nodes.csv and edges.csv (or .parquet), Planetoid's ind.NAME.*, WebKB's {WEBKB_NODES} and its edges, or one .npz"
+    " with a graph; `fairsweep data template` shows one"
 )
 EDGES = ("source", "target")
 LEAST = 10  # links of which some are to be predicted
@@ -46,7 +47,7 @@ def linked(data_dir: Path | None = None) -> Graph:
 def _graph(data_dir: Path | None, labelled: bool) -> Graph:
     folder = tables.folder_of(data_dir, LAYOUT)
     nodes = tables.present(folder, "nodes")
-    citations = sorted(folder.glob("ind.*.graph"))
+    citations, archive = sorted(folder.glob("ind.*.graph")), graph_archive(folder)
     if nodes is not None:
         graph = from_tables(folder, nodes, labelled)
     elif len(citations) > 1:
@@ -61,6 +62,8 @@ def _graph(data_dir: Path | None, labelled: bool) -> Graph:
         graph = replace(graph, name=NAME, split=split)
     elif (folder / WEBKB_NODES).is_file():
         graph = read_webkb(folder)
+    elif archive is not None:
+        graph = read_archive(archive)
     else:
         raise DataNotFound(f"data={NAME}: data_dir={folder} holds {tables.listing(folder)}; needs {LAYOUT}")
     if not graph.edges:
