@@ -13,6 +13,7 @@ from fairsweep.cluster.commands import of_a_run, quiet
 from fairsweep.cluster.errors import UserError
 from fairsweep.cluster.masking import masked_uri
 
+PAIRS = 15  # of methods that are shown; of more, those of the leading one
 EPILOG = """METHOD is a paper, or a file with names of it, and after colons parameters with one value or several:
   dagnn   dagnn:model=gcn,sgc   biper:weight_mode=fp,ste,biper   train.py:a,b   train.py:a:depth=2,4
 
@@ -140,11 +141,13 @@ def print_answer(answer: Any) -> None:
         rows.append(row | {"search": clock(s.search_s), "final": clock(s.final_s)})
     report.show_rows(rows, list(rows[0]) if rows else [])
     if answer.decision is not None:
-        pairs = []
-        for gap in sorted(answer.decision.gaps, key=lambda g: -abs(g.effect)):
+        pairs, gaps = [], answer.decision.gaps
+        if len(gaps) > PAIRS:
+            gaps = [gap for gap in gaps if order[0].method in (gap.a, gap.b)]
+        for gap in sorted(gaps, key=lambda g: -abs(g.effect)):
             a, b, d, ci = gap.a, gap.b, gap.difference, gap.ci95
-            if gap.effect < 0:
-                a, b, d, ci = b, a, -d, None if ci is None else (-ci[1], -ci[0])
+            if gap.effect < 0:  # 0 - 0 is 0, and -0 is not
+                a, b, d, ci = b, a, 0 - d, None if ci is None else (0 - ci[1], 0 - ci[0])
             said = f"{number(ci[0])} .. {number(ci[1])}" if ci else None
             pairs.append(
                 {
@@ -158,6 +161,11 @@ def print_answer(answer: Any) -> None:
                 }
             )
         report.show_rows(pairs, list(pairs[0]))
+        if len(gaps) < len(answer.decision.gaps):
+            every = len(answer.decision.gaps)
+            print(
+                f"pairs    of {every} those of {order[0].method}; `fairsweep report {answer.run}` and --json have all"
+            )
     print_absent(answer.absent)
     print(f"answer   {answer.sentence}")
     if answer.more:

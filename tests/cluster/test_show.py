@@ -88,6 +88,22 @@ def test_a_comparison_is_its_answer_its_methods_and_their_pairs(
     assert "has no such sweep" in capsys.readouterr().err
 
 
+def test_of_many_methods_the_pairs_of_the_leading_one_are_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twenty methods have 190 pairs, which nobody reads in a terminal; ties have no sign."""
+    scores = np.linspace(0.9, 0.6, 7)[:, None, None] + np.zeros((7, 1, 6))
+    scores[1] = scores[0]
+    Store(tmp_path).write_derived("comparisons", "x", rows(scores))
+    assert run_cli(["show", "x", "--storage", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "pairs    of 21 those of m0; `fairsweep report x` and --json have all" in out
+    pairs = out[out.index("better") : out.index("pairs ")].splitlines()[2:]
+    assert len([line for line in pairs if line.split()]) == 6 and "-0" not in out
+    assert run_cli(["show", "x", "--json", "--storage", str(tmp_path)]) == 0
+    assert len(json.loads(capsys.readouterr().out)["answer"]["pairs"]) == 21
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from fairsweep.analysis.plots.parts import count
 from fairsweep.analysis.report import number
 from fairsweep.cluster.display import Display, FleetLines, Forecast, clock, done_of, moves
 
@@ -33,7 +34,9 @@ class Lines(FleetLines, ComparisonDisplay):
         self._last, self._done = time.monotonic(), done
         self._forecast = Forecast(done)
         spec = plan.spec
-        of = f"{len(spec.methods)} methods x {len(spec.data)} data sets x {spec.seeds} searches"
+        of = " x ".join(
+            [count(len(spec.methods), "method"), count(len(spec.data), "data set"), f"{spec.seeds} searches"]
+        )
         there = f", {done} of them done" if done else ""
         self._print(f"comparison {spec.run}: {of}{there}, {concurrent} trials at a time, store {uri}")
 

@@ -6,7 +6,7 @@ What cannot take the data is known before anything is trained: its data sets, it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,7 +94,8 @@ def _too_few(
     where = ", ".join(each.label for each in data)
     who = f"{able[0].label} is the only method that can take" if able else "no method can take"
     told = "".join(f"; {each.method}: {each.why}" for each in left_out)
-    more = "name one of yours beside it" if baselines else "baselines=true compares its baselines too"
+    has = able and not baselines and contenders(catalog.get(able[0].trainable)) is not None
+    more = "baselines=true compares its baselines too" if has else "name one of yours beside it"
     return f"task={index.spoken(task)}: {who} data={where}{told}{f'; {more}' if able else ''}"
 
 
@@ -192,7 +193,19 @@ def weeded(
     entrants = [
         each for k in range(len(data)) for each in (able[m.label][k] for m in methods if m.label in able)
     ]
-    return entrants, [LeftOut(m.label, why[m.label]) for m in methods if m.label in why], wanted
+    return entrants, _told([m for m in methods if m not in by_name], why), wanted
+
+
+def _told(methods: Sequence[Method], why: Mapping[str, str]) -> list[LeftOut]:
+    """Those that are left out; a paper once, where one reason holds for it and all of its baselines."""
+    found: dict[str, LeftOut] = {}
+    for method in methods:
+        if method.label not in why:
+            continue
+        of_paper = {why.get(m.label) for m in methods if m.trainable == method.trainable}
+        name = method.trainable if len(of_paper) == 1 else method.label
+        found.setdefault(name, LeftOut(name, why[method.label]))
+    return list(found.values())
 
 
 def _able(method: Method, data: Data, make: Callable[[Method, Data], Entrant]) -> Entrant:

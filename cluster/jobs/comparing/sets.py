@@ -77,10 +77,10 @@ def most_shared(task: str, papers: Sequence[str], folder: str | None) -> tuple[s
         raise UserError(f"data is missing: say data=NAME data_dir=FOLDER, one of {', '.join(every)}")
     most = max(often.values())
     found = next(name for name in every if often[name] == most)
-    of = f"{most} of {len(papers)} papers" if len(papers) > 1 else papers[0]
-    return found, (
-        f"data={found}: the first that most papers of the task have ({of}); data=NAME says another",
+    have = (
+        f"most papers of the task have ({most} of {len(papers)})" if len(papers) > 1 else f"{papers[0]} has"
     )
+    return found, (f"data={found}: the first that {have}; data=NAME says another",)
 
 
 def _from_folders(task: str) -> set[str]:
