@@ -995,7 +995,7 @@ def test_kill_9_loses_no_acknowledged_row(tmp_path: Path) -> None:
             assert driver.stdout is not None
             begin = driver.stdout.readline().split()
             assert begin and begin[0] == "begin" and int(begin[1]) >= acknowledged + 1
-            time.sleep(rng.uniform(0.05, 0.8))
+            time.sleep(rng.uniform(0.05, 0.4))
             driver.send_signal(signal.SIGKILL)
             lines = driver.stdout.read().splitlines()
         acknowledged = max([acknowledged, int(begin[1]) - 1, *(int(line) for line in lines)])

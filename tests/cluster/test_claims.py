@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from fairsweep.analysis.store import Store
+from fairsweep.analysis import _layout
+from fairsweep.analysis.store import Store, SweepLocked
 from fairsweep.cluster import config
 from fairsweep.cluster.cli import run_cli
 from fairsweep.cluster.engine.fleet import Fleet
@@ -273,3 +274,17 @@ def test_claims_whose_data_are_missing_are_left_open_and_the_others_go_on(
     assert rows[1]["pairs"] == 5
     assert Store(tmp_path / "store").sweeps() == ["r-test_claiming-2"]
     assert Store(tmp_path / "store").derived("claims", "r").num_rows == 2
+
+
+def test_a_sweep_that_another_driver_writes_is_refused_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "connected", lambda options: pytest.fail("Ray was started"))
+    groups, store = plan(tmp_path, "test_claiming"), Store(tmp_path / "store")
+    log = _layout.Paths(str(groups[-1].settings.name)).log
+    store.folder.make(log)
+    held = _layout.claim(store.folder, log)
+    held.acquire("it")
+    with pytest.raises(SweepLocked, match=f"sweep {groups[-1].settings.name} is being written by process"):
+        claims.run(groups, "r", store.uri, quiet=True)
+    held.release()

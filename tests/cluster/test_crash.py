@@ -101,7 +101,7 @@ def kill_and_resume(tmp_path: Path, kills: int, trials: int, seed: int) -> None:
 
 @pytest.mark.timeout(280)
 def test_driver_killed(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, kills=1, trials=12, seed=1)
+    kill_and_resume(tmp_path, kills=1, trials=8, seed=1)
 
 
 @pytest.mark.slow

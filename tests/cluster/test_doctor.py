@@ -119,7 +119,7 @@ def test_ports_beyond_loopback_are_told_with_the_way_to_close_them() -> None:
     assert found[2].said == "2 on loopback alone (fairsweep serve, gcs_server)"
 
 
-def test_a_port_that_tells_everybody_is_found_by_asking() -> None:
+def test_a_port_that_tells_everybody_is_found_by_asking(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ray's metrics do (Ray 2.60: autoscaler, dashboard, each node's agent); ours ask for the token."""
     open_, thread = prometheus_client.start_http_server(0, "127.0.0.1")
     closed = Server(prometheus_client.CollectorRegistry(), "a-token", doors.listen("127.0.0.1", 0))
@@ -131,6 +131,7 @@ def test_a_port_that_tells_everybody_is_found_by_asking() -> None:
                 assert listening.tells_everybody(Listener("ray", "x", 1, address, open_.server_port))
             port = int(closed.url.split(":")[2].split("/")[0])
             assert not listening.tells_everybody(Listener("ray", "x", 1, "127.0.0.1", port))
+            monkeypatch.setattr(listening, "PROBE_S", 0.05)
             assert not listening.tells_everybody(
                 Listener("ray", "x", 1, "127.0.0.1", silent.getsockname()[1])
             )

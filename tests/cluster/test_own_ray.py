@@ -59,7 +59,7 @@ def test_a_function_of_this_process_travels_itself(tmp_path: Path) -> None:
         if config["fault"] == "hang":
             time.sleep(600)
         if config["fault"] == "die":
-            time.sleep(2)
+            time.sleep(1)  # so that its report is there
             os._exit(1)
 
     configs = [{"x": k / 4, "fault": fault} for k, fault in enumerate(("none", "hang", "die", "none"))]

@@ -192,13 +192,13 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     killer = threading.Thread(target=kill_soon, daemon=True)
     killer.start()
     result = run(
-        tmp_path, "trainable=test_slow", "budget.trials=1", "budget.steps=40", f"data_dir={tmp_path}",
+        tmp_path, "trainable=test_slow", "budget.trials=1", "budget.steps=24", f"data_dir={tmp_path}",
         "budget.checkpoint_seconds=0.2",
     )  # fmt: skip
     killer.join()
     (row,) = trials(result)
     assert killed and row["state"] == "complete" and row["retries"] == 1
-    assert steps(result, row["trial"]) == list(range(1, 41))
+    assert steps(result, row["trial"]) == list(range(1, 25))
     computed = [(int(line.split()[2]), int(line.split()[3])) for line in trace.read_text().splitlines()]
     again = [step for step, pid in computed if pid != killed[0]]
     assert again and min(again) > 1, "it began anew instead of from the checkpoint"

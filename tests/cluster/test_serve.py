@@ -410,7 +410,7 @@ def test_clients_connect_again_when_the_server_has_been_away(tmp_path: Path) -> 
         uri, port = live.uri, server.port
         other = fairsweep.connect(uri, TOKEN)
         assert other.table("trials").num_rows == len(ROWS)
-    again = threading.Timer(1.0, lambda: made.append(flight.started(Rows(store), TOKEN, "127.0.0.1", port)))
+    again = threading.Timer(0.3, lambda: made.append(flight.started(Rows(store), TOKEN, "127.0.0.1", port)))
     made: list[Any] = []
     again.start()
     assert other.table("trials").num_rows == len(ROWS)

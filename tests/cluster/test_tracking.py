@@ -238,28 +238,14 @@ def test_runs_end_beside_the_trials_and_are_waited_for_once(tmp_path: Path) -> N
 # -- the driver's dealings ------------------------------------------------------------------------------
 
 
-def sleeps() -> None:
-    import time
-
-    time.sleep(60)
-
-
-def fails() -> None:
-    raise ConnectionError("no route to host")
-
-
-def adds(one: int, other: int) -> int:
-    return one + other
-
-
 def test_the_driver_waits_for_a_tracker_no_longer_than_it_said() -> None:
     from fairsweep.cluster.tracking.apart import apart
 
-    assert apart(f"{__name__}:adds", {"one": 1, "other": 2}, 60.0) == 3
-    with pytest.raises(RuntimeError, match="ConnectionError: no route to host"):
-        apart(f"{__name__}:fails", {}, 60.0)
+    assert apart("json:dumps", {"obj": [1, 2]}, 60.0) == "[1, 2]"
+    with pytest.raises(RuntimeError, match=r"FileNotFoundError: .*no such command"):
+        apart("subprocess:run", {"args": ["no such command"]}, 60.0)
     with pytest.raises(TimeoutError, match=r"longer than 0\.2 s"):
-        apart(f"{__name__}:sleeps", {}, 0.2)
+        apart("subprocess:run", {"args": ["sleep", "60"]}, 0.2)
 
 
 def test_a_sweep_that_has_ended_is_told_in_bounded_time_and_never_fails(
