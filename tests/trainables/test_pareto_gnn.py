@@ -330,6 +330,7 @@ def test_the_field_ranks_the_method_among_each_task_alone(monkeypatch: pytest.Mo
     assert trained.rivals["ming"].test() == alone.test()
     arms = [tests, *(rival.test() for rival in trained.rivals.values())]
     ranks = average_ranks(np.array([[arm[f"test_{name}"] for name in SERVED] for arm in arms]))
+    assert trained.attrs["average ranks"] == dict(zip(("all", *PRETEXTS), ranks.tolist(), strict=True))
     assert tests["test_rank"] == ranks[0] and tests["test_rank_lead"] == ranks[1:].min() - ranks[0]
     plain = trial(steps=1)
     plain.step()

@@ -282,7 +282,8 @@ class ParetoGNNPaper(NetworkPaper):
             self.net.parameters(), lr=config["lr"], weight_decay=config["weight_decay"]
         )
         self.rivals: dict[str, ParetoGNNPaper] = {}
-        for name in PRETEXTS if config["field"] else ():
+        self.attrs = {}
+        for name in (t for t in PRETEXTS if config["field"] and t != config["tasks"]):
             self.rivals[name] = ParetoGNNPaper()
             alone = self.space().complete({**config, "tasks": name, "field": False})
             self.rivals[name].setup(alone, self.setting)
@@ -343,4 +344,7 @@ class ParetoGNNPaper(NetworkPaper):
             np.array([[arm[f"test_{name}"] for name in SERVED] for arm in (tests, *others)])
         )
         lead = float(ranks[1:].min() - ranks[0]) if others else 0.0
+        if others:
+            arms = (self.config["tasks"], *self.rivals)
+            self.attrs = {"average ranks": dict(zip(arms, ranks.tolist(), strict=True))}
         return {**tests, "test_rank": float(ranks[0]), "test_rank_lead": lead}
