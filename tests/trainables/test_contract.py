@@ -136,7 +136,7 @@ def test_random_points_of_the_space_train(slug: str) -> None:
 
 
 # What only makes a trial long, here what is trained before its first step: it stays as it is fixed.
-LONG = {"dual_head_kd": {"teacher", "teacher_epochs"}}
+LONG = {"dual_head_kd": {"teacher", "teacher_epochs"}, "stable_gnn": {"pretrain_epochs"}}
 
 
 @pytest.mark.slow
