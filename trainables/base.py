@@ -33,6 +33,7 @@ OWN_TASKS = frozenset(
         "link prediction",
         "node classification",
         "node representation learning",
+        "recommendation",
     }
 )
 ENDLESS = 2**31 - 1  # `Fidelity.maximum` of what ends when it does

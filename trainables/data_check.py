@@ -96,7 +96,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "multi-task learning": (_own(examples.multi_task),),
     "node classification": (NODES,),
     "node representation learning": (NODES,),
-    "recommendation": (_own(interactions.own),),
+    "recommendation": (Source(interactions.LOADERS, ("movielens_1m", OWN)),),
     "retrosynthesis": (Source(synthetic_strings.LOADERS, ()),),
     "spatio-temporal forecasting": (_own(spatial.own),),
     "tabular learning": (_own(examples.tabular),),

@@ -24,6 +24,7 @@ DRAWN = {
     "diffusion_gahb": "digits",
     "information_plane": "synthetic_icosahedron",
     "final_mlp": "synthetic_multiplicative",
+    "sheaf_rec": "digits_ink",
 }
 
 torch.set_num_threads(1)

@@ -84,20 +84,25 @@ def _examples(data: Examples) -> Description:
 
 @describe.register
 def _interactions(data: Interactions) -> Description:
-    train = data.split["train"]
-    trained = np.bincount(data.items[train], minlength=len(data.item_names)) > 0
     sizes: dict[str, Any] = {
         "interactions": len(data),
         "users": len(data.user_names),
         "items": len(data.item_names),
         "density": f"{len(data) / (len(data.user_names) * len(data.item_names)):.2%}",
-        "items never trained on": int((~trained).sum()),
     }
     columns = [("rating", "number", spread(data.ratings))] if data.ratings is not None else []
-    leaks = None
     if data.times is not None:
         first, last = (np.datetime64(int(t), "s") for t in (data.times.min(), data.times.max()))
         columns.append(("time", "time", f"{first} to {last}"))
+    dropped = {key: n for key, n in data.dropped.items() if n}
+    if data.split is None:
+        how = by_shares(data.shares, "interactions")
+        return Description(sizes, columns, drawn=how, dropped=dropped, leaks=None)
+    train = data.split["train"]
+    trained = np.bincount(data.items[train], minlength=len(data.item_names)) > 0
+    sizes["items never trained on"] = int((~trained).sum())
+    leaks = None
+    if data.times is not None:
         # Whoever trains on what came after a test interaction knows the future of that user.
         earliest = np.full(len(data.user_names), np.inf)
         np.minimum.at(earliest, data.users[data.split["test"]], data.times[data.split["test"]])
@@ -107,7 +112,6 @@ def _interactions(data: Interactions) -> Description:
         ]
         leaks = leaks if after else []
     parts = {part: len(rows) for part, rows in data.split.items()}
-    dropped = {key: n for key, n in data.dropped.items() if n}
     return Description(sizes, columns, parts, data.drawn, dropped=dropped, leaks=leaks)
 
 

@@ -91,7 +91,7 @@ def row_normalised(features: sp.csr_matrix) -> sp.csr_matrix:
     return sp.csr_matrix(sp.diags(inverse) @ features, dtype=np.float32)
 
 
-def _digits(name: str) -> tuple[np.ndarray, np.ndarray]:
+def checked_digits(name: str) -> tuple[np.ndarray, np.ndarray]:
     """(1797, 64) pixels, whole numbers 0..16, and (1797,) labels, verified, for the data set `name`."""
     from fairsweep.trainables.datasets.fetch import sha256
 
@@ -124,7 +124,7 @@ def digits_knn(data_dir: Path | None = None) -> Graph:
     Source: UCI optical recognition of handwritten digits (test part) as shipped by scikit-learn (BSD-3);
     data CC BY 4.0. 10 labels a class for training, 20 for validation.
     """
-    pixels, labels = _digits("digits_knn")
+    pixels, labels = checked_digits("digits_knn")
     features = (pixels / 16).astype(np.float32)
     return Graph("digits_knn", features, _nearest(pixels, 6), labels, classes=10, per_class=(10, 20))
 
@@ -135,7 +135,7 @@ def digits_500(data_dir: Path | None = None) -> Graph:
     The 16 features of a node are one fixed draw of N(0, 1): they say nothing of its links, so that whatever
     predicts links must do so from the graph.
     """
-    pixels, labels = _digits("digits_500")
+    pixels, labels = checked_digits("digits_500")
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(len(pixels), 500, replace=False))
     features = rng.standard_normal((500, 16)).astype(np.float32)
@@ -148,7 +148,7 @@ def digits_noisy(data_dir: Path | None = None) -> Graph:
     Features are the pixels in [0, 1] plus one fixed draw of N(0, 0.35^2): links say what features alone hide. 10 labels
     a class for training, 10 for validation.
     """
-    pixels, labels = _digits("digits_noisy")
+    pixels, labels = checked_digits("digits_noisy")
     rng = np.random.default_rng(1)
     chosen = np.sort(rng.choice(len(pixels), 500, replace=False))
     features = (pixels[chosen] / 16 + 0.35 * rng.standard_normal((500, 64))).astype(np.float32)
