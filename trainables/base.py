@@ -34,6 +34,7 @@ OWN_TASKS = frozenset(
         "node classification",
         "node representation learning",
         "recommendation",
+        "trajectory forecasting",
     }
 )
 ENDLESS = 2**31 - 1  # `Fidelity.maximum` of what ends when it does

@@ -34,6 +34,7 @@ from fairsweep.trainables.datasets import (
     spatial,
     synthetic_strings,
     texts,
+    tracks,
     tudataset,
 )
 from fairsweep.trainables.datasets.describe import Description, describe
@@ -101,6 +102,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "spatio-temporal forecasting": (_own(spatial.own),),
     "tabular learning": (_own(examples.tabular),),
     "text classification": (_own(texts.classified),),
+    "trajectory forecasting": (Source(tracks.LOADERS, (OWN,)),),
 }
 
 

@@ -25,6 +25,7 @@ DRAWN = {
     "information_plane": "synthetic_icosahedron",
     "final_mlp": "synthetic_multiplicative",
     "sheaf_rec": "digits_ink",
+    "graph_lstm_traffic": "synthetic_platoons",
 }
 
 torch.set_num_threads(1)

@@ -19,6 +19,7 @@ from fairsweep.trainables.datasets.examples import SHARES, Examples
 from fairsweep.trainables.datasets.interactions import Interactions
 from fairsweep.trainables.datasets.series import Series
 from fairsweep.trainables.datasets.spatial import Spatial
+from fairsweep.trainables.datasets.tracks import Tracks
 
 
 @describe.register
@@ -113,6 +114,27 @@ def _interactions(data: Interactions) -> Description:
         leaks = leaks if after else []
     parts = {part: len(rows) for part, rows in data.split.items()}
     return Description(sizes, columns, parts, data.drawn, dropped=dropped, leaks=leaks)
+
+
+@describe.register
+def _tracks(data: Tracks) -> Description:
+    frames = np.array([len(points) for points in data.points])
+    places = np.concatenate(data.points)
+    sizes: dict[str, Any] = {
+        "recordings": len(np.unique(data.recording)),
+        "tracks": len(frames),
+        "frames of a track": f"{frames.min()} to {frames.max()}, {frames.mean():.1f} on average",
+        "seconds between frames": f"{data.step:g}",
+    }
+    columns = [(name, "number", spread(axis)) for name, axis in zip(("x", "y"), places.T, strict=True)]
+    dropped = {key: n for key, n in data.dropped.items() if n}
+    if data.split is not None:
+        parts = {part: int(np.isin(data.recording, which).sum()) for part, which in data.split.items()}
+        return Description(sizes, columns, parts, dropped=dropped, leaks=None)
+    how = by_shares(data.shares, "recordings")
+    if data.in_time:
+        how = "the scenes of each recording in order of time, .7/.1/.2"
+    return Description(sizes, columns, drawn=how, dropped=dropped, leaks=None)
 
 
 @describe.register

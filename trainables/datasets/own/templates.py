@@ -176,6 +176,18 @@ def _interactions(folder: Path) -> None:
     _csv(folder / "interactions.csv", ["user", "item", "rating", "time"], rows)
 
 
+def _tracks(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = []
+    for scene in range(12):
+        speed = rng.uniform(6, 14)
+        for car in range(4):
+            x = 8 * car + speed * np.arange(60) * 0.2 + np.cumsum(rng.normal(0, 0.05, 60))
+            places = zip(x.round(2), rng.normal(3.5 * (car % 2), 0.05, 60).round(2), strict=True)
+            rows += [[f"crossing{scene}", f"car{car}", t, *place] for t, place in enumerate(places)]
+    _csv(folder / "tracks.csv", ["recording", "agent", "frame", "x", "y"], rows)
+
+
 def _flowers(rng: np.random.Generator, n: int) -> tuple[list[list[float]], list[str]]:
     """n times three lengths in centimetres, and which of two kinds they are of."""
     kind = np.arange(n) % 2
@@ -312,6 +324,7 @@ TEMPLATES: dict[str, Template] = {
     "spatio-temporal forecasting": Template(_spatial, ("series.csv", "adjacency.csv")),
     "tabular learning": Template(_tabular, ("table.csv",)),
     "heterogeneous node classification": Template(_typed, ("nodes.csv", "edges.csv", "features_article.csv")),
+    "trajectory forecasting": Template(_tracks, ("tracks.csv",)),
     "graph classification": Template(_graphs, ("graphs.csv", "nodes.csv", "edges.csv")),
     "link prediction": Template(lambda folder: _nodes(folder, False), ("nodes.csv", "edges.csv")),
     "node classification": Template(lambda folder: _nodes(folder, True), ("nodes.csv", "edges.csv")),
