@@ -275,7 +275,7 @@ def test_labels_enter_neither_representations_nor_the_refined_graph(monkeypatch:
 
 
 def test_without_its_parts_it_is_the_gcn() -> None:
-    plain = {"ct": -1.0, "k": 0, "alpha": -0.5, "input": "X", "attack": "dice", "rate": 0.5}
+    plain = {"jt": 0.05, "ct": -1.0, "k": 0, "alpha": -0.5, "input": "X", "attack": "dice", "rate": 0.5}
     made, gcn = paper(3, **plain), paper(3, model="gcn", attack="dice", rate=0.5)
     gcn.net.load_state_dict(made.net.state_dict())
     made._refine()

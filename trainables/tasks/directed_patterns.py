@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import matmul
 from typing import Any
 
 import numpy as np
@@ -23,28 +21,19 @@ CHOSEN = {"all": PATTERNS, "first": FIRST, "second": PATTERNS[2:]}
 MOST_NODES = 4000  # whose pairs the statistic is of, where more have labels
 
 
-def reach(arcs: sp.csr_matrix) -> int:
-    """The most entries that one of the patterns of order 2 can have: the ways of two steps, counted."""
-    out, into = (np.asarray(arcs.sum(axis)).ravel().astype(np.float64) for axis in (1, 0))
-    return int(max(out @ into, out @ out, into @ into))
-
-
-def patterns(arcs: sp.csr_matrix, names: tuple[str, ...] = PATTERNS) -> dict[str, sp.csr_matrix]:
-    """The patterns `names` of `arcs` (n, n), entry (i, j): i -> j. Entries count the ways; there are no loops added."""
-    a = sp.csr_matrix(arcs, dtype=np.float64)
-    t = a.T.tocsr()
-    steps = {"A": (a,), "At": (t,), "AA": (a, a), "AAt": (a, t), "AtA": (t, a), "AtAt": (t, t)}
-    return {name: sp.csr_matrix(reduce(matmul, steps[name])) for name in names}
-
-
 # ---- propagation ----
 
 
-def operator(pattern: sp.csr_matrix, r: float) -> sp.csr_matrix:
-    """D^(r-1) P D^(-r) with D the row sums of P (n, n) on both sides; 0 where a row is empty."""
-    degree = np.asarray(pattern.sum(1)).ravel()
-    powers = [np.power(degree, e, out=np.zeros_like(degree), where=degree > 0) for e in (r - 1, -r)]
-    return sp.csr_matrix(sp.diags(powers[0]) @ pattern @ sp.diags(powers[1]), dtype=np.float32)
+def factors(
+    arcs: sp.csr_matrix, names: tuple[str, ...] = PATTERNS, loops: float = 1.0
+) -> dict[str, tuple[sp.csr_matrix, ...]]:
+    """The patterns `names` of `arcs` (n, n), entry (i, j): i -> j, as the matrices whose product they are: where a node
+    has many arcs the product would fill. Its entries count the ways. Those of order 1 have `loops` times I added, the
+    others none."""
+    a = sp.csr_matrix(arcs, dtype=np.float32)
+    t, own = a.T.tocsr(), loops * sp.identity(a.shape[0], np.float32, format="csr")
+    found = {"A": (a + own,), "At": (t + own,), "AA": (a, a), "AAt": (a, t), "AtA": (t, a), "AtAt": (t, t)}
+    return {name: found[name] for name in names}
 
 
 def decay(hop: int) -> float:
@@ -53,22 +42,36 @@ def decay(hop: int) -> float:
 
 
 def propagated(
-    found: Mapping[str, sp.csr_matrix], x: Any, count: int, r: float, decays: bool, rows: np.ndarray
+    found: Mapping[str, tuple[sp.csr_matrix, ...]],
+    x: Any,
+    count: int,
+    r: float,
+    decays: bool,
+    rows: np.ndarray,
 ) -> np.ndarray:
-    """float32 (patterns, rows, count + 1, p): x (n, p) and what `count` steps along each pattern make of it.
-
-    The patterns of order 1 have loops added, those of order 2 none.
-    """
+    """float32 (patterns, rows, count + 1, p): x (n, p) and what `count` steps along each pattern P, given as `factors`,
+    make of it. A step is D^(r-1) P D^(-r) with D the row sums of P on both sides; 0 where a row is empty."""
     out = np.empty((len(found), len(rows), count + 1, x.shape[1]), np.float32)
-    for place, (name, pattern) in enumerate(found.items()):
-        looped = pattern + sp.identity(pattern.shape[0], format="csr") if name in FIRST else pattern
-        step, h = operator(looped, r), x
+    for place, steps in enumerate(found.values()):
+        degree = _carried(steps, np.ones(x.shape[0]))
+        left, right = (
+            np.power(degree, e, out=np.zeros_like(degree), where=degree > 0).astype(np.float32)
+            for e in (r - 1, -r)
+        )
+        h = x
         for hop in range(count + 1):
             if hop:
-                h = step @ h * np.float32(decay(hop) if decays else 1)
+                factor = np.float32(decay(hop) if decays else 1)
+                h = sp.diags(factor * left) @ _carried(steps, sp.diags(right) @ h)
             kept = h[rows]
             out[place, :, hop] = kept.toarray() if sp.issparse(kept) else kept
     return out
+
+
+def _carried(steps: tuple[sp.csr_matrix, ...], x: Any) -> Any:
+    for step in reversed(steps):
+        x = step @ x
+    return x
 
 
 # ---- AMUD ----
