@@ -17,6 +17,7 @@ from fairsweep.cluster.jobs import reporting
 from fairsweep.cluster.jobs.comparing import field, job, plan
 from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.jobs.comparing.field import LeftOut
+from fairsweep.cluster.jobs.comparing.sets import most_shared
 from fairsweep.trainables import catalog, index
 from tests.cluster import field_papers
 from tests.cluster.test_compare import compared, rows
@@ -39,7 +40,9 @@ def who(found: plan.Plan) -> list[str]:
     return [m.label for m in found.spec.methods]
 
 
-def test_every_paper_of_a_task_takes_part_and_those_that_cannot_say_why() -> None:
+def test_every_paper_of_a_task_takes_part_and_those_that_cannot_say_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for task in (TASK, "task=test field of bowls", "task=Test-Field_of bowls"):
         found = plan.asked([task, *FEW], "c", "store")
         assert who(found) == ["field_one", "field_two"]
@@ -51,6 +54,11 @@ def test_every_paper_of_a_task_takes_part_and_those_that_cannot_say_why() -> Non
         "data=bowl: the first that most papers of the task have (5 of 6); data=NAME says another",
     )
     assert not asked("data=bowl2").notes
+    sets = {"a": ("rare", "x", "y"), "b": ("x", "y"), "c": ("x", "y")}
+    monkeypatch.setattr(index, "datasets_of", sets.__getitem__)
+    assert most_shared("a task", list(sets), None)[0] == "x"
+    sets["c"] = ("rare", "y", "z", "q", "x")
+    assert most_shared("a task", list(sets), None)[0] == "y", "the foremost of what all three have"
 
 
 def test_baselines_are_methods_of_their_own() -> None:

@@ -60,7 +60,7 @@ def shared(methods: Sequence[Method], said: Mapping[str, Any]) -> str:
 
 
 def most_shared(task: str, papers: Sequence[str], folder: str | None) -> tuple[str, tuple[str, ...]]:
-    """The first data set that most papers of a task have and that needs no folder, and what is to be said of it.
+    """The data set that most papers of a task have, needs no folder and stands foremost; what is to be said of it.
 
     UserError where a folder is given, which does not say what lies in it, and where every data set needs one.
     """
@@ -76,7 +76,9 @@ def most_shared(task: str, papers: Sequence[str], folder: str | None) -> tuple[s
     if not often:
         raise UserError(f"data is missing: say data=NAME data_dir=FOLDER, one of {', '.join(every)}")
     most = max(often.values())
-    found = next(name for name in every if often[name] == most)
+    of_most = [name for name in every if often[name] == most]
+    # The one that stands foremost: what a paper names first is its default.
+    found = min(of_most, key=lambda name: sum(s.index(name) for s in sets.values() if name in s))
     have = (
         f"most papers of the task have ({most} of {len(papers)})" if len(papers) > 1 else f"{papers[0]} has"
     )
