@@ -19,6 +19,7 @@ from fairsweep.trainables.tasks.training import NetworkPaper
 # Papers that draw parts by chance, each with a set of its own that it draws them of.
 DRAWN = {
     "dagnn": "csbm",
+    "forward_gnn": "csbm",
     "dual_hypergraph": "digits_pixels",
     "ncn": "synthetic_geometric",
     "diffusion_gahb": "digits",

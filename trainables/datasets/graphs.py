@@ -341,8 +341,10 @@ def read_npz(name: str, path: Path) -> Graph:
     )
 
 
-# name -> (file, nodes, features, classes); Shchur et al. 2018, table 1; co-purchase: largest component
+# name -> (file, nodes, features, classes); Shchur et al. 2018, table 1; co-purchase: largest component. CoraML in the
+# same layout: Bojchevski and Guennemann 2018, table 1.
 GNN_BENCHMARK = {
+    "cora_ml": ("cora_ml.npz", 2995, 2879, 7),
     "coauthor_cs": ("ms_academic_cs.npz", 18333, 6805, 15),
     "coauthor_physics": ("ms_academic_phy.npz", 34493, 8415, 5),
     "amazon_computers": ("amazon_electronics_computers.npz", 13381, 767, 10),
@@ -351,7 +353,7 @@ GNN_BENCHMARK = {
 
 
 def gnn_benchmark(name: str, data_dir: Path | None) -> Graph:
-    """Co-author and co-purchase graphs of Shchur et al. (2018, MIT licence of the files' repository).
+    """Co-author and co-purchase graphs of Shchur et al. (2018), CoraML of graph2gauss (both MIT licence).
 
     `data_dir` holds the file, or a subfolder gnn-benchmark that does. The co-purchase graphs are reduced to
     their largest component. DataError if the file is missing or is not that graph.

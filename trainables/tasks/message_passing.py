@@ -1,25 +1,26 @@
 """Message passing on one graph: what layers need of it, made once, and the layers that many papers build on or beat.
 
-Every layer is called with node states (n, p), dense or sparse, and the graph; it transforms before it propagates where
-that gives the same numbers, so that wide sparse features are never made dense.
+Every layer is called with node states (n, p), dense, sparse or parts of both kinds side by side, and the graph; it
+transforms before it propagates where that gives the same numbers, so that wide sparse features are never made dense.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 
 import numpy as np
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairsweep.trainables.tasks.graph_layers import scatter
+from fairsweep.trainables.tasks.edge_attention import edge_attention
 from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, normalised_adjacency
 
-Features = Tensor | SparseMatrix
+SLOPE = 0.2  # of LeakyReLU in attention
+Block = Tensor | SparseMatrix
+Features = Block | tuple[Block, ...]  # parts stand side by side: (n, p_1 + p_2 + ...)
 
 
 class Structure:
@@ -63,18 +64,25 @@ class Structure:
     @cached_property
     def attention(self) -> tuple[Tensor, Tensor]:
         """Receivers, ascending, and senders of the arcs of A + I, (m + n,) each."""
-        looped = sp.csr_matrix(self.adjacency + sp.identity(self.nodes, format="csr"))
-        looped.sort_indices()
-        arcs = looped.tocoo()
-        receivers, senders = (
-            torch.tensor(end, dtype=torch.int64, device=self.device) for end in (arcs.row, arcs.col)
-        )
-        return receivers, senders
+        return self.propagation.rows, self.propagation.columns
 
 
 def product(x: Features, weight: Tensor, drop: float = 0.0) -> Tensor:
     """x W (n, c) of states x (n, p) and `weight` (p, c), with dropout on x."""
+    if isinstance(x, tuple):
+        parts = zip(x, weight.split([int(part.shape[1]) for part in x]), strict=True)
+        return reduce(torch.add, [product(part, rows, drop) for part, rows in parts])
     return x.matmul(weight, drop) if isinstance(x, SparseMatrix) else dropout(x, drop) @ weight
+
+
+def carried(matrix: SparseMatrix, x: Features, weight: Tensor, drop: float = 0.0) -> Tensor:
+    """A x W (n, c) for `matrix` A, in the order of the products that costs less, with dropout on x.
+
+    Narrow states go along the links before they are transformed: x that needs no gradient then has no way back.
+    """
+    if isinstance(x, Tensor) and x.shape[1] * (1 + x.requires_grad) < 2 * weight.shape[1]:
+        return matrix.matmul(dropout(x, drop)) @ weight
+    return matrix.matmul(product(x, weight, drop))
 
 
 def _glorot(inputs: int, outputs: int) -> nn.Parameter:
@@ -89,7 +97,7 @@ class GCNLayer(nn.Module):
         self.weight, self.bias = _glorot(inputs, outputs), nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Features, graph: Structure, drop: float = 0.0) -> Tensor:
-        return graph.propagation.matmul(product(x, self.weight, drop)) + self.bias
+        return carried(graph.propagation, x, self.weight, drop) + self.bias
 
 
 class SAGELayer(nn.Module):
@@ -102,6 +110,9 @@ class SAGELayer(nn.Module):
 
     def forward(self, x: Features, graph: Structure, drop: float = 0.0) -> Tensor:
         # One dropped x for both terms: dropout of each apart would be another layer.
+        if isinstance(x, Tensor):
+            x = dropout(x, drop)
+            return x @ self.own + carried(graph.mean, x, self.others) + self.bias
         both = product(x, torch.cat([self.own, self.others], 1), drop)
         own, others = both.chunk(2, 1)
         return own + graph.mean.matmul(others.contiguous()) + self.bias
@@ -116,8 +127,13 @@ class GINLayer(nn.Module):
         self.eps, self.second = nn.Parameter(torch.zeros(())), nn.Linear(outputs, outputs)
 
     def forward(self, x: Features, graph: Structure, drop: float = 0.0) -> Tensor:
-        h = product(x, self.weight, drop)
-        return self.second(torch.relu((1 + self.eps) * h + graph.total.matmul(h) + self.bias))
+        if isinstance(x, Tensor) and x.shape[1] < self.weight.shape[1]:
+            x = dropout(x, drop)
+            h = ((1 + self.eps) * x + graph.total.matmul(x)) @ self.weight
+        else:
+            h = product(x, self.weight, drop)
+            h = (1 + self.eps) * h + graph.total.matmul(h)
+        return self.second(torch.relu(h + self.bias))
 
 
 class GATLayer(nn.Module):
@@ -148,15 +164,8 @@ class GATLayer(nn.Module):
 def attend(receiver: Tensor, sender: Tensor, values: Tensor, graph: Structure, drop: float = 0.0) -> Tensor:
     """(n, h, c): the mean of `values` (n, h, c) over the neighbours and itself, weighted for each of h heads by the
     softmax of LeakyReLU(receiver_i + sender_j), slope 0.2; both (n, h)."""
-    i, j = graph.attention
-    score = F.leaky_relu(receiver.index_select(0, i) + sender.index_select(0, j), 0.2)
-    # The largest of a node changes nothing but what overflows.
-    largest = torch.full_like(receiver, -torch.inf).scatter_reduce(
-        0, i[:, None].expand_as(score), score.detach(), "amax"
-    )
-    weight = (score - largest.index_select(0, i)).exp()
-    weight = weight / scatter(weight, i, graph.nodes).index_select(0, i)
-    return scatter(dropout(weight, drop)[..., None] * values.index_select(0, j), i, graph.nodes)
+    # What is propagated along is A + I, whatever its entries.
+    return edge_attention(receiver, sender, values, graph.propagation, drop, SLOPE)
 
 
 LAYERS: dict[str, Callable[..., nn.Module]] = {

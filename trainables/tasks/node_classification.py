@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairsweep.trainables.base import DataError, Metric
-from fairsweep.trainables.datasets import block_models, directed_graphs, graphs, planetoid
+from fairsweep.trainables.datasets import block_models, directed_graphs, graphs, large_graphs, planetoid
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.datasets.own import splits
@@ -53,6 +53,7 @@ LOADERS: Mapping[str, Callable[[Path | None], Graph]] = {
     "drosophila": directed_graphs.drosophila,
     **{name: partial(directed_graphs.public, name) for name in directed_graphs.PUBLIC},
     **block_models.LOADERS,
+    "synthetic_large": large_graphs.synthetic_large,
     "own": own_nodes.classified,
 }
 
@@ -128,11 +129,19 @@ def _structure(name: str, data_dir: Path | None, device: str) -> Structure:
 class NodeTask:
     """One graph on one device with a split: the public one, or one drawn by `rng`.
 
+    shares: of each class, drawn to validate and to test in the place of the split that the data set has; others train.
     features: (n, p), dense or sparse. labels: (n,). structure: the graph, for layers; propagation: its normalised
     adjacency, (n, n).
     """
 
-    def __init__(self, name: str, data_dir: Path | None, device: str, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        name: str,
+        data_dir: Path | None,
+        device: str,
+        rng: np.random.Generator,
+        shares: tuple[float, float] | None = None,
+    ) -> None:
         graph = load(name, data_dir)
         folder = None if data_dir is None else Path(data_dir)
         self.name, self.folder = name, folder
@@ -140,7 +149,8 @@ class NodeTask:
         self.structure = _structure(name, folder, device)
         self.classes = graph.classes
         self.inputs = int(self.features.shape[1])
-        self.parts = {part: torch.tensor(nodes, device=device) for part, nodes in split(graph, rng).items()}
+        parts = split(graph, rng) if shares is None else splits.drawn(graph.labels, shares, rng)
+        self.parts = {part: torch.tensor(nodes, device=device) for part, nodes in parts.items()}
 
     @property
     def propagation(self) -> SparseMatrix:

@@ -6,12 +6,19 @@ Matrices are CSR throughout: on citation graphs a product with the features cost
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
+
+
+def _csr(rows: tuple[Tensor, Tensor], values: Tensor, size: tuple[int, int]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
+        return torch.sparse_csr_tensor(*rows, values, size=size, check_invariants=False)
 
 
 class SparseMatrix:
@@ -37,15 +44,50 @@ class SparseMatrix:
         self.forward, self.backward = self._pair(self.values)
 
     def _pair(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
-            n, m = self.shape
-            return (
-                torch.sparse_csr_tensor(*self._rows, values, size=(n, m), check_invariants=False),
-                torch.sparse_csr_tensor(
-                    *self._turned_rows, values[self._order], size=(m, n), check_invariants=False
-                ),
-            )
+        return self.with_values(values), self.turned(values)
+
+    # -- what other entries at the same places need: one value for each, in the order of the rows
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries."""
+        return len(self.values)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The row of each entry, ascending, int64."""
+        starts = self._rows[0].long()
+        return torch.repeat_interleave(torch.arange(self.shape[0], device=starts.device), starts.diff())
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The column of each entry, int64."""
+        return self._rows[1].long()
+
+    @cached_property
+    def _starts(self) -> Tensor:
+        return self._rows[0].long()
+
+    def row_sum(self, values: Tensor) -> Tensor:
+        """(n,): the sums of `values` (nnz,) over each row."""
+        return torch.segment_reduce(values, "sum", offsets=self._starts)
+
+    def row_max(self, values: Tensor) -> Tensor:
+        """(n,): the largest of `values` (nnz,) in each row."""
+        return torch.segment_reduce(values, "max", offsets=self._starts)
+
+    def with_values(self, values: Tensor) -> Tensor:
+        """The sparse tensor with the entries `values` (nnz,) in the places of this one's."""
+        return _csr(self._rows, values, (self.shape[0], self.shape[1]))
+
+    def turned(self, values: Tensor) -> Tensor:
+        """The transpose of `with_values`."""
+        return _csr(self._turned_rows, values.index_select(0, self._order), (self.shape[1], self.shape[0]))
+
+    def sampled(self, left: Tensor, right: Tensor) -> Tensor:
+        """(nnz,): left_i . right_j at the place (i, j) of each entry; left (n, c), right (m, c)."""
+        empty = self.with_values(torch.zeros_like(self.values))
+        return torch.sparse.sampled_addmm(empty, left, right.T, beta=0.0).values()
 
     def matmul(self, dense: Tensor, drop: float = 0.0) -> Tensor:
         """The product with `dense` (m, c), each entry of this matrix first dropped with probability `drop`.
