@@ -105,10 +105,13 @@ def test_while_a_sweep_is_written_the_rows_are_those_of_that_moment(tmp_path: Pa
                 writer.trial(f"{k:05d}-0", number=k, config_id=k, seed=0, state="running")
                 writer.results([row(k, step) for step in range(1, 5)])
                 acknowledged[0] += 4
+                if k % 15 == 14:  # not to be done before anybody has looked
+                    looked.clear()
+                    looked.wait(10)
             writer.close(state="finished")
         over.set()
 
-    ready, counts = threading.Event(), []
+    ready, looked, counts = threading.Event(), threading.Event(), []
     thread = threading.Thread(target=write)
     thread.start()
     assert ready.wait(30)
@@ -122,6 +125,7 @@ def test_while_a_sweep_is_written_the_rows_are_those_of_that_moment(tmp_path: Pa
             pairs = list(zip(seqs["trial"].to_pylist(), seqs["step"].to_pylist(), strict=True))
             assert pairs == [(f"{k // 4:05d}-0", k % 4 + 1) for k in range(seqs.num_rows)]
             counts.append(seqs.num_rows)
+            looked.set()
         thread.join()
         for table in ("results", "trials", "sweeps"):
             assert live.table(table, "s").equals(store.table(table, "s"))
