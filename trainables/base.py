@@ -24,6 +24,7 @@ OWN_TASKS = frozenset(
         "click-through rate prediction",
         "forecasting",
         "graph classification",
+        "graph pre-training",
         "heterogeneous node classification",
         "image classification",
         "image denoising",

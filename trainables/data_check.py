@@ -22,6 +22,7 @@ from fairsweep.trainables.datasets import (
     deblurring,
     directed_graphs,
     examples,
+    graph_domains,
     graph_sets,
     graphs,
     images,
@@ -72,6 +73,14 @@ SOURCES: dict[str, tuple[Source, ...]] = {
     "forecasting": (Source(series.LOADERS, (*series.FILES, OWN)),),
     "heterogeneous node classification": (Source(hetero.LOADERS, hetero.FROM_FOLDER),),
     "graph classification": (Source(graph_sets.LOADERS, (*tudataset.TU, OWN)), NODES),
+    "graph pre-training": (
+        Source(
+            graph_domains.LOADERS,
+            (OWN,),
+            split="half of the graphs of each downstream set to fit, a quarter each to validate and to test; large"
+            " graphs are cut into neighbourhoods of random roots first; all drawn anew for each seed",
+        ),
+    ),
     "image classification": (IMAGES,),
     "image denoising": (
         Source(denoising.ALONE, tuple(denoising.ALONE)),

@@ -27,6 +27,8 @@ def start(slug: str, config: dict[str, Any] | None = None, seed: int = 0, steps:
     tiny = paper.tiny
     if config is None:
         config = {**paper.space().paper_config(tiny.data), **tiny.config}
+    if why := paper.unsuited(config, tiny.data, None):
+        pytest.skip(f"{slug}: {why}")
     made = paper()
     made.setup(config, Setting(seed=seed, data=tiny.data, steps=steps or tiny.steps))
     return made
@@ -135,8 +137,12 @@ def test_random_points_of_the_space_train(slug: str) -> None:
             assert all(math.isfinite(v) for v in row.values()), config
 
 
-# What only makes a trial long, here what is trained before its first step: it stays as it is fixed.
-LONG = {"dual_head_kd": {"teacher", "teacher_epochs"}, "stable_gnn": {"pretrain_epochs"}}
+# What only makes a trial long, such as what is trained before its first step: it stays as it is fixed.
+LONG = {
+    "dual_head_kd": {"teacher", "teacher_epochs"},
+    "stable_gnn": {"pretrain_epochs"},
+    "w2pgnn": {"solver"},
+}
 
 
 @pytest.mark.slow

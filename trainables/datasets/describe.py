@@ -26,7 +26,7 @@ from fairsweep.trainables.datasets.fetch import sha256
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.heterogeneous import HeteroGraph
 from fairsweep.trainables.datasets.kinds import Images, Pairs, Pictures, Segmented
-from fairsweep.trainables.datasets.packed_graphs import GraphSet
+from fairsweep.trainables.datasets.packed_graphs import Domains, GraphSet
 from fairsweep.trainables.datasets.patterns import Patterns
 from fairsweep.trainables.datasets.synthetic_strings import Strings
 
@@ -221,6 +221,20 @@ def _graph_set(data: GraphSet) -> Description:
     found.classes = {part: counts(y, data.classes, data.names) for part, y in labels.items()}
     found.leaks = fingerprints.shared({part: keys[chosen] for part, chosen in parts.items()}, labels)
     return found
+
+
+@describe.register
+def _domains(data: Domains) -> Description:
+    sizes: dict[str, Any] = {}
+    dropped: dict[str, int] = {}
+    for role in ("sources", "downstream"):
+        sizes[role] = {}
+        for domain in getattr(data, role):
+            nodes, edges = int(domain.nodes.sum()), int(domain.edges.sum())
+            sizes[role][domain.name] = f"graphs {len(domain)}, nodes {nodes}, links {edges}"
+            for what, count in domain.dropped.items():
+                dropped[what] = dropped.get(what, 0) + count
+    return Description(sizes, dropped={k: n for k, n in dropped.items() if n}, leaks=None)
 
 
 @describe.register

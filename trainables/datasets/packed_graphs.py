@@ -1,4 +1,4 @@
-"""How a set of graphs is kept: all nodes and all edges behind each other.
+"""How a set of graphs is kept, of one kind or of several: all nodes and all edges behind each other.
 
 Every edge is undirected and stored once, with its features, so that a learned decision about an edge always holds
 for both of its directions.
@@ -6,10 +6,11 @@ for both of its directions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy.sparse as sp
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,3 +56,50 @@ class GraphSet:
 def one_hot(values: np.ndarray, count: int) -> np.ndarray:
     """(n, count) float32 with a one in column `values`."""
     return np.eye(count, dtype=np.float32)[values]
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """Undirected simple graphs of one kind, behind each other: a single large one, or g small ones.
+
+    nodes, edges: (g,) how many each has. ends: (2, m) nodes of an edge, numbered within its graph, each edge once.
+    dropped: what the file holds and the graphs do not.
+    """
+
+    name: str
+    nodes: np.ndarray
+    edges: np.ndarray
+    ends: np.ndarray
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def graph(self, i: int) -> np.ndarray:
+        """Edges (2, m) of graph i."""
+        begin = int(self.edges[:i].sum())
+        return self.ends[:, begin : begin + int(self.edges[i])]
+
+    @classmethod
+    def of(
+        cls, name: str, matrices: Sequence[sp.csr_matrix], dropped: dict[str, int] | None = None
+    ) -> Domain:
+        """Graphs with these symmetric adjacency matrices."""
+        ends = [np.stack(sp.triu(matrix, 1).nonzero()).astype(np.int64) for matrix in matrices]
+        sizes = np.array([matrix.shape[0] for matrix in matrices])
+        edges = np.array([e.shape[1] for e in ends])
+        return cls(name, sizes, edges, np.concatenate(ends, axis=1), dropped or {})
+
+
+@dataclass(frozen=True, eq=False)
+class Domains:
+    """Sources to pre-train on and downstream sets.
+
+    mixture: for each downstream set that is drawn from a known mixture of the sources, the weights of those; an empty
+    tuple for one that is known to be of another kind; no entry where nobody knows.
+    """
+
+    name: str
+    sources: tuple[Domain, ...]
+    downstream: tuple[Domain, ...]
+    mixture: dict[str, tuple[float, ...]] = field(default_factory=dict)

@@ -106,6 +106,21 @@ def _typed(folder: Path) -> None:
     _csv(folder / "paths.csv", ["path"], [["article-writer-article"], ["article-journal-article"]])
 
 
+def _domains(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for place, blocks, graphs in (
+        ("sources/teams.csv", 3, 12),
+        ("sources/villages.csv", 1, 1),
+        ("downstream/offices.csv", 3, 12),
+    ):
+        rows: list[list[Any]] = []
+        for number in range(graphs):
+            _, links = _community(rng, 18 if graphs > 1 else 80, blocks + 1)
+            head = [f"g{number + 1}"] if graphs > 1 else []
+            rows += [[*head, f"n{i + 1}", f"n{j + 1}"] for i, j in links]
+        _csv(folder / place, [*(["graph"] if graphs > 1 else []), "source", "target"], rows)
+
+
 # ---- tables and series ----
 
 
@@ -326,6 +341,7 @@ TEMPLATES: dict[str, Template] = {
     "heterogeneous node classification": Template(_typed, ("nodes.csv", "edges.csv", "features_article.csv")),
     "trajectory forecasting": Template(_tracks, ("tracks.csv",)),
     "graph classification": Template(_graphs, ("graphs.csv", "nodes.csv", "edges.csv")),
+    "graph pre-training": Template(_domains, ("sources/villages.csv", "downstream/offices.csv")),
     "link prediction": Template(lambda folder: _nodes(folder, False), ("nodes.csv", "edges.csv")),
     "node classification": Template(lambda folder: _nodes(folder, True), ("nodes.csv", "edges.csv")),
     "node representation learning": Template(lambda folder: _nodes(folder, True), ("nodes.csv", "edges.csv")),
