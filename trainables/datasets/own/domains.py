@@ -30,7 +30,7 @@ def own(data_dir: Path | None = None) -> Domains:
         if not paths:
             raise DataNotFound(f"data={NAME}: {inside} holds {tables.listing(inside)}; needs {LAYOUT}")
         found.append(tuple(_domain(path) for path in paths))
-    return Domains(NAME, *found)
+    return Domains(NAME, found[0], found[1])
 
 
 def _domain(path: Path) -> Domain:
