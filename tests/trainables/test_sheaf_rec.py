@@ -305,6 +305,16 @@ def test_metrics_against_a_count_by_hand_in_blocks(monkeypatch: pytest.MonkeyPat
     assert [whole[f"{n}_10"] for n in ("precision", "recall", "ndcg")] == pytest.approx(expected.tolist())
 
 
+def test_a_perfect_ranking_of_more_items_than_are_asked_for_has_an_ndcg_of_one(tmp_path: Path) -> None:
+    items = [f"i{k:02d}" for k in range(14)]
+    rows = [("b", i, "train") for i in items] + [("a", "i00", "train"), ("a", "i13", "validation")]
+    rows += [("a", i, "test") for i in items[1:13]]
+    made = task.RecommendationTask("own", write(tmp_path / "own", rows), "cpu", np.random.default_rng(0))
+    found = made.evaluate(lambda block: -torch.arange(14.0).expand(len(block), -1), "test")
+    assert [found["ndcg_10"], found["ndcg_20"]] == pytest.approx([1.0, 1.0])
+    assert found["recall_10"] == pytest.approx(10 / 12) and found["recall_20"] == 1
+
+
 def test_negatives_are_uniform_over_what_a_user_has_not_met(small: task.RecommendationTask) -> None:
     unmet = {0: [2, 3, 4], 1: [0, 4], 2: [0, 1, 2, 3]}
     for user, items in unmet.items():
