@@ -164,6 +164,16 @@ def test_clusters_of_many_sets_at_once() -> None:
         torch.testing.assert_close(
             means[:, inside], points[:, inside].mean(1, keepdim=True).expand(-1, int(inside.sum()), -1)
         )
+    points = torch.randn(20, 9, 1, generator=rng)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cluster = kmeans(points, present, 3, rounds=50)
+    member = torch.nn.functional.one_hot(cluster, 3) * present.unsqueeze(-1)
+    centres = (member.mT.float() @ points).squeeze(-1) / member.sum(1)  # nan where a cluster is empty
+    far = (points - centres[:, None]).abs().nan_to_num(torch.inf)
+    assert torch.equal(far.argmin(-1)[present], cluster[present]), (
+        "nobody is nearer to another cluster's mean"
+    )
     same = kmeans(torch.zeros(2, 4, 1), torch.ones(2, 4, dtype=torch.bool), 3)
     assert (same == same[:, :1]).all(), "equal points are one cluster"
 
