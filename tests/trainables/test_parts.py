@@ -20,6 +20,8 @@ from fairsweep.trainables.tasks.training import NetworkPaper
 DRAWN = {
     "dagnn": "csbm",
     "forward_gnn": "csbm",
+    "dgmlp": "csbm",
+    "mowst": "synthetic_two_populations",
     "dual_hypergraph": "digits_pixels",
     "ncn": "synthetic_geometric",
     "diffusion_gahb": "digits",

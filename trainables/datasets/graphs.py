@@ -33,6 +33,7 @@ class Graph:
     shares: in place of `per_class`, the shares of each class that are drawn to validate and to test, others train.
     dropped: what the files hold and the graph does not, such as self loops, and how often. names: of the classes, if
     they have any. links: pairs (2, e) of nodes by part, where the split of the links is given.
+    row_sums: (n,), where the rows of `features` are in shares: what they were divided by; None: nothing.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Graph:
     names: tuple[str, ...] = ()
     links: Mapping[str, np.ndarray] | None = None
     arcs: sp.csr_matrix | None = None
+    row_sums: np.ndarray | None = None
 
     @property
     def nodes(self) -> int:
@@ -84,9 +86,14 @@ def surplus(sources: np.ndarray, targets: np.ndarray) -> dict[str, int]:
     }
 
 
+def row_sums(features: sp.csr_matrix) -> np.ndarray:
+    """(n,): the sum of each row."""
+    return np.asarray(features.sum(1)).ravel()
+
+
 def row_normalised(features: sp.csr_matrix) -> sp.csr_matrix:
     """Each row of non-negative `features` divided by its sum; empty rows stay empty."""
-    sums = np.asarray(features.sum(1)).ravel()
+    sums = row_sums(features)
     inverse = np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)
     return sp.csr_matrix(sp.diags(inverse) @ features, dtype=np.float32)
 
@@ -269,6 +276,7 @@ def lastfm(data_dir: Path | None = None) -> Graph:
         _LASTFM_CLASSES,
         per_class=(10, 10),
         dropped=surplus(a["edges"][:, 0], a["edges"][:, 1]),
+        row_sums=row_sums(weights),
     )
 
 
@@ -282,6 +290,7 @@ def largest_component(graph: Graph) -> Graph:
         adjacency=graph.adjacency[keep][:, keep],
         arcs=None if graph.arcs is None else graph.arcs[keep][:, keep],
         labels=graph.labels[keep],
+        row_sums=None if graph.row_sums is None else graph.row_sums[keep],
         dropped={**graph.dropped, "nodes outside the largest component": graph.nodes - len(keep)},
     )
 
@@ -338,6 +347,7 @@ def read_npz(name: str, path: Path) -> Graph:
         int(labels.max()) + 1,
         dropped={"stored zeros among the links": int(zero.sum()), **surplus(rows, columns)},
         arcs=directed(len(labels), rows, columns),
+        row_sums=row_sums(present),
     )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from fairsweep.trainables.base import DataError, DataNotFound
-from fairsweep.trainables.datasets.graphs import Graph, row_normalised, surplus, undirected
+from fairsweep.trainables.datasets.graphs import Graph, row_normalised, row_sums, surplus, undirected
 
 # x is the beginning of allx and is not read
 PARTS = ("tx", "allx", "y", "ty", "ally", "graph")
@@ -209,6 +209,7 @@ def read_planetoid(name: str, folder: Path, validation: int | None = 500, verify
         ally.shape[1],
         split,
         dropped=surplus(ends[:, 0], ends[:, 1]),
+        row_sums=row_sums(features),
     )
 
 

@@ -16,7 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairsweep.trainables.base import DataError, Metric
-from fairsweep.trainables.datasets import block_models, directed_graphs, graphs, large_graphs, planetoid
+from fairsweep.trainables.datasets import (
+    block_models,
+    directed_graphs,
+    graphs,
+    large_graphs,
+    planetoid,
+    two_populations,
+)
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.datasets.own import splits
@@ -54,6 +61,7 @@ LOADERS: Mapping[str, Callable[[Path | None], Graph]] = {
     **{name: partial(directed_graphs.public, name) for name in directed_graphs.PUBLIC},
     **block_models.LOADERS,
     "synthetic_large": large_graphs.synthetic_large,
+    "synthetic_two_populations": two_populations.synthetic_two_populations,
     "own": own_nodes.classified,
 }
 

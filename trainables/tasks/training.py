@@ -31,7 +31,7 @@ class NetworkPaper(Paper):
 
     default_steps: ClassVar[int]  # calls of `step` in a trial where the budget does not say
     unit: ClassVar[str] = "epoch"
-    selection: ClassVar[str | None] = None
+    selection: str | None = None  # `prepare` may set it, where that is a question of the configuration
     carried: ClassVar[
         tuple[str, ...]
     ] = ()  # attributes (numbers, strings, lists of them) that a checkpoint keeps
@@ -193,6 +193,34 @@ class NetworkPaper(Paper):
 
 def _clone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in weights.items()}
+
+
+class Memory(dict[str, dict[str, Tensor]]):
+    """Weights by name, as a checkpoint keeps them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights."""
+        return dict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Those of `state` and no others."""
+        self.clear()
+        self.update(state)
+
+    def keep(self, name: str, *parts: nn.Module) -> None:
+        """Keeps the weights of `parts` of now."""
+        self[name] = {
+            f"{i}.{key}": value.detach().clone()
+            for i, part in enumerate(parts)
+            for key, value in part.state_dict().items()
+        }
+
+    def restore(self, name: str, *parts: nn.Module) -> None:
+        """Gives `parts` the weights kept under `name`."""
+        for i, part in enumerate(parts):
+            part.load_state_dict(
+                {key.split(".", 1)[1]: v for key, v in self[name].items() if key.startswith(f"{i}.")}
+            )
 
 
 class Mean:
