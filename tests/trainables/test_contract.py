@@ -139,6 +139,7 @@ def test_random_points_of_the_space_train(slug: str) -> None:
 
 # What only makes a trial long, such as what is trained before its first step: it stays as it is fixed.
 LONG = {
+    "pareto_gnn": {"field"},
     "dual_head_kd": {"teacher", "teacher_epochs"},
     "stable_gnn": {"pretrain_epochs"},
     "w2pgnn": {"solver"},
