@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairsweep.trainables.tasks.graph_layers import scatter
 from fairsweep.trainables.tasks.message_passing import Structure
-from fairsweep.trainables.tasks.sparse import product
+from fairsweep.trainables.tasks.sparse import SparseMatrix, product
 
 
 class _Total:
@@ -93,8 +93,12 @@ class BatchStructure(Structure):
         return _Total(self.ends, self._nodes, self.weight)
 
     @cached_property
-    def propagation(self) -> _Propagation:  # type: ignore[override]
-        return _Propagation(self.total)
+    def propagation(self) -> SparseMatrix | _Propagation:  # type: ignore[override]
+        if self.weight is not None:
+            return _Propagation(self.total)
+        return Structure.of_edges(
+            self.ends.cpu().numpy(), self._nodes, self.device
+        ).propagation  # for attention, too
 
     @cached_property
     def mean(self) -> _Mean:  # type: ignore[override]
