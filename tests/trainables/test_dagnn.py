@@ -15,7 +15,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 
 from fairsweep.trainables.base import DataError, Setting
-from fairsweep.trainables.datasets import graphs, planetoid
+from fairsweep.trainables.datasets import block_models, graphs, planetoid
 from fairsweep.trainables.graphs.dagnn import DAGNN, MODELS, AdaptiveAdjustment, DAGNNPaper, build, smoothness
 from fairsweep.trainables.tasks import node_classification as task
 from fairsweep.trainables.tasks.node_classification import SparseMatrix, hops, normalised_adjacency
@@ -428,7 +428,7 @@ def test_damaged_digits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_block_model_has_the_degree_homophily_and_signal_it_is_asked_for() -> None:
     degrees, shares, norms = [], [], []
     for seed in range(30):
-        graph = graphs.contextual_sbm(seed=seed)
+        graph = block_models.contextual_sbm(seed=seed)
         a = graph.adjacency.tocoo()
         degrees.append(a.nnz / 500)
         shares.append((graph.labels[a.row] == graph.labels[a.col]).mean())
@@ -438,7 +438,7 @@ def test_block_model_has_the_degree_homophily_and_signal_it_is_asked_for() -> No
     assert np.mean(shares) == pytest.approx(0.75, abs=0.02)
     # the mean of about 100 noisy features: squared signal plus a hundredth of the noise
     assert np.mean(norms) == pytest.approx(0.3**2 + 1 / 100, rel=0.05)
-    fixed = [task.load("csbm"), graphs.csbm()]
+    fixed = [task.load("csbm"), block_models.csbm()]
     assert (fixed[0].adjacency != fixed[1].adjacency).nnz == 0, "the same graph for every trial"
 
 

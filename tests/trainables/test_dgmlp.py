@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fairsweep.trainables.base import Setting
-from fairsweep.trainables.datasets.graphs import contextual_sbm, undirected
+from fairsweep.trainables.datasets.block_models import contextual_sbm
+from fairsweep.trainables.datasets.graphs import undirected
 from fairsweep.trainables.graphs import dgmlp
 from fairsweep.trainables.graphs.dgmlp import DeepMLP, DGMLPPaper, Entangled, Gated, build
 from fairsweep.trainables.tasks import hop_averages

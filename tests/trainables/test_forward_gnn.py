@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairsweep.trainables.base import Setting
-from fairsweep.trainables.datasets import graphs
+from fairsweep.trainables.datasets import block_models, graphs
 from fairsweep.trainables.graphs import _forward_methods as methods
 from fairsweep.trainables.graphs._forward_methods import METHODS, Method
 from fairsweep.trainables.graphs._labelled_graphs import Net, features_of, one_hot, with_virtual_nodes
@@ -26,7 +26,7 @@ from fairsweep.trainables.tasks.memory import kept_for_backward
 
 torch.set_num_threads(1)
 
-GRAPH = graphs.contextual_sbm(nodes=60, classes=3, features=8, seed=3)
+GRAPH = block_models.contextual_sbm(nodes=60, classes=3, features=8, seed=3)
 
 
 def shuffled() -> graphs.Graph:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairsweep.trainables.base import Setting
-from fairsweep.trainables.datasets.two_populations import two_populations
+from fairsweep.trainables.datasets.block_models import two_populations
 from fairsweep.trainables.graphs.mowst import MowstPaper
 from fairsweep.trainables.tasks.homophily import correlation, homophily
 from fairsweep.trainables.tasks.message_passing import Structure

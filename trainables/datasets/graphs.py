@@ -1,4 +1,4 @@
-"""Graphs: digits, Last.fm artists, a contextual block model, random geometry, co-authors, co-purchases.
+"""Graphs: digits, Last.fm artists, random geometry, co-authors, co-purchases.
 
 Every loader returns the graph as published; splits are cut by `trainables.tasks.node_classification` (of nodes)
 and `trainables.tasks.link_prediction` (of links).
@@ -180,40 +180,6 @@ def geometric(nodes: int = 500, radius: float = 0.075, features: int = 16, seed:
 def synthetic_geometric(data_dir: Path | None = None) -> Graph:
     """Synthetic: one draw of `geometric`, 500 nodes, radius 0.075, the same for every trial."""
     return geometric()
-
-
-def contextual_sbm(
-    nodes: int = 500,
-    classes: int = 5,
-    degree: float = 5.0,
-    homophily: float = 0.75,
-    features: int = 64,
-    signal: float = 0.3,
-    seed: int = 0,
-) -> Graph:
-    """A contextual stochastic block model (Deshpande et al. 2018) with equally likely classes.
-
-    Expected degree `degree`, of which the share `homophily` within the class; features are `signal` times a
-    random unit vector of the class plus noise of variance 1/`features` in each. `seed` draws all of it.
-    """
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(classes, size=nodes)
-    within = degree * homophily / (nodes / classes)
-    across = degree * (1 - homophily) / (nodes * (1 - 1 / classes))
-    rows, columns = np.triu_indices(nodes, 1)
-    chosen = rng.random(len(rows)) < np.where(labels[rows] == labels[columns], within, across)
-    means = rng.standard_normal((classes, features))
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    x = signal * means[labels] + rng.standard_normal((nodes, features)) / np.sqrt(features)
-    adjacency = undirected(nodes, rows[chosen], columns[chosen])
-    return Graph(
-        "csbm", x.astype(np.float32), adjacency, labels.astype(np.int64), classes, per_class=(10, 20)
-    )
-
-
-def csbm(data_dir: Path | None = None) -> Graph:
-    """Synthetic: one draw of `contextual_sbm`, 500 nodes, 5 classes, the same for every trial."""
-    return contextual_sbm()
 
 
 _LASTFM = "orange3-network==1.10.2"

@@ -20,7 +20,7 @@ def large_blocks(
 ) -> Graph:
     """A block model with exactly `edges` links, of which about the share `homophily` within a class.
 
-    As `graphs.contextual_sbm`, whose time grows with the square of the nodes; this one's grows with its links.
+    As `block_models.contextual_sbm`, whose time grows with the square of the nodes; this one's grows with its links.
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=nodes)

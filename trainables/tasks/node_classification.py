@@ -22,7 +22,6 @@ from fairsweep.trainables.datasets import (
     graphs,
     large_graphs,
     planetoid,
-    two_populations,
 )
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
@@ -53,7 +52,7 @@ METRICS = (
 LOADERS: Mapping[str, Callable[[Path | None], Graph]] = {
     "digits_knn": graphs.digits_knn,
     "lastfm": graphs.lastfm,
-    "csbm": graphs.csbm,
+    "csbm": block_models.csbm,
     "digits_noisy": graphs.digits_noisy,
     **{name: partial(planetoid.planetoid, name) for name in planetoid.SIZES},
     **{name: partial(graphs.gnn_benchmark, name) for name in graphs.GNN_BENCHMARK},
@@ -61,7 +60,7 @@ LOADERS: Mapping[str, Callable[[Path | None], Graph]] = {
     **{name: partial(directed_graphs.public, name) for name in directed_graphs.PUBLIC},
     **block_models.LOADERS,
     "synthetic_large": large_graphs.synthetic_large,
-    "synthetic_two_populations": two_populations.synthetic_two_populations,
+    "synthetic_two_populations": block_models.synthetic_two_populations,
     "own": own_nodes.classified,
 }
 
