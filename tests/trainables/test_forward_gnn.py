@@ -17,10 +17,10 @@ from torch import Tensor
 
 from fairsweep.trainables.base import Setting
 from fairsweep.trainables.datasets import block_models, graphs
-from fairsweep.trainables.graphs import _forward_methods as methods
-from fairsweep.trainables.graphs._forward_methods import METHODS, Method
+from fairsweep.trainables.graphs import _forward_top_down as top_down
+from fairsweep.trainables.graphs._forward_methods import Method
 from fairsweep.trainables.graphs._labelled_graphs import Net, features_of, one_hot, with_virtual_nodes
-from fairsweep.trainables.graphs.forward_gnn import LAYERWISE, ForwardGNNPaper
+from fairsweep.trainables.graphs.forward_gnn import LAYERWISE, METHODS, ForwardGNNPaper
 from fairsweep.trainables.tasks import node_classification as task
 from fairsweep.trainables.tasks.memory import kept_for_backward
 
@@ -263,12 +263,12 @@ def test_classes_are_tried_one_after_the_other_where_goodness_decides(
 
 
 def test_one_layer_of_top_to_loss_is_single_forward_but_for_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "CLIP", 1e9)
+    monkeypatch.setattr(top_down, "CLIP", 1e9)
     papers = [made(training, steps=5, layers=1) for training in ("sf", "sf_top2loss")]
     rows = [[paper.step()["train_loss"] for _ in range(5)] for paper in papers]
     assert rows[0] == pytest.approx(rows[1])
     torch.testing.assert_close(papers[0].net.layers[0].weight, papers[1].net.layers[0].weight)
-    monkeypatch.setattr(methods, "CLIP", 1e-12)
+    monkeypatch.setattr(top_down, "CLIP", 1e-12)
     clipped = made("sf_top2loss", steps=5, layers=1)
     clipped.step()
     gradient = clipped.net.layers[0].weight.grad

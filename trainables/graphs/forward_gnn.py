@@ -24,7 +24,13 @@ from torch import Tensor, nn
 from fairsweep.trainables.base import Claim, Fidelity, Metric, Tiny
 from fairsweep.trainables.catalog import register
 from fairsweep.trainables.datasets import graphs, planetoid
-from fairsweep.trainables.graphs._forward_methods import METHODS
+from fairsweep.trainables.graphs._forward_methods import (
+    Backpropagation,
+    ForwardForward,
+    Method,
+    SingleForward,
+)
+from fairsweep.trainables.graphs._forward_top_down import TopInput, TopLoss
 from fairsweep.trainables.tasks.memory import kept_for_backward
 from fairsweep.trainables.tasks.node_classification import LOADERS, NodeTask
 from fairsweep.trainables.tasks.node_classification import METRICS as ACCURACY
@@ -34,6 +40,14 @@ SPLIT = (0.16, 0.2)  # of the nodes, to validate and to test: the paper's
 EVERY = 2  # epochs from one validation to the next
 DEEPEST = 4  # layers, with LONGEST epochs each in the paper's experiments
 LONGEST = 1000
+METHODS: dict[str, type[Method]] = {
+    "sf": SingleForward,
+    "sf_top2input": TopInput,
+    "sf_top2loss": TopLoss,
+    "ff_la": ForwardForward,
+    "ff_vn": ForwardForward,
+    "bp": Backpropagation,
+}
 LAYERWISE = ("sf", "ff_la", "ff_vn")  # trainings that go from layer to layer
 
 _PAPERS: dict[str, Any] = {"data": "csbm", "steps": DEEPEST * LONGEST, "seeds": 20}
