@@ -25,10 +25,10 @@ from tests.cluster.test_compare import compared, rows
 TASK = "task=test_field_of_bowls"
 FEW = ("budget.trials=2", "seeds=2", "budget.report_seconds=0")
 ABSENT = {
-    "field_dense": "dense n x n similarities: 100,000 nodes need 40 GB",
-    "field_elsewhere": "has no data=bowl; its own are moon",
-    "field_extra": "needs the package no_such_package, which is not installed",
-    "field_otherwise": "on=test_loss: has no such metric; known: test_fame",
+    "test_field_dense": "dense n x n similarities: 100,000 nodes need 40 GB",
+    "test_field_elsewhere": "has no data=bowl; its own are moon",
+    "test_field_extra": "needs the package no_such_package, which is not installed",
+    "test_field_otherwise": "on=test_loss: has no such metric; known: test_fame",
 }
 
 
@@ -45,7 +45,7 @@ def test_every_paper_of_a_task_takes_part_and_those_that_cannot_say_why(
 ) -> None:
     for task in (TASK, "task=test field of bowls", "task=Test-Field_of bowls"):
         found = plan.asked([task, *FEW], "c", "store")
-        assert who(found) == ["field_one", "field_two"]
+        assert who(found) == ["test_field_one", "test_field_two"]
         assert found.spec.task == "test_field_of_bowls"
         assert {x.method: x.why for x in found.spec.left_out} == ABSENT
         assert (found.spec.on, found.spec.mode) == ("test_loss", "min")
@@ -63,16 +63,30 @@ def test_every_paper_of_a_task_takes_part_and_those_that_cannot_say_why(
 
 def test_baselines_are_methods_of_their_own() -> None:
     found = asked("baselines=true")
-    labels = ["field_one", "field_one:plain", "field_one:flat", "field_two", "field_two:plain"]
-    assert who(found) == ["field_dense:flat", *labels]  # what is left out is a matter of the configuration
+    labels = [
+        "test_field_one",
+        "test_field_one:plain",
+        "test_field_one:flat",
+        "test_field_two",
+        "test_field_two:plain",
+    ]
+    assert who(found) == [
+        "test_field_dense:flat",
+        *labels,
+    ]  # what is left out is a matter of the configuration
     left = {x.method: x.why for x in found.spec.left_out}
-    assert left["field_dense"] == left["field_dense:plain"] == ABSENT["field_dense"]
+    assert left["test_field_dense"] == left["test_field_dense:plain"] == ABSENT["test_field_dense"]
     assert [name for name in left if "dense" not in name] == list(ABSENT)[1:], (
         "a paper once, if for one reason"
     )
     assert found.entrants[2].settings.space.parameters["model"].value == "plain"
-    named = plan.asked(["field_one", "field_two:model=flat", "baselines=true", *FEW], "c", "store")
-    assert who(named) == ["field_one", "field_one:plain", "field_one:flat", "field_two:flat"]
+    named = plan.asked(["test_field_one", "test_field_two:model=flat", "baselines=true", *FEW], "c", "store")
+    assert who(named) == [
+        "test_field_one",
+        "test_field_one:plain",
+        "test_field_one:flat",
+        "test_field_two:flat",
+    ]
     assert (
         plan.asked([TASK, "baselines=true", "budget.trials=2"], "c", "store").spec.seeds == 10
     )  # of six methods
@@ -80,17 +94,19 @@ def test_baselines_are_methods_of_their_own() -> None:
 
 def test_a_task_of_one_paper_has_its_baselines() -> None:
     with pytest.raises(
-        UserError, match="field_alone is the only method that can take data=bowl; baselines=true"
+        UserError, match="test_field_alone is the only method that can take data=bowl; baselines=true"
     ):
         plan.asked(["task=test_field_of_one", *FEW], "c", "store")
     found = plan.asked(["task=test_field_of_one", "baselines=true", *FEW], "c", "store")
-    assert who(found) == ["field_alone", "plain", "flat"] and found.spec.on == "test_a"
+    assert who(found) == ["test_field_alone", "plain", "flat"] and found.spec.on == "test_a"
     assert (
         plan.asked(["task=test_field_of_one", "baselines=true", "data=bowl2"], "c", "store").spec.on
         == "test_b"
     )
     with pytest.raises(UserError, match="its own are test_a on bowl, test_b on bowl2"):
-        plan.asked(["field_alone", "field_alone:model=flat", "data=[bowl,bowl2]", *FEW], "c", "store")
+        plan.asked(
+            ["test_field_alone", "test_field_alone:model=flat", "data=[bowl,bowl2]", *FEW], "c", "store"
+        )
 
 
 def test_methods_of_ones_own_take_part_beside_them(tmp_path: Path) -> None:
@@ -100,11 +116,11 @@ def test_methods_of_ones_own_take_part_beside_them(tmp_path: Path) -> None:
         "def mine(config, trial):\n    trial.report(val=config['x'], test_loss=config['x'])\n"
     )
     found = asked(f"{tmp_path}/m.py:mine", "data=own", f"data_dir={tmp_path}")
-    assert who(found) == ["field_one", "field_two", "mine"]
+    assert who(found) == ["test_field_one", "test_field_two", "mine"]
     with pytest.raises(UserError, match="mine: data=bowl: mine has no such data set"):
         asked(f"{tmp_path}/m.py:mine")
     with pytest.raises(UserError, match="has no data=bowl; its own are moon"):
-        asked("field_elsewhere")  # who asks for one by name hears what is wrong with it
+        asked("test_field_elsewhere")  # who asks for one by name hears what is wrong with it
 
 
 @pytest.mark.parametrize(
@@ -115,7 +131,7 @@ def test_methods_of_ones_own_take_part_beside_them(tmp_path: Path) -> None:
         ([TASK, "data=mars"], "data=mars: no paper of the task test-field of bowls has such a data set"),
         ([TASK, "budget.tirals=3"], "budget.tirals: no such setting; did you mean budget.trials"),
         ([TASK, "space.width=3"], "space.width=3: no method has this parameter"),
-        ([TASK, "data=moon"], "field_elsewhere is the only method that can take data=moon; field_dense: has no"),
+        ([TASK, "data=moon"], "test_field_elsewhere is the only method that can take data=moon; test_field_dense: has"),
         ([TASK, "data_dir=there"], "data is missing: data_dir=there says where"),
         ([TASK, "baselines=maybe"], "baselines=maybe: must be true or false"),
         ([TASK, "on=fame"], "on=fame: has no such metric"),
@@ -130,11 +146,11 @@ def test_what_is_no_comparison_of_a_task_is_one_line(tmp_path: Path, words: list
 
 def test_data_that_are_not_there_are_the_requests_fault(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"no method can take data=mine; field_dense: dense.*: data=mine: None has no"
+        UserError, match=r"no method can take data=mine; test_field_dense: dense.*: data=mine: None has no"
     ):
         asked("data=mine")
     (tmp_path / "rows").touch()
-    with pytest.raises(UserError, match="field_two is the only method that can take data=mine"):
+    with pytest.raises(UserError, match="test_field_two is the only method that can take data=mine"):
         asked("data=mine", f"data_dir={tmp_path}")
     for slug in ("dagnn", "dagnn:model=gcn"):
         assert isinstance(catalog.get(slug.partition(":")[0]), type)
@@ -154,18 +170,18 @@ def test_the_stored_comparison_says_who_could_not_take_part(
 ) -> None:
     told = [{"method": method, "why": why} for method, why in ABSENT.items()]
     assert all(json.loads(row["left_out"]) == told for row in rows(done))
-    assert {row["method"] for row in rows(done)} == {"field_one", "field_two"}
+    assert {row["method"] for row in rows(done)} == {"test_field_one", "test_field_two"}
     spec = job.stored(Store(str(done)), "c")
     assert spec is not None and spec.left_out == tuple(LeftOut(*pair) for pair in ABSENT.items())
     where = ["--storage", str(done)]
     assert run_cli(["show", "c", *where]) == 0
     shown = capsys.readouterr().out
-    assert f"left out field_extra: {ABSENT['field_extra']}" in shown
+    assert f"left out test_field_extra: {ABSENT['test_field_extra']}" in shown
     assert run_cli(["show", "c", *where, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["absent"] == found["answer"]["absent"] == told
     page = reporting.write(Store(str(done)), ["c"], tmp_path / "c.md").read_text()
-    assert "could not take part" in page and ABSENT["field_dense"] in page
+    assert "could not take part" in page and ABSENT["test_field_dense"] in page
 
 
 def test_before_the_first_repeat_has_ended_it_is_said_too(
@@ -177,14 +193,16 @@ def test_before_the_first_repeat_has_ended_it_is_said_too(
     lane.close()
     assert run_cli(["show", "c", "--storage", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "no repeat has ended yet" in out and f"left out field_dense: {ABSENT['field_dense']}" in out
+    assert (
+        "no repeat has ended yet" in out and f"left out test_field_dense: {ABSENT['test_field_dense']}" in out
+    )
 
 
 def test_the_plan_has_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run_cli(["compare", TASK, *FEW, "name=c", f"storage={tmp_path}/store", "--cfg", "job"]) == 0
     found = yaml.safe_load(capsys.readouterr().out)["comparison"]
     assert {each["method"]: each["why"] for each in found["left_out"]} == ABSENT
-    assert [m["label"] for m in found["methods"]] == ["field_one", "field_two"]
+    assert [m["label"] for m in found["methods"]] == ["test_field_one", "test_field_two"]
 
 
 def test_the_same_words_go_on_with_the_papers_that_it_began_with(
@@ -193,15 +211,17 @@ def test_the_same_words_go_on_with_the_papers_that_it_began_with(
     """A package is installed meanwhile, and so one more could take part."""
     monkeypatch.setattr(field_papers.Extra, "setup", field_papers.One.setup)
     again = asked(storage=str(done))
-    assert who(again) == ["field_extra", "field_one", "field_two"]
+    assert who(again) == ["test_field_extra", "test_field_one", "test_field_two"]
     taken_up: list[tuple[plan.Spec, tuple[str, ...]]] = []
     monkeypatch.setattr(
         job, "_taken_up", lambda store, storage, spec, display, notes: taken_up.append((spec, notes))
     )
     job.run(again, ComparisonDisplay())
     ((spec, notes),) = taken_up
-    assert [m.label for m in spec.methods] == ["field_one", "field_two"] and spec.seeds == 2
-    assert notes == ("field_extra could take part by now; a comparison keeps the methods that it began with",)
+    assert [m.label for m in spec.methods] == ["test_field_one", "test_field_two"] and spec.seeds == 2
+    assert notes == (
+        "test_field_extra could take part by now; a comparison keeps the methods that it began with",
+    )
     with pytest.raises(UserError, match="has a comparison of this name with other"):
         job.run(asked("baselines=true", storage=str(done)), ComparisonDisplay())
 
@@ -223,9 +243,9 @@ def test_without_seeds_the_same_words_go_on_with_as_many_as_there_are(
 
 
 def test_papers_of_two_tasks_on_other_test_examples_are_refused(tmp_path: Path) -> None:
-    words = ["test_splits", "field_stranger", "data=bowl", "on=test_loss", *FEW]
+    words = ["test_splits", "test_field_stranger", "data=bowl", "on=test_loss", *FEW]
     with pytest.raises(
-        UserError, match="test_splits is of test and field_stranger of test field of strangers: they"
+        UserError, match="test_splits is of test and test_field_stranger of test field of strangers: they"
     ):
         job.run(plan.asked(words, "c", str(tmp_path / "store")), ComparisonDisplay())
     assert not Store(str(tmp_path / "store")).sweeps()

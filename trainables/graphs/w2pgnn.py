@@ -146,6 +146,7 @@ class W2PGNN(NetworkPaper):
     citation = "Cao, Xu, Yang, Wang, Zhang, Wang, Chen, Yang. KDD 2023. arXiv:2303.16458"
     task = "graph pre-training"
     baselines = "density, clustering, topology, entrywise distance, random; equal weights"
+    contenders = {"statistic": STATISTICS}
     datasets = ("packaged_domains", "synthetic_graphons", OWN)
     metrics = METRICS
     objective = "val_distance"
