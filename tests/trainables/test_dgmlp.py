@@ -140,6 +140,18 @@ def test_a_graph_keeps_two_averages() -> None:
     assert made.average(3, "last") is kept[2] and made.average(1, "last") is not kept[0]
 
 
+def test_levels_of_fewer_hops_are_the_first_of_those_of_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = Smoothing(X, A), []
+    through = Smoothing.hops
+    monkeypatch.setattr(Smoothing, "hops", lambda self, x, K: asked.append(K) or through(self, x, K))
+    found = {K: made.levels(K) for K in (3, 1, 9, 8, 3)}
+    assert asked == [3, 9] and list(made._levels) == [True], "one matrix for a whole sweep over D_p"
+    for K, levels in found.items():
+        alone = Smoothing(X, A)
+        assert torch.equal(levels, alone.levels(K)) and levels.shape == (11, K + 1)
+        assert torch.equal(made.average(K, "nsl"), alone.average(K, "nsl")), "whatever was asked before"
+
+
 def test_scarcity_leaves_shares_and_is_the_same_for_every_trial() -> None:
     graph = load("csbm")
     x, adjacency = thinned(graph, 0.2, 0.5)
@@ -178,8 +190,13 @@ def test_features_too_wide_to_be_averaged_are_refused_before_training(
     config = paper_config("dgmlp", "csbm")
     why = DGMLPPaper.unsuited(config, "csbm", None)
     assert why is not None and why.startswith(
-        "keeps 2 averages of 500 x 1,100,000 dense features, 4.4 GB, at most 4"
+        "keeps 2 averages of 500 x 1,100,000 dense features and the weights of 21 hops, 4.4 GB, at most 4"
     )
+    many = replace(wide, features=sp.csr_matrix((2_000_000, 1), dtype=np.float32))
+    monkeypatch.setattr(dgmlp, "load", lambda name, folder: many)
+    why = DGMLPPaper.unsuited({**config, "D_p": 99}, "csbm", None)
+    assert why is not None and "the weights of 100 hops, 5.6 GB" in why and "smaller D_p" in why
+    assert DGMLPPaper.unsuited({**config, "D_p": 99, "hop_weights": "uniform"}, "csbm", None) is None
     assert DGMLPPaper.unsuited({**config, "hop_weights": "gate"}, "csbm", None) is None
     monkeypatch.undo()
     assert DGMLPPaper.unsuited(config, "csbm", None) is None

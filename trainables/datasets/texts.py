@@ -52,7 +52,7 @@ class Texts:
 
     def of(self, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
         """Indices of each part; drawn class by class where nothing gives them."""
-        return self.split if self.split is not None else splits.drawn(self.labels, SHARES, rng)
+        return self.split if self.split is not None else splits.drawn(self.labels, SHARES, rng, self.name)
 
 
 def read(path: Path) -> str:

@@ -26,7 +26,7 @@ from fairsweep.trainables.base import Claim, Tiny
 from fairsweep.trainables.catalog import register
 from fairsweep.trainables.datasets import planetoid
 from fairsweep.trainables.graphs.dagnn import AdaptiveAdjustment
-from fairsweep.trainables.tasks.hop_averages import KEPT, smoothing
+from fairsweep.trainables.tasks.hop_averages import KEPT, memory, smoothing
 from fairsweep.trainables.tasks.message_passing import Features, Structure, product
 from fairsweep.trainables.tasks.node_classification import LOADERS, METRICS, NodeTask, load
 from fairsweep.trainables.tasks.sparse import hops, linear
@@ -128,7 +128,7 @@ def build(inputs: int, classes: int, config: Mapping[str, Any]) -> nn.Module:
 
 # ---- training ----
 
-LARGEST = 4  # GB of averages
+LARGEST = 4  # GB of averages and of levels
 
 # What the authors' scripts have for networks of more than one layer, and for SGC.
 _DEEP = {"lr": 0.01, "weight_decay": 5e-4, "dropout": 0.2}
@@ -235,12 +235,13 @@ class DGMLPPaper(NetworkPaper):
         if config["model"] in ("gcn", "resgcn") or config.get("hop_weights") == "gate":
             return None  # features may stay sparse
         rows, width = load(data, data_dir).features.shape
-        size = 4e-9 * KEPT * rows * width
-        if size <= LARGEST:
+        K, kind = config.get("D_p", 0), config.get("hop_weights", "last")
+        needed = 1e-9 * memory(rows, width, K, kind)
+        if needed <= LARGEST:
             return None
         return (
-            f"keeps {KEPT} averages of {rows:,} x {width:,} dense features, {size:.1f} GB, at most {LARGEST};"
-            " give fewer features, or hop_weights=gate"
+            f"keeps {KEPT} averages of {rows:,} x {width:,} dense features and the weights of {K + 1} hops,"
+            f" {needed:.1f} GB, at most {LARGEST}; give fewer features or a smaller D_p, or hop_weights=gate"
         )
 
     def eligible(self) -> bool:

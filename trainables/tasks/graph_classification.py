@@ -131,7 +131,7 @@ def split(data: GraphSet, rng: np.random.Generator) -> dict[str, np.ndarray]:
     if len(data) == 1:
         return {"train": everything, "validation": everything, "test": everything}
     if data.test is None and data.shares is not None:
-        return splits.drawn(data.labels, data.shares, rng)
+        return splits.drawn(data.labels, data.shares, rng, data.name)
     validation, held_out = data.held_out
     if data.test is not None and data.validation is not None:
         train = np.setdiff1d(everything, np.concatenate([data.test, data.validation]))

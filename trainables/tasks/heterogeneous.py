@@ -139,7 +139,7 @@ def split(graph: HeteroGraph, labelled: int, rng: np.random.Generator) -> Mappin
     if graph.splits:
         return graph.splits.get(labelled, next(iter(graph.splits.values())))
     if graph.shares is not None:
-        return splits.drawn(graph.labels, graph.shares, rng)
+        return splits.drawn(graph.labels, graph.shares, rng, graph.name)
     return random_split(graph.labels, graph.per_class, rng)
 
 

@@ -26,6 +26,14 @@ BLOCK = 256  # columns that are propagated at a time, so that no hop is ever hel
 KEPT = 2  # averages that a graph keeps for the next trials, (n, p) each
 
 
+def memory(rows: int, width: int, K: int, kind: str) -> float:
+    """Bytes of the averages of the hops 0 .. K of features (rows, width) and of what their weights are made in.
+
+    kind: as in `Smoothing.weights`; "nsl" sums up three values of each node and hop in double precision.
+    """
+    return 4.0 * KEPT * rows * width + (28.0 if kind == "nsl" else 4.0) * rows * (K + 1)
+
+
 def thinned(graph: Graph, edges: float, features: float) -> tuple[Any, sp.csr_matrix]:
     """Features and adjacency of `graph` with these shares of its edges, and of its nodes that have features, left.
 
@@ -49,14 +57,14 @@ class Smoothing:
     """The hops X^(k) = A^k X of features x (n, p), A = D^-1/2 (A + I) D^-1/2, their smoothing levels and averages.
 
     Neither labels nor seeds enter, so what it has computed serves all trials on the graph. A pass over K hops costs
-    K products of A with X; two are made, of the levels and of the average. Memory: the average, (n, p).
+    K products of A with X; two are made, of the levels and of the average. Bytes: see `memory`.
     """
 
     def __init__(self, x: np.ndarray | sp.csr_matrix, adjacency: sp.csr_matrix, device: str = "cpu") -> None:
         self.structure, self.device = Structure(adjacency, device), device
         self.matrix = sp.csr_matrix(x, dtype=np.float32) if sp.issparse(x) else np.asarray(x, np.float32)
         self._columns = self.matrix.tocsc() if sp.issparse(x) else self.matrix
-        self._levels: dict[tuple[int, bool], Tensor] = {}
+        self._levels: dict[bool, Tensor] = {}  # by `exact`: (n, K + 1) of the most hops asked for so far
         self._averages: dict[tuple[Any, ...], Tensor] = {}
 
     @cached_property
@@ -109,9 +117,10 @@ class Smoothing:
     def levels(self, K: int, exact: bool = True) -> Tensor:
         """NSL (n, K + 1) of each node and hop: cos(X^(k), X^(0)) (1 - cos(X^(k), X^(inf))).
 
-        Large where the hop is close to the node's own features and far from where all hops end.
+        Large where the hop is close to the node's own features and far from where all hops end. The level of a hop
+        does not depend on K, so those of fewer hops are the first columns.
         """
-        if (K, exact) not in self._levels:
+        if exact not in self._levels or self._levels[exact].shape[1] <= K:
             n = self.structure.nodes
             own, far, size = torch.zeros(3, K + 1, n, dtype=torch.float64, device=self.device)
             end = own.new_zeros(n)
@@ -122,9 +131,10 @@ class Smoothing:
                     own[k] += (h * x).sum(1)
                     far[k] += (h * limit).sum(1)
                     size[k] += h.square().sum(1)
-            norm, end = size.sqrt() + 1e-10, end.sqrt() + 1e-10
-            self._levels[K, exact] = (own / norm / norm[0] * (1 - far / norm / end)).T.float()
-        return self._levels[K, exact]
+            norm, end = size.sqrt_().add_(1e-10), end.sqrt_().add_(1e-10)  # in place: the three are large
+            own.div_(norm).div_(norm[0]).mul_(far.div_(norm).div_(end).neg_().add_(1))
+            self._levels[exact] = own.T.float()
+        return self._levels[exact][:, : K + 1]
 
     def weights(self, K: int, kind: str, T: float = 1.0, exact: bool = True) -> Tensor:
         """(n, K + 1), each row of sum 1: the softmax over the hops of NSL / T ("nsl"), all alike, or the last one."""

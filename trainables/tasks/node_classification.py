@@ -106,7 +106,7 @@ def split(graph: Graph, rng: np.random.Generator) -> Mapping[str, np.ndarray]:
     if graph.split is not None:
         return graph.split
     if graph.shares is not None:
-        return splits.drawn(graph.labels, graph.shares, rng)
+        return splits.drawn(graph.labels, graph.shares, rng, graph.name)
     return random_split(graph.labels, graph.per_class, rng)
 
 
@@ -156,7 +156,10 @@ class NodeTask:
         self.structure = _structure(name, folder, device)
         self.classes = graph.classes
         self.inputs = int(self.features.shape[1])
-        parts = split(graph, rng) if shares is None else splits.drawn(graph.labels, shares, rng)
+        if shares is None:
+            parts = split(graph, rng)
+        else:
+            parts = splits.drawn(graph.labels, shares, rng, graph.name)
         self.parts = {part: torch.tensor(nodes, device=device) for part, nodes in parts.items()}
 
     @property

@@ -132,6 +132,27 @@ def test_drawn_parts_have_each_class_that_is_large_enough() -> None:
     assert np.unique(np.concatenate(list(parts.values()))).tolist() == list(range(16))
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 1, 1, 2, 2], "label: the largest class has 2 labelled examples, and the validation part"),
+        ([0, 1, -1], "the largest class has 1 labelled examples, and the validation part"),
+        ([-1, -1], "the largest class has 0 labelled examples, and the train part"),
+    ],
+)
+def test_labels_too_few_for_three_parts_are_refused_by_name(labels: list[int], words: str) -> None:
+    with pytest.raises(DataError, match=f"^data=mine: .*{words}.* needs three at least"):
+        splits.drawn(np.array(labels), (0.2, 0.2), np.random.default_rng(0), "mine")
+
+
+@pytest.mark.parametrize("shares", [None, (0.16, 0.2)])
+def test_a_task_says_that_its_labels_are_too_few(tmp_path: Path, shares: Any) -> None:
+    rows = "".join(f"{i},{'ab'[i % 2] if i < 4 else ''},{i}.5\n" for i in range(9))
+    files(tmp_path, nodes=f"id,label,x\n{rows}", edges="source,target\n0,1\n1,2\n")
+    with pytest.raises(DataError, match=r"^data=own: label: the largest class has 2 "):
+        NodeTask("own", tmp_path, "cpu", np.random.default_rng(0), shares)
+
+
 def test_the_split_of_a_task_is_drawn_by_its_seed(tmp_path: Path) -> None:
     rows = "".join(f"{i},{i % 2},{i}.5\n" for i in range(20))
     links = "".join(f"{i},{(i + 1) % 20}\n" for i in range(20))

@@ -98,19 +98,20 @@ def _by_mask(table: Delimited, masks: Sequence[str]) -> np.ndarray:
 
 
 def drawn(
-    labels: np.ndarray, shares: tuple[float, float], rng: np.random.Generator, least: int = 1
+    labels: np.ndarray, shares: tuple[float, float], rng: np.random.Generator, name: str = NAME
 ) -> dict[str, np.ndarray]:
     """Indices of the parts of examples with `labels` (n,), -1 in none: the `shares` of each class to validate and to
     test, rounded, and all others to train.
 
-    A class of three examples and more has `least` one in each part; of two, the other tests; a single one trains.
+    A class of three examples and more has one at least in each part; of two, the other tests; a single one trains.
+    DataError if that leaves a part empty; name: of the data, for it.
     """
-    parts: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
+    parts: dict[str, list[np.ndarray]] = {part: [np.zeros(0, np.int64)] for part in PARTS}
     for label in np.unique(labels[labels >= 0]):
         members = rng.permutation(np.flatnonzero(labels == label))
         n = len(members)
         if n >= 3:
-            validation, test = (max(least, round(share * n)) for share in shares)
+            validation, test = (max(1, round(share * n)) for share in shares)
             test = min(test, n - validation - 1)
         else:
             validation, test = 0, n - 1
@@ -118,4 +119,12 @@ def drawn(
             ("validation", "test", "train"), np.split(members, [validation, validation + test]), strict=True
         ):
             parts[part].append(chosen)
-    return {part: np.sort(np.concatenate(chosen)).astype(np.int64) for part, chosen in parts.items()}
+    found = {part: np.sort(np.concatenate(chosen)).astype(np.int64) for part, chosen in parts.items()}
+    for part, chosen in found.items():
+        if not len(chosen):
+            count = np.bincount(labels[labels >= 0], minlength=1)
+            raise DataError(
+                f"data={name}: label: the largest class has {count.max()} labelled examples, and the {part} part"
+                " that is drawn would be empty; needs three at least of a class, one for each part, or given parts"
+            )
+    return found
