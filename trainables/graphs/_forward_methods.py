@@ -98,6 +98,12 @@ class Method:
     # what a method gives
 
     net: Net
+    given: list[Features]  # the features as the layers are given them
+
+    @property
+    def held(self) -> list[Any]:
+        """What goes from step to step beside weights, graphs and features: tensors, and lists and tuples of them."""
+        return []
 
     def enter(self, layer: int) -> None:
         """Begins to train `layer`."""
@@ -129,6 +135,7 @@ class SingleForward(Method):
         self.graph = self.linked(nodes, self.y[nodes])
         beside = [labels] if self.appended != "none" else []
         self.features = features_of(self.virtual(), beside, self.device)[0]
+        self.given = [self.features]
         self.labels = torch.tensor(labels, device=self.device) if self.appended == "all" else None
         self.net = self.stacked(self.x.shape[1] + (self.classes if beside else 0))
         self.phases = self.depth
@@ -147,6 +154,10 @@ class SingleForward(Method):
         super().enter(layer)
         self.layer, none = layer, torch.zeros(self.size, device=self.device)
         self.input, self.total = self.passed(self.net, 0, self.features, none, layer)
+
+    @property
+    def held(self) -> list[Any]:
+        return [self.features, self.input, self.total, self.labels]
 
     def step(self, take: Take) -> float:
         return take(lambda: self.loss(self.net.out(self.layer, self.input, self.graph)))
@@ -226,7 +237,13 @@ class ForwardForward(Method):
         else:  # wrong links make no features: those of the next layer are the positive graph's in all copies
             x = self.passed(net, self.first[:1], 0, layer)[0][0][0]
             self.inputs = [(x, graph, labels) for _, graph, labels in self.first]
-        self.below = self.passed(net, self.candidates("validation"), 0, layer)
+        asked = self.candidates("validation")
+        self.below = self.passed(net, asked, 0, layer)
+        self.given = [self.first[0][0], asked[0][0]]
+
+    @property
+    def held(self) -> list[Any]:
+        return [self.first, self.inputs, self.below]
 
     def step(self, take: Take) -> float:
         return take(self.goodness_loss)
@@ -255,6 +272,7 @@ class Backpropagation(Method):
         widths = [self.x.shape[1], *[self.hidden] * (self.depth - 1), self.classes]
         self.net = self.net_of(*pairwise(widths), joined=False)
         self.net.depth.fill_(self.depth)
+        self.given = [self.data.features]
 
     def enter(self, layer: int) -> None:
         pass

@@ -30,6 +30,7 @@ class TopDown(Method):
         self.graph, x = self.linked(nodes, self.y[nodes]), self.virtual()
         self.unit, self.raw = (features_of(x, [], self.device, unit)[0] for unit in (True, False))
         self.top = unit_rows(torch.tensor(self.shown(nodes, self.y[nodes]), device=self.device))
+        self.given, self.seen = [self.unit, self.raw], list[Any]()
         self.build()
         self.net.depth.fill_(self.depth)
 
@@ -41,6 +42,11 @@ class TopDown(Method):
         """The states to begin with, of rows of length one: features, each layer's, and what is above them."""
         raise NotImplementedError
 
+    @property
+    def held(self) -> list[Any]:
+        """The states, those of the step before that a step still reads, and the labels."""
+        return [self.states, self.seen, self.top]
+
     def enter(self, layer: int) -> None:
         self.states = self.bottom_up(self.net)
 
@@ -48,7 +54,7 @@ class TopDown(Method):
         return self.states[1 : self.depth + 1]
 
     def restore(self, state: list[Tensor]) -> None:
-        self.states[1 : self.depth + 1] = state
+        self.states[1 : self.depth + 1] = [each.to(self.device) for each in state]
 
 
 class TopInput(TopDown):
@@ -73,9 +79,10 @@ class TopInput(TopDown):
     def sweep(self, states: list[Any], out: Callable[[int, Features], Tensor]) -> None:
         """One time step: `out` gives the output of a layer for its input, which becomes its state."""
         alternating, layers = self.config["alternating"], range(self.depth)
-        seen = states if alternating else list(states)
+        self.seen = seen = states if alternating else list(states)
         for j in [*layers[::2], *layers[1::2]] if alternating else layers:
             states[j + 1] = unit_rows(out(j, (seen[j], seen[j + 2])).detach())
+        self.seen = []
 
     def step(self, take: Take) -> float:
         losses = []
@@ -122,7 +129,8 @@ class TopLoss(TopDown):
         return states
 
     def step(self, take: Take) -> float:
-        before, losses = list(self.states), []
+        self.seen = before = list(self.states)
+        losses = []
         for j in range(self.depth):
 
             def loss(j: int = j) -> Tensor:
@@ -131,6 +139,7 @@ class TopLoss(TopDown):
                 return self.loss(torch.stack([h, *before[j + 2 :]]).mean(0))
 
             losses.append(take(loss, CLIP))
+        self.seen = []
         return sum(losses) / len(losses)
 
     @torch.no_grad()
