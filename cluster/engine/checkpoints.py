@@ -18,6 +18,7 @@ from pyarrow import fs as pafs
 
 from fairsweep.analysis._files import Folder
 from fairsweep.cluster.engine.trial import Trial
+from fairsweep.trainables.own.process import at_hand
 from fairsweep.trainables.own.source import TrainableError
 
 KEEP = 2
@@ -203,7 +204,7 @@ def _read(body: bytes) -> dict[str, Any]:
     if not body.startswith(PLAIN):
         import torch
 
-        return torch.load(io.BytesIO(body), weights_only=True)
+        return torch.load(io.BytesIO(body), weights_only=True, map_location=at_hand)
     text, _, rest = body.removeprefix(PLAIN).partition(b"\n")
 
     def back(found: dict[str, Any]) -> Any:

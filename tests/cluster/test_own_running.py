@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import textwrap
 import threading
@@ -172,6 +173,28 @@ def test_a_checkpoint_without_pytorch_is_no_pickle_of_ours(tmp_path: Path) -> No
     }
     kept.save("00000-0", 2, state, plain=True)
     assert kept.load("00000-0") == state
+
+
+def test_a_checkpoint_of_a_device_that_there_is_none_of_here_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial goes on where a node has no GPU, or fewer; PyTorch names in a file the device of each tensor."""
+    import torch
+
+    from fairsweep.cluster.engine.checkpoints import Checkpoints
+    from fairsweep.trainables.own.process import dumped, loaded
+
+    kept, weights = Checkpoints(str(tmp_path)), torch.arange(4.0)
+    with monkeypatch.context() as there:
+        there.setattr(torch.serialization, "location_tag", lambda storage: "cuda:77")
+        kept.save("00000-0", 2, {"net": {"weight": weights}})
+        own = dumped({"weight": weights})
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(io.BytesIO(own), weights_only=True)
+    found = kept.load("00000-0")
+    assert found is not None
+    for weight in (found["net"]["weight"], loaded(own)["weight"]):
+        assert weight.device.type == "cpu" and torch.equal(weight, weights)
 
 
 def test_a_class_with_a_space_in_it_or_beside_it(folder: Path) -> None:

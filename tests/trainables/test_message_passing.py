@@ -109,7 +109,7 @@ def test_dropped_coefficients_get_no_gradient_and_the_others_their_share(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     layer, x = made("gat", heads=2, attention_drop=0.5), X.clone().requires_grad_()
-    rows, columns = GRAPH.attention
+    rows, columns = GRAPH.propagation.rows, GRAPH.propagation.columns
     keep = 2.0 * (torch.arange(2 * len(rows)).view(2, -1) % 3 > 0)
     monkeypatch.setattr(edge_attention, "dropout", lambda ones, p: keep)
     heads = []

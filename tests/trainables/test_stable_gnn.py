@@ -192,7 +192,7 @@ def test_weights_by_degree() -> None:
 
 
 def test_low_rank_is_the_dense_one() -> None:
-    low = refinement.LowRank(WORDS.adjacency, 6, np.random.default_rng(0), "cpu")
+    low = refinement.LowRank(WORDS.adjacency, 6, RNG.standard_normal(120), "cpu")
     u, s, v = np.linalg.svd(WORDS.adjacency.toarray().astype(float))
     best = (u[:, :6] * s[:6]) @ v[:6]
     d = np.maximum(best.sum(1) + 1, 1)
@@ -336,6 +336,48 @@ def test_the_first_epoch_is_not_done_again_after_a_checkpoint(monkeypatch: pytes
     assert again.attrs == made.attrs
 
 
+@pytest.mark.parametrize("model", ["gcn", "jaccard", "svd", "stable"])
+def test_a_trial_goes_on_with_its_poison_where_the_attack_would_choose_other_links(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = (
+        {"attack": "dice", "rate": 0.5, "jt": 0.03} if model in ("stable", "jaccard") else {"attack": "dice"}
+    )
+    made = paper(6, model=model, **over)
+    unrefined = made.state_dict()
+    made.step()
+    state, expected = made.state_dict(), [made.step() for _ in range(2)]
+    attack, none = poisoning.dice, np.zeros((2, 0), np.int64)
+    monkeypatch.setattr(poisoning, "dice", lambda *a: poisoning._changed(attack(*a), np.arange(9), none))
+    again = paper(6, model=model, **over)
+    assert keys(again.poisoned) != keys(made.poisoned)
+    again.load_state_dict(state)
+    assert keys(again.poisoned) == keys(made.poisoned) and (again.pruned != made.pruned).nnz == 0
+    assert [again.step() for _ in range(2)] == expected and again.attrs == made.attrs
+    first = paper(6, model=model, **over)
+    first.load_state_dict(unrefined)
+    assert [first.step() for _ in range(3)][1:] == expected
+    earlier = {**state, "parts": {**state["parts"], "found": {**state["parts"]["found"]}}}
+    del earlier["parts"]["found"]["poisoned"]
+    made.load_state_dict(earlier)
+    assert [made.step() for _ in range(2)] == expected, "checkpoints were without it once"
+
+
+def test_what_was_found_moves_to_the_trials_device() -> None:
+    found, other = stable_gnn.Found("meta"), stable_gnn.Found("cpu")
+    other.states, other.arcs, other.poisoned = torch.ones(3, 2), torch.ones(2, 4), torch.ones(2, 5)
+    found.load_state_dict(other.state_dict())
+    assert found.states is not None and found.states.device.type == "meta"
+    assert found.arcs is not None and found.arcs.device.type == "cpu" and found.poisoned is not None
+
+
+def test_only_representations_that_the_classifier_sees_are_kept() -> None:
+    for over in ({"embed": "raw"}, {"input": "X"}):
+        made = paper(2, k=3, **over)
+        made.step()
+        assert made.found.states is None and made.found.arcs is not None
+
+
 def test_with_a_split_seed_all_trials_have_the_same_poison() -> None:
     made = [paper(1, seed, split_seed=4, **POISON) for seed in (0, 1)]
     assert keys(made[0].poisoned) == keys(made[1].poisoned)
@@ -362,6 +404,12 @@ def test_what_does_not_scale_says_so_before_training(monkeypatch: pytest.MonkeyP
     assert "compares all pairs of 400 nodes" in str(StablePaper.unsuited(config, "synthetic_words", None))
     assert StablePaper.unsuited({**config, "k": 0}, "synthetic_words", None) is None
     assert StablePaper.unsuited({**config, "model": "gcn"}, "synthetic_words", None) is None
+    raw, words = {**config, "embed": "raw", "k": 0}, WORDS.features.shape[1]
+    assert StablePaper.unsuited(raw, "synthetic_words", None) is None
+    monkeypatch.setattr(stable_gnn, "MOST_BYTES", 4 * 400 * words - 1)
+    told = str(StablePaper.unsuited(raw, "synthetic_words", None))
+    assert f"embed=raw holds 400 x {words} features dense" in told
+    assert StablePaper.unsuited({**config, "k": 0}, "synthetic_words", None) is None
     monkeypatch.setattr(stable_gnn, "MOST_ATTACKED", 399)
     poisoned = paper_config("stable_gnn", "synthetic_words", model="gcn", attack="mettack")
     assert "attack=mettack holds dense matrices of 400 x 400" in str(

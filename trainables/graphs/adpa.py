@@ -260,8 +260,9 @@ class ADPAPaper(NetworkPaper):
         self.data = data = NodeTask(self.data_name, folder, self.device, self.split_rng)
         graph = load(self.data_name, folder)
         arcs = graph.adjacency if graph.arcs is None else graph.arcs
-        nodes = [found.cpu().numpy() for found in data.parts.values()]
-        advice = amud(arcs, graph.labels, np.concatenate(nodes[:2]), self.split_rng)
+        nodes = {part: found.cpu().numpy() for part, found in data.parts.items()}
+        known = np.concatenate([nodes["train"], nodes["validation"]])
+        advice = amud(arcs, graph.labels, known, self.split_rng)
         keep = advice.directed(config["theta"])
         directed = {"amud": keep, "directed": True, "undirected": False}[config.get("graph", "amud")]
         self.amud_score = advice.score
@@ -283,9 +284,10 @@ class ADPAPaper(NetworkPaper):
         self.net: nn.Module
         if model == "adpa":
             found = _patterns(self.data_name, folder, directed, config["patterns"])
-            stack = propagated(found, x, config["K"], config["r"], config["hop_decay"], np.concatenate(nodes))
-            parts = torch.from_numpy(stack).to(self.device).split([len(found) for found in nodes], dim=1)
-            self.rows = dict(zip(data.parts, parts, strict=True))
+            every = np.concatenate(list(nodes.values()))
+            stack = propagated(found, x, config["K"], config["r"], config["hop_decay"], every)
+            parts = stack.to(self.device).split([len(found) for found in nodes.values()], dim=1)
+            self.rows = dict(zip(nodes, parts, strict=True))
             self.net = ADPA(tuple(stack.shape), classes, config)
         else:
             self.x = SparseMatrix(x, self.device) if sp.issparse(x) else torch.tensor(x, device=self.device)

@@ -42,6 +42,7 @@ from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout
 from fairsweep.trainables.tasks.training import NetworkPaper
 
 MOST_PAIRED, MOST_ATTACKED = 20_000, 2_000  # nodes whose pairs are compared; that `mettack` holds dense
+MOST_BYTES = 2e9  # of features made dense under embed=raw
 VIEWS, SUPERVISED = 2, 200  # of the contrast; epochs of embed=supervised
 
 
@@ -73,17 +74,23 @@ class GCN(nn.Module):
 
 
 class Found:
-    """What is made of the graph in the first epoch: representations (n, d), and the arcs (2, m), receivers first."""
+    """What is made of the graph: the links after the attack (2, m), and in the first epoch the representations (n, d)
+    that the classifier sees, on `device`, and the arcs (2, a), receivers first."""
 
-    def __init__(self) -> None:
-        self.states: Tensor | None = None
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.poisoned: Tensor | None = None  # None: no attack
+        self.states: Tensor | None = None  # None: the classifier sees the features
         self.arcs: Tensor | None = None
 
     def state_dict(self) -> dict[str, Tensor | None]:
-        return {"states": self.states, "arcs": self.arcs}
+        return {"poisoned": self.poisoned, "states": self.states, "arcs": self.arcs}
 
     def load_state_dict(self, state: Mapping[str, Tensor | None]) -> None:
-        self.states, self.arcs = state["states"], state["arcs"]
+        # The checkpoint may be another device's, or an earlier version's, without the links.
+        states, arcs, links = state["states"], state["arcs"], state.get("poisoned", self.poisoned)
+        self.states = None if states is None else states.to(self.device)
+        self.arcs, self.poisoned = (None if ends is None else ends.cpu() for ends in (arcs, links))
 
 
 # ---- training ----
@@ -182,11 +189,15 @@ class StablePaper(NetworkPaper):
 
     @classmethod
     def unsuited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None) -> str | None:
-        nodes = load(data, data_dir).nodes
+        graph = load(data, data_dir)
+        nodes, words = graph.nodes, graph.features.shape[1]
         if config["attack"] == "mettack" and nodes > MOST_ATTACKED:
             return f"attack=mettack holds dense matrices of {nodes} x {nodes}; must be at most {MOST_ATTACKED} nodes"
         if config["model"] == "stable" and config["k"] and nodes > MOST_PAIRED:
             return f"compares all pairs of {nodes} nodes; must be at most {MOST_PAIRED}, or k=0: no new neighbours"
+        if config["model"] == "stable" and config["embed"] == "raw" and 4.0 * nodes * words > MOST_BYTES:
+            size, most = 4e-9 * nodes * words, MOST_BYTES / 1e9
+            return f"embed=raw holds {nodes} x {words} features dense, {size:.1f} GB; must be at most {most:.0f} GB"
         return None
 
     def prepare(self) -> None:
@@ -202,24 +213,38 @@ class StablePaper(NetworkPaper):
         # Drawn as the parts are: with a split_seed all trials have the same poison.
         self.clean, attack = graph.adjacency, config["attack"]
         train, count = data.parts["train"].cpu().numpy(), int(config.get("rate", 0) * graph.edges)
-        self.poisoned = poisoning.poisoned(self.clean, features, graph.labels, train, attack, count, rng)
-        links, threshold = links_of(self.poisoned), config.get("jt", 0.0)
-        kept = jaccard(words, links) >= threshold if words is not None else np.ones(links.shape[1], bool)
-        self.pruned, self.gone = undirected(graph.nodes, *links[:, kept]), links[:, ~kept]
+        poisoned = poisoning.poisoned(self.clean, features, graph.labels, train, attack, count, rng)
+        self.found, self.words, width = Found(self.device), words, data.inputs
+        if attack != "none":
+            self.found.poisoned = torch.tensor(links_of(poisoned))
         none = "the features are no words that nodes share: no link is cut by the Jaccard similarity"
-        self.remarks = [none] if threshold and words is None else []
-
-        self.found, self.matrix, width = Found(), None, data.inputs
+        self.remarks = [none] if config.get("jt") and words is None else []
         if config["model"] == "svd":
-            self.matrix = LowRank(self.poisoned, config["svd_rank"], self.rng.numpy, self.device)
-            self._tell(self.poisoned)
-        elif config["model"] != "stable":
-            self._use(self.pruned, -0.5)
-        elif config["input"] == "E" and config["embed"] != "raw":
+            self.start = self.rng.numpy.standard_normal(graph.nodes)
+        elif config["model"] == "stable" and self._sees_states:
             width = config["emb_dim" if config["embed"] == "contrastive" else "hidden"]
+        self._begin(poisoned)
         self.net = self._gcn(width)
         self.optimiser = self._adam(self.net)
         self.least, self.top, self.better = math.inf, 0.0, False
+
+    def _begin(self, poisoned: sp.csr_matrix) -> None:
+        """Takes the graph after the attack, cuts links by words, and makes the matrix of what refines no further."""
+        config, self.poisoned, self.matrix = self.config, poisoned, None
+        links = links_of(poisoned)
+        alike = np.inf if self.words is None else jaccard(self.words, links)
+        kept = np.broadcast_to(alike >= config.get("jt", 0.0), links.shape[1])
+        self.pruned, self.gone = undirected(poisoned.shape[0], *links[:, kept]), links[:, ~kept]
+        if config["model"] == "svd":
+            self.matrix = LowRank(poisoned, config["svd_rank"], self.start, self.device)
+            self._tell(poisoned)
+        elif config["model"] != "stable":
+            self._use(self.pruned, -0.5)
+
+    @property
+    def _sees_states(self) -> bool:
+        """Whether STABLE's classifier sees other representations than the features."""
+        return self.config["input"] == "E" and self.config["embed"] != "raw"
 
     def _gcn(self, inputs: int) -> GCN:
         return GCN(inputs, self.config["hidden"], self.data.classes, self.config["dropout"]).to(self.device)
@@ -275,15 +300,19 @@ class StablePaper(NetworkPaper):
         threshold = config["ct"] if config["prune"] else None
         found = refined(self.poisoned, states, threshold, config["k"])
         ends = found.tocoo()
-        self.found.states = states
+        self.found.states = states if self._sees_states else None
         self.found.arcs = torch.tensor(np.stack([ends.row, ends.col]), dtype=torch.int64)
         self._use(found, config["alpha"])
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        made = self.found.poisoned
         super().load_state_dict(state)
+        links, nodes = self.found.poisoned, self.clean.shape[0]
+        # Meta-gradients are rounded otherwise on another machine, and may choose other links there.
+        if made is not None and links is not None and not torch.equal(made, links):
+            self._begin(undirected(nodes, *links.numpy()))
         if self.found.arcs is not None:
-            rows, columns = self.found.arcs.numpy()
-            self._use(directed(self.clean.shape[0], rows, columns), self.config["alpha"])
+            self._use(directed(nodes, *self.found.arcs.numpy()), self.config["alpha"])
 
     def stateful(self) -> dict[str, Any]:
         return {**super().stateful(), "found": self.found}
@@ -299,7 +328,7 @@ class StablePaper(NetworkPaper):
     def logits(self, net: nn.Module) -> Tensor:
         """Scores (n, C) of all nodes."""
         states = self.found.states
-        return net(states if states is not None and self.config["input"] == "E" else self.x, self.matrix)
+        return net(self.x if states is None else states, self.matrix)
 
     def epoch(self) -> dict[str, float]:
         if self.matrix is None:

@@ -28,9 +28,17 @@ def loaded(state: bytes) -> Any:
         return pickle.loads(state)
     import torch
 
-    return torch.load(
-        io.BytesIO(state), weights_only=False, map_location=None if torch.cuda.is_available() else "cpu"
-    )
+    return torch.load(io.BytesIO(state), weights_only=False, map_location=at_hand)
+
+
+def at_hand(storage: Any, location: str) -> Any:
+    """For `torch.load`: what was on a device that there is none of here comes to the CPU, the rest to its own."""
+    import torch
+
+    try:
+        return torch.serialization.default_restore_location(storage, location)
+    except RuntimeError:  # of CUDA, of MPS, ... all say so
+        return storage
 
 
 def seeded(seed: int) -> None:

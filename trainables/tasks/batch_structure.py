@@ -103,10 +103,3 @@ class BatchStructure(Structure):
     @cached_property
     def mean(self) -> _Mean:  # type: ignore[override]
         return _Mean(self.total)
-
-    @cached_property
-    def attention(self) -> tuple[Tensor, Tensor]:
-        loops = torch.arange(self._nodes, device=self.ends.device)
-        receiver = torch.cat([*self.ends, loops])
-        order = torch.argsort(receiver, stable=True)
-        return receiver[order], torch.cat([*self.ends.flip(0), loops])[order]

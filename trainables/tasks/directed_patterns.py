@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+from torch import Tensor
 
 PATTERNS = ("A", "At", "AA", "AAt", "AtA", "AtAt")  # of order 1 and 2; t: transposed
 FIRST = PATTERNS[:2]
@@ -48,10 +50,13 @@ def propagated(
     r: float,
     decays: bool,
     rows: np.ndarray,
-) -> np.ndarray:
+) -> Tensor:
     """float32 (patterns, rows, count + 1, p): x (n, p) and what `count` steps along each pattern P, given as `factors`,
     make of it. A step is D^(r-1) P D^(-r) with D the row sums of P on both sides; 0 where a row is empty."""
-    out = np.empty((len(found), len(rows), count + 1, x.shape[1]), np.float32)
+    # Memory of PyTorch's, which begins at a multiple of 64 bytes: NumPy's lies elsewhere in every process, and products
+    # of it differ in their last bits.
+    made = torch.empty(len(found), len(rows), count + 1, x.shape[1])
+    out = made.numpy()
     for place, steps in enumerate(found.values()):
         degree = _carried(steps, np.ones(x.shape[0]))
         left, right = (
@@ -65,7 +70,7 @@ def propagated(
                 h = sp.diags(factor * left) @ _carried(steps, sp.diags(right) @ h)
             kept = h[rows]
             out[place, :, hop] = kept.toarray() if sp.issparse(kept) else kept
-    return out
+    return made
 
 
 def _carried(steps: tuple[sp.csr_matrix, ...], x: Any) -> Any:

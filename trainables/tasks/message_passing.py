@@ -61,11 +61,6 @@ class Structure:
         inverse = np.divide(1.0, degree, out=np.zeros_like(degree, dtype=float), where=degree > 0)
         return SparseMatrix(sp.diags(inverse) @ self.adjacency, self.device)
 
-    @cached_property
-    def attention(self) -> tuple[Tensor, Tensor]:
-        """Receivers, ascending, and senders of the arcs of A + I, (m + n,) each."""
-        return self.propagation.rows, self.propagation.columns
-
 
 def product(x: Features, weight: Tensor, drop: float = 0.0) -> Tensor:
     """x W (n, c) of states x (n, p) and `weight` (p, c), with dropout on x."""

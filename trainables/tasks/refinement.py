@@ -61,9 +61,9 @@ def weighted(adjacency: sp.csr_matrix, alpha: float) -> sp.csr_matrix:
 def cosine(x: Tensor, links: np.ndarray) -> Tensor:
     """(m,): cosines of the rows of x at both ends of `links` (2, m)."""
     rows = F.normalize(x, dim=1)
-    ends = torch.from_numpy(links).to(x.device)
+    ends, block = torch.tensor(links, device=x.device), max(1, (1 << 25) // x.shape[1])
     return torch.cat(
-        [(rows[a] * rows[b]).sum(1) for a, b in zip(*(end.split(1 << 16) for end in ends), strict=True)]
+        [(rows[a] * rows[b]).sum(1) for a, b in zip(*(end.split(block) for end in ends), strict=True)]
     )
 
 
@@ -93,12 +93,11 @@ def refined(adjacency: sp.csr_matrix, x: Tensor, threshold: float | None, k: int
 class LowRank:
     """D^-1/2 (A_r + I) D^-1/2 with A_r the best approximation of rank r (Entezari et al., WSDM 2020), never made dense.
 
-    D: the row sums, 1 where they are less (A_r has negative entries).
+    D: the row sums, 1 where they are less (A_r has negative entries). start: (n,), of the search for it.
     """
 
-    def __init__(self, adjacency: sp.csr_matrix, rank: int, rng: np.random.Generator, device: str) -> None:
+    def __init__(self, adjacency: sp.csr_matrix, rank: int, start: np.ndarray, device: str) -> None:
         rank = min(rank, adjacency.shape[0] - 1)
-        start = rng.standard_normal(adjacency.shape[0])
         u, s, v = svds(adjacency.astype(np.float64), k=rank, v0=start)
         degree = np.maximum(u @ (s * v.sum(1)) + 1, 1)
         scale = 1 / np.sqrt(degree)[:, None]
