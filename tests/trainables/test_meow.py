@@ -73,6 +73,18 @@ def test_pruned_rows_keep_the_most_similar_with_their_counts() -> None:
         assert set(s[i][kept[i].indices]) >= set(np.sort(s[i])[::-1][:6]) - {0}
 
 
+def test_counts_without_a_diagonal() -> None:
+    bare = sp.csr_matrix(COUNTS - sp.diags(COUNTS.diagonal()))
+    bare.eliminate_zeros()
+    # Of 0 and 1 the two that they share; of 2 the one with each; 3 is joined to none.
+    np.testing.assert_array_equal(task.looped(bare).diagonal(), [2, 2, 1, 0])
+    similar = task.pathsim(bare).toarray()
+    np.testing.assert_allclose(similar.diagonal(), [1, 1, 1, 0])
+    np.testing.assert_allclose(similar[:3, :3], task.pathsim(COUNTS).toarray()[:3, :3])
+    np.testing.assert_array_equal(task.pruned(bare, 1).toarray(), np.diag([2, 2, 1, 0]))
+    assert task.looped(COUNTS) is COUNTS
+
+
 def test_scaling_and_its_transpose() -> None:
     two = task.pruned(COUNTS, 2)
     d = np.array([4, 4, 2, 1])
@@ -318,6 +330,14 @@ def test_training_ends_when_the_loss_no_longer_falls() -> None:
     made.least = -1.0
     made.step()
     assert made.finished and made.waited == 5 and made.done == 1
+    assert np.isfinite(made.step()["train_loss"]), "a step more is asked for"
+
+
+def test_adameow_never_stops_early() -> None:
+    made = trial(steps=5, model="adameow")
+    made.least = -1.0
+    made.step()
+    assert "patience" not in made.config and made.waited == 10 and not made.finished
 
 
 def test_the_weights_of_the_least_training_loss_are_kept() -> None:
@@ -329,11 +349,18 @@ def test_the_weights_of_the_least_training_loss_are_kept() -> None:
 
 
 def test_all_pairs_of_too_many_nodes_are_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = {"model": "meow"}
+    config = paper_config("meow", DATA)
     assert MEOWPaper.unsuited(config, DATA, None) is None
     monkeypatch.setattr(meow, "MOST", 0.001)
     assert MEOWPaper.unsuited(config, DATA, None) == "similarities of all pairs of 400 nodes need 0 GB"
     assert MEOWPaper.unsuited({"model": "raw"}, DATA, None) is None
+    monkeypatch.setattr(meow, "MOST", 1e-5)
+    features = "dense features of 400 nodes x {} columns need 0 GB"
+    assert MEOWPaper.unsuited({"model": "raw"}, DATA, None) == features.format(24)
+    assert MEOWPaper.unsuited({"model": "raw_context"}, DATA, None) == features.format(72)
+    counted = sum(path.counts.nnz for path in meow.sets.bibliography().paths)
+    said = f"meta-paths with {counted} pairs of nodes need 0 GB"
+    assert MEOWPaper.unsuited({**config, "model": "dgi"}, DATA, None) == said
 
 
 @pytest.mark.slow

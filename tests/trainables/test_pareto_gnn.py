@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from fairsweep.trainables.base import DataError, Setting
 from fairsweep.trainables.graphs import pareto_gnn
 from fairsweep.trainables.graphs.pareto_gnn import PRETEXTS, ParetoGNNPaper, task_weights
 from fairsweep.trainables.tasks import representation
+from fairsweep.trainables.tasks.graph_views import Arcs
 from fairsweep.trainables.tasks.probes import average_ranks
 from fairsweep.trainables.tasks.representation import SERVED, negatives_of
 from tests.trainables.configurations import paper_config
@@ -142,6 +145,14 @@ def test_few_anchors_are_contrasted_where_there_are_many_nodes(made: ParetoGNNPa
     assert seen == [torch.Size([2, 16])] * 2
 
 
+def test_of_a_few_nodes_one_is_masked(made: ParetoGNNPaper) -> None:
+    few: Any = SimpleNamespace(nodes=4, x=torch.randn(4, 64), arcs=Arcs(torch.tensor([[0, 1], [1, 2]]), 4))
+    made.net.config = {**made.config, "mask_rate": 0.2}
+    loss = made.net.recon(few)
+    made.net.config = made.config
+    assert torch.isfinite(loss) and loss > 0
+
+
 # ---- whose gradient is whose ----
 
 
@@ -246,6 +257,22 @@ def test_the_task_names_what_is_trained() -> None:
     assert "weighting" not in trial(tasks="ming").config
 
 
+def test_what_is_of_one_task_exists_where_that_is_trained() -> None:
+    found = 0
+    for name, parameter in ParetoGNNPaper.space().parameters.items():
+        task = (parameter.help or "").split(":")[0]
+        if task in PRETEXTS:
+            found += 1
+            users = {choice for choice in pareto_gnn.CHOICES if task in pareto_gnn.chosen(choice)}
+            assert set(parameter.when["tasks"]) == users, name
+    assert found == 11
+
+
+def test_a_field_of_another_method_than_all_is_refused() -> None:
+    why = ParetoGNNPaper.unsuited({"tasks": "ming", "field": True}, "csbm", None)
+    assert why == "field=true ranks tasks=all among each task alone; tasks=ming: must be all"
+
+
 @pytest.mark.parametrize(
     "over",
     [
@@ -301,10 +328,37 @@ def test_features_too_wide_to_be_dense_are_said_before_training(monkeypatch: pyt
 
 def test_perfect_embeddings_serve_perfectly(made: ParetoGNNPaper) -> None:
     z = F.one_hot(made.data.labels, made.data.classes).float()
-    found = made.data.served(z)["test"]
+    found = made.data.served(z, "test")
     assert found["accuracy"] == 1.0 and found["nmi"] == pytest.approx(1) and found["ari"] == pytest.approx(1)
     assert found["mean"] == pytest.approx(np.mean([found[name] for name in SERVED]))
-    assert made.data.served(torch.zeros(500, 2))["test"]["auc"] == 0.5
+    assert made.data.served(torch.zeros(500, 2), "test")["auc"] == 0.5
+
+
+def test_a_validation_step_sees_no_test_part(made: ParetoGNNPaper) -> None:
+    blind, z = copy.copy(made.data), made.embed(made.net)
+    for name in ("links", "negatives", "_parts"):
+        setattr(blind, name, {p: v for p, v in getattr(made.data, name).items() if p != "test"})
+    assert blind.served(z, "validation") == made.data.served(z, "validation")
+
+
+def test_of_many_given_links_any_are_probed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = "".join(f"n{i:02},{'ab'[i % 2]},{i % 7}\n" for i in range(60))
+    (tmp_path / "nodes.csv").write_text("id,label,x\n" + nodes)
+    parts = {"train": range(40), "val": range(40, 50), "test": range(50, 59)}
+    rows = [f"n{i:02},n{i + 1:02},{part}\n" for part, at in parts.items() for i in at]
+    (tmp_path / "edges.csv").write_text("source,target,split\n" + "".join(rows))
+    monkeypatch.setattr(representation, "MOST_PAIRS", 8)
+    data = representation.RepresentationTask("own", tmp_path, "cpu", np.random.default_rng(0))
+    assert sorted(data.links["train"].T.tolist()) == [[i, i + 1] for i in range(40)]
+    seen: list[Any] = []
+    real = representation.probes.link_auc
+    monkeypatch.setattr(
+        representation.probes,
+        "link_auc",
+        lambda z, links, *a, **k: seen.append(links) or real(z, links, *a, **k),
+    )
+    data.served(data.x, "validation")
+    assert seen[0]["train"].shape == (2, 8) and seen[0]["train"].max() > 20
 
 
 def test_negatives_are_as_many_as_there_are() -> None:

@@ -34,22 +34,19 @@ from fairsweep.trainables.tasks.heterogeneous import (
     masked,
     masked_features,
     on_device,
+    paths_need,
+    plain_need,
     pruned,
     symmetric_scaled,
 )
-from fairsweep.trainables.tasks.negatives import (
-    hard_weights,
-    prototypes,
-    soft_contrast,
-    weighted_contrast,
-)
+from fairsweep.trainables.tasks.negatives import hard_weights, prototypes, soft_contrast, weighted_contrast
 from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, linear
 from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 MODELS = ("meow", "adameow", "hard", "infonce", "dgi", "raw", "raw_context")
 UNTRAINED = ("raw", "raw_context")
 EPOCHS = 10  # of training in a step of the trial
-MATRICES, MOST = 6, 16  # (n, n) matrices at a time; GB that they may take
+MATRICES, MOST = 6, 16  # (n, n) matrices at a time; GB that they, paths or dense features may take
 Features = Tensor | SparseMatrix
 
 
@@ -265,10 +262,16 @@ class MEOWPaper(NetworkPaper):
 
     @classmethod
     def unsuited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None) -> str | None:
-        """Similarities of all pairs of target nodes, some of them at a time, where a model contrasts them."""
-        nodes = 0 if config["model"] in (*UNTRAINED, "dgi") else load(data, data_dir).nodes
-        need = MATRICES * 4e-9 * nodes**2
-        return f"similarities of all pairs of {nodes} nodes need {need:.0f} GB" if need > MOST else None
+        """Dense features where they are probed as they are; else the pruning of the paths, and similarities of all
+        pairs of target nodes, some of them at a time, where a model contrasts them."""
+        model, graph = config["model"], load(data, data_dir)
+        if model in UNTRAINED:
+            needs = [plain_need(graph, model == "raw_context")]
+        else:
+            pairs = 0.0 if model == "dgi" else MATRICES * 4e-9 * graph.nodes**2
+            keep = [config[f"keep_{min(number, 2) + 1}"] for number in range(len(graph.paths))]
+            needs = [(f"similarities of all pairs of {graph.nodes} nodes", pairs), paths_need(graph, keep)]
+        return next((f"{what} need {size:.0f} GB" for what, size in needs if size > MOST), None)
 
     def prepare(self) -> None:
         config, where = self.config, (self.setting.data_dir, self.device)
@@ -323,16 +326,16 @@ class MEOWPaper(NetworkPaper):
 
     def epoch(self) -> dict[str, float]:
         loss = Mean()
-        for _ in range(0 if self.untrained or self.stopped else EPOCHS):
+        for _ in range(0 if self.untrained else EPOCHS):
             now = self.net.loss(self.data, self.views)
             self.descend(now)
             loss.add(now)
             self.waited = 0 if now.item() < self.least else self.waited + 1
             self.least = min(self.least, now.item())
-            if self.waited >= self.config["patience"]:
+            if self.waited >= self.config.get("patience", float("inf")):
                 self.stopped = True
                 break
-        found = self.data.probe(self.embedding(self.net))["validation"]
+        found = self.data.probe(self.embedding(self.net), "validation")
         return {
             "val_accuracy": found.accuracy,
             "val_macro_f1": found.macro_f1,
@@ -341,6 +344,6 @@ class MEOWPaper(NetworkPaper):
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
         z = self.embedding(net)
-        found, (nmi, ari) = self.data.probe(z)["test"], self.data.clustered(z)
+        found, (nmi, ari) = self.data.probe(z, "test"), self.data.clustered(z)
         scores = {"test_accuracy": found.accuracy, "test_macro_f1": found.macro_f1, "test_auc": found.auc}
         return {**scores, "test_nmi": nmi, "test_ari": ari}

@@ -172,9 +172,8 @@ class ParetoGNN(nn.Module):
     def recon(self, data: RepresentationTask) -> Tensor:
         """Masked features are reconstructed from hidden states of which those of masked nodes are zero."""
         head, graph = self.heads["recon"], data.arcs.thinned(self.config["recon_edges"])
-        masked = torch.randperm(data.nodes, device=data.x.device)[
-            : int(self.config["mask_rate"] * data.nodes)
-        ]
+        count = max(1, int(self.config["mask_rate"] * data.nodes))
+        masked = torch.randperm(data.nodes, device=data.x.device)[:count]
         kept = data.x.new_ones(data.nodes, 1).index_fill(0, masked, 0.0)
         h = head.between(self.encoder(data.x * kept + (1 - kept) * head.token, graph)) * kept
         return cosine_error(head.decoder(h, graph)[masked], data.x[masked])
@@ -237,16 +236,14 @@ class ParetoGNNPaper(NetworkPaper):
         # Of the updates; whether the step taken makes some task's loss larger, to first order.
         Metric("train_conflict", "min", "train", "fraction"),
         Metric("test_rank", "min", "test"),  # average over the four tasks, 1 the best; 1 without a field
-        Metric(
-            "test_rank_lead", "max", "test"
-        ),  # best average rank of another in the field less this; 0 without
+        Metric("test_rank_lead", "max", "test"),  # best average rank of another less this; 0 without
     )
     objective = "val_mean"
     tiny = Tiny("csbm", 3, {"hidden": 32, "out": 16, "lr": 5e-3, "pairs": 256})
     claims = (
         Claim(
             name="best_average_rank",
-            statement="Over four downstream tasks the average rank of MGDA is better than that of any pretext task",
+            statement="Over four tasks, at one step size, the average rank of MGDA is better than any pretext task's",
             treatment={"field": True},
             baseline=None,
             kind="value",
@@ -271,6 +268,8 @@ class ParetoGNNPaper(NetworkPaper):
 
     @classmethod
     def unsuited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None) -> str | None:
+        if config.get("field") and config["tasks"] != "all":
+            return f"field=true ranks tasks=all among each task alone; tasks={config['tasks']}: must be all"
         return too_wide(data, data_dir)
 
     def prepare(self) -> None:
@@ -283,7 +282,7 @@ class ParetoGNNPaper(NetworkPaper):
         )
         self.rivals: dict[str, ParetoGNNPaper] = {}
         self.attrs = {}
-        for name in (t for t in PRETEXTS if config["field"] and t != config["tasks"]):
+        for name in PRETEXTS if config["field"] else ():
             self.rivals[name] = ParetoGNNPaper()
             alone = self.space().complete({**config, "tasks": name, "field": False})
             self.rivals[name].setup(alone, self.setting)
@@ -332,12 +331,12 @@ class ParetoGNNPaper(NetworkPaper):
             conflict.add(float(against))
         for rival in self.rivals.values():
             rival.step()
-        found = self.data.served(self.embed(self.net))["validation"]
+        found = self.data.served(self.embed(self.net), "validation")
         kept = {f"val_{name}": found[name] for name in ("mean", *SERVED)}
         return {**kept, "train_loss": loss.value, "train_conflict": conflict.value}
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:
-        found = self.data.served(self.embed(net))["test"]
+        found = self.data.served(self.embed(net), "test")
         tests = {f"test_{name}": value for name, value in found.items()}
         others = [rival.test() for rival in self.rivals.values()]
         ranks = average_ranks(
@@ -345,6 +344,6 @@ class ParetoGNNPaper(NetworkPaper):
         )
         lead = float(ranks[1:].min() - ranks[0]) if others else 0.0
         if others:
-            arms = (self.config["tasks"], *self.rivals)
+            arms = ("all", *self.rivals)
             self.attrs = {"average ranks": dict(zip(arms, ranks.tolist(), strict=True))}
         return {**tests, "test_rank": float(ranks[0]), "test_rank_lead": lead}

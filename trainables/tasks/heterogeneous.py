@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,19 @@ FROM_FOLDER = (*heterogeneous.HECO, "own")
 # ---- meta-paths ----
 
 
+def looped(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """C with C_ii of a node that is joined to others and not to itself: the largest count of its row and column.
+
+    Files may leave the diagonal out. C = M M' with M of 0 and 1 has no smaller C_ii."""
+    largest = np.maximum(counts.max(0).toarray(), counts.max(1).toarray().T).ravel()
+    missing = np.where(counts.diagonal() == 0, largest, 0).astype(counts.dtype)
+    return sp.csr_matrix(counts + sp.diags(missing)) if missing.any() else counts
+
+
 def pathsim(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """2 C_ij / (C_ii + C_jj) where C_ij > 0: 1 on the diagonal, symmetric if C is, in [0, 1] for C = M M'."""
+    """2 C_ij / (C_ii + C_jj) where C_ij > 0, C `looped`: 1 on the diagonal of nodes that are joined to any, symmetric
+    if C is, in [0, 1] for C = M M'."""
+    counts = looped(counts)
     entries = counts.tocoo()
     own = counts.diagonal()
     values = 2 * entries.data / (own[entries.row] + own[entries.col])
@@ -53,9 +64,10 @@ def pathsim(counts: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def pruned(counts: sp.csr_matrix, keep: int) -> sp.csr_matrix:
-    """C with at most `keep` entries a row, those of the largest PathSim; not symmetric.
+    """C, `looped`, with at most `keep` entries a row, those of the largest PathSim; not symmetric.
 
     Of equal ones the node itself, then the first: with one subject a paper all of a subject are equal."""
+    counts = looped(counts)
     similar = pathsim(counts).tocoo()
     order = np.lexsort((similar.col, similar.row != similar.col, -similar.data, similar.row))
     rows, columns = similar.row[order], similar.col[order]
@@ -143,6 +155,22 @@ def split(graph: HeteroGraph, labelled: int, rng: np.random.Generator) -> Mappin
     return random_split(graph.labels, graph.per_class, rng)
 
 
+def plain_need(graph: HeteroGraph, context: bool) -> tuple[str, float]:
+    """What `HeteroTask.plain` holds, and its GB: parts and their concatenation, means in double precision."""
+    between = [kind for path in graph.paths for kind, _ in path.contexts] if context else []
+    columns = sum(int(graph.features[kind].shape[1]) for kind in (graph.target, *between))
+    size = (16e-9 if context else 8e-9) * graph.nodes * columns
+    return f"dense features of {graph.nodes} nodes x {columns} columns", size
+
+
+def paths_need(graph: HeteroGraph, keep: Sequence[int]) -> tuple[str, float]:
+    """What the pruning of all paths to `keep` entries a row works on, and its GB beside the counts themselves: of one
+    path at a time 44 bytes an entry, of each path then a plain and a masked matrix and their share in the means."""
+    found = [path.counts.nnz for path in graph.paths]
+    kept = sum(min(count, most * graph.nodes) for count, most in zip(found, keep, strict=True))
+    return f"meta-paths with {sum(found)} pairs of nodes", 44e-9 * max(found, default=0) + 128e-9 * kept
+
+
 class HeteroTask:
     """A graph with a split of its target nodes, given or drawn by `rng`.
 
@@ -176,9 +204,9 @@ class HeteroTask:
             found += [averaged(counts) @ self.graph.features[kind] for kind, counts in between]
         return np.concatenate([np.asarray(x.todense() if sp.issparse(x) else x) for x in found], axis=1)
 
-    def probe(self, z: np.ndarray) -> dict[str, probes.Scores]:
-        """What logistic regression on the rows z (n, d) is worth, for "validation" and "test"."""
-        return probes.linear_probe(z, self.graph.labels, self.parts)
+    def probe(self, z: np.ndarray, part: str) -> probes.Scores:
+        """What logistic regression on the rows z (n, d) is worth on `part`: "validation" or "test"."""
+        return probes.linear_probe(z, self.graph.labels, self.parts, probed=(part,))[part]
 
     def clustered(self, z: np.ndarray) -> tuple[float, float]:
         """NMI and ARI of k-means of z (n, d) with the classes, over the nodes that have one."""

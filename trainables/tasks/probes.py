@@ -67,8 +67,9 @@ def linear_probe(
     labels: np.ndarray,
     parts: Mapping[str, np.ndarray],
     strengths: Sequence[float] = STRENGTHS,
+    probed: Sequence[str] = PROBED,
 ) -> dict[str, Scores]:
-    """Logistic regression on the rows z (n, d) of the training part: what it is worth on the two other ones.
+    """Logistic regression on the rows z (n, d) of the training part: what it is worth on those `probed`.
 
     labels: (n,) int from 0. Of `strengths` the one with the best validation accuracy is taken, among equals the first.
     """
@@ -81,7 +82,7 @@ def linear_probe(
         if accuracy > best:
             best, model = accuracy, tried
     found = {}
-    for part in PROBED:
+    for part in probed:
         rows = parts[part]
         probability = np.zeros((len(rows), classes))
         probability[:, known] = 1.0 if model is None else model.predict_proba(z[rows])
@@ -106,6 +107,7 @@ def link_auc(
     links: Mapping[str, np.ndarray],
     negatives: Mapping[str, np.ndarray],
     strength: float = 1.0,
+    probed: Sequence[str] = PROBED,
 ) -> dict[str, float]:
     """AUC of a linear classifier on the products z_i * z_j of the ends of pairs, trained on the training part.
 
@@ -118,7 +120,7 @@ def link_auc(
 
     model = _logistic(*products("train"), strength)
     found = {}
-    for part in PROBED:
+    for part in probed:
         x, linked = products(part)
         found[part] = _auc(linked, model.decision_function(x))
     return found

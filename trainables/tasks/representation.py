@@ -92,7 +92,9 @@ class RepresentationTask(NodeTask):
         super().__init__(name, data_dir, device, rng)
         graph = load(name, self.folder)
         self.x = standardised(name, self.folder, device)
-        self.links = dict(graph.links or split_links(graph, SHARES, rng))
+        # Given links stand in the order of their ends; of many the first are probed, so they are shuffled.
+        given = {part: rng.permutation(pairs, axis=1) for part, pairs in (graph.links or {}).items()}
+        self.links = given or split_links(graph, SHARES, rng)
         counts = {part: min(pairs.shape[1], MOST_PAIRS) for part, pairs in self.links.items()}
         self.negatives = negatives_of(graph, counts, rng)
         train = torch.tensor(self.links["train"], device=device)
@@ -112,22 +114,18 @@ class RepresentationTask(NodeTask):
             found[part] = np.concatenate([nodes, self.nodes + linked, -1 - other])
         return Members(known_by(self.name, self.folder), found)
 
-    def served(self, z: Tensor) -> dict[str, dict[str, float]]:
-        """part -> measure -> value of the embeddings z (n, d), rows scaled to length 1, for "validation" and "test"."""
+    def served(self, z: Tensor, part: str) -> dict[str, float]:
+        """measure -> value of the embeddings z (n, d), rows scaled to length 1, on `part`: "validation" or "test"."""
         rows = probes.unit_rows(z.detach().cpu().numpy())
-        labelled = probes.linear_probe(rows, self._labels, self._parts)
-        cut = probes.linear_probe(rows, self.partition, self._parts)
-        links = {part: pairs[:, :MOST_PAIRS] for part, pairs in self.links.items()}
-        auc = probes.link_auc(rows, links, self.negatives)
+        labelled, cut = (
+            probes.linear_probe(rows, labels, self._parts, probed=(part,))[part].accuracy
+            for labels in (self._labels, self.partition)
+        )
+        links = {name: self.links[name][:, :MOST_PAIRS] for name in ("train", part)}
+        auc = probes.link_auc(rows, links, self.negatives, probed=(part,))[part]
         known = np.flatnonzero(self._labels >= 0)
         group = np.full(len(rows), -1)
         group[known] = probes.clusters(rows[known], self.classes)
-        found = {}
-        for part in probes.PROBED:
-            nmi, ari = probes.agreement(self._labels[self._parts[part]], group[self._parts[part]])
-            values = (labelled[part].accuracy, nmi, auc[part], cut[part].accuracy)
-            found[part] = dict(zip(SERVED, values, strict=True)) | {
-                "mean": float(np.mean(values)),
-                "ari": ari,
-            }
-        return found
+        nmi, ari = probes.agreement(self._labels[self._parts[part]], group[self._parts[part]])
+        values = (labelled, nmi, auc, cut)
+        return dict(zip(SERVED, values, strict=True)) | {"mean": float(np.mean(values)), "ari": ari}
