@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -264,9 +264,14 @@ def _splits(name: str, folder: Path, labels: np.ndarray) -> dict[int, dict[str, 
                     f"data={name}: {file.name} has node {nodes.max()}; there are {len(labels)}, from 0"
                 )
             parts[part] = np.unique(nodes)
-        twice = np.intersect1d(parts["test"], np.concatenate([parts["train"], parts["validation"]]))
-        if len(twice):
-            raise DataError(f"data={name}: node {twice[0]} is in test_{number}.npy and in another part")
+        for (a, own), (b, other) in combinations(
+            zip(("train", "val", "test"), parts.values(), strict=True), 2
+        ):
+            twice = np.intersect1d(own, other)
+            if len(twice):
+                raise DataError(
+                    f"data={name}: node {twice[0]} is in {a}_{number}.npy and in {b}_{number}.npy"
+                )
         found[int(number)] = parts
     return dict(sorted(found.items()))
 

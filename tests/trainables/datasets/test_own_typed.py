@@ -209,7 +209,11 @@ def replace(name: str, value: np.ndarray) -> Callable[[Path], None]:
         (replace("a_feat.npz", np.eye(4)), "features of type 'a' have 4 rows; .* has 3 such nodes"),
         (replace("labels.npy", np.arange(6) / 2), "labels.npy must hold whole numbers from 0, the class"),
         (replace("test_20.npy", np.array([9])), "test_20.npy has node 9; there are 6"),
-        (replace("test_20.npy", np.array([1])), "node 1 is in test_20.npy and in another part"),
+        (replace("test_20.npy", np.array([1])), "node 1 is in .*_20.npy and in test_20.npy"),
+        (
+            lambda folder: np.save(folder / "val_20.npy", np.load(folder / "train_20.npy")),
+            "is in train_20.npy and in val_20.npy",
+        ),
         (lambda folder: (folder / "val_40.npy").unlink(), "has train_40.npy and no val_40.npy"),
         (lambda folder: (folder / "nei_a.npz").unlink(), "has neither nei_pa.npz, nei_a.npz nor pa.txt"),
         (lambda folder: (folder / "pap.npz").write_text("no"), "pap.npz cannot be read as an array"),
