@@ -287,6 +287,14 @@ def test_schedule_counts_gradient_steps_through_units_and_checkpoints(
     assert all(torch.equal(a, b) for a, b in zip(again.net.parameters(), paper.net.parameters(), strict=True))
 
 
+def test_a_checkpoint_of_another_kind_of_device_continues_the_schedule() -> None:
+    """The state of a generator of CUDA's is a seed and an offset, 16 bytes, which a CPU's does not take."""
+    made = GradientTransform(torch.optim.SGD(weights((3,)), lr=1.0), generator(), eta=1.0)
+    before = made.generator.get_state()
+    made.load_state_dict({"t": 9, "generator": torch.zeros(16, dtype=torch.uint8)})
+    assert made.t == 9 and torch.equal(made.generator.get_state(), before)
+
+
 def test_constant_noise_does_not_decay(monkeypatch: pytest.MonkeyPatch) -> None:
     few_steps(monkeypatch, 1)
     for noise, share in (("constant", 1.0), ("annealed", 1000**-0.55)):

@@ -92,9 +92,11 @@ class GradientTransform:
         return {"t": self.t, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues the schedule and the noise of `state`."""
-        self.t = state["t"]
-        self.generator.set_state(state["generator"].cpu())
+        """Continues the schedule of `state`, and its noise unless that is of another kind of device, whose generators
+        are others."""
+        self.t, stream = state["t"], state["generator"].cpu()
+        if len(stream) == len(self.generator.get_state()):
+            self.generator.set_state(stream)
 
 
 def perturbed_weights(net: nn.Module, deviation: float, generator: torch.Generator) -> dict[str, Tensor]:
