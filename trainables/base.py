@@ -120,7 +120,8 @@ class Claim:
     origin: where the margin comes from. "paper": a number that stands there; "direction": the paper says better, and
     the margin is `null`; "indifference": a smallest effect of interest. Never a pilot. reason: the number and where it
     stands, or why that effect is the smallest of interest; needed for both.
-    reference: the `null` of a claim about a value, if it is not 0.
+    reference: the `null` of a claim about a value, if it is not 0. Of a claim that two arms are as good as tied, it is
+    the margin: "no effect" is not what such a claim says, and its direction is then its size.
     tunes: hyperparameters that `fairsweep claims --tuned` searches for both arms alike, on validation data, where an
     arm has them and does not differ by them from the other arm; empty where the arms are one method under two
     conditions.
@@ -150,8 +151,12 @@ class Claim:
                 f"claim {self.name}: kind={self.kind!r} and baseline={self.baseline}: a claim without a baseline is"
                 " about a value, and only such a one"
             )
-        if self.reference is not None and self.kind != "value":
-            raise ValueError(f"claim {self.name}: reference={self.reference}: belongs to kind='value'")
+        tie = self.origin == "indifference" and self.reference == self.margin
+        if self.reference is not None and self.kind != "value" and not tie:
+            raise ValueError(
+                f"claim {self.name}: reference={self.reference}: belongs to kind='value', or is the margin of an"
+                " indifference"
+            )
         if self.origin not in ORIGINS:
             raise ValueError(f"claim {self.name}: origin={self.origin!r}: must be {' or '.join(ORIGINS)}")
         if self.origin == "direction" and self.margin != self.null:
@@ -168,8 +173,10 @@ class Claim:
 
     @property
     def null(self) -> float:
-        """The effect that is none: 1 for a ratio, 0 for a difference, `reference` or 0 for a value."""
-        return 1.0 if self.kind == "ratio" else self.reference or 0.0
+        """The effect that is none: `reference` if there is one, else 1 for a ratio, and 0."""
+        if self.reference is not None:
+            return self.reference
+        return 1.0 if self.kind == "ratio" else 0.0
 
     @property
     def arms(self) -> tuple[Mapping[str, Any], ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fairsweep.analysis.claims import judge
 from fairsweep.trainables.base import Claim
 
 GIVEN: dict[str, Any] = {
@@ -29,6 +30,8 @@ GIVEN: dict[str, Any] = {
         ({"origin": "pilot", "margin": 0.1, "reason": "it came out so"}, "origin='pilot'"),
         ({"baseline": None}, "baseline=None"),
         ({"reference": 0.5}, "reference=0.5"),
+        ({"origin": "indifference", "reason": "r", "margin": 0.1, "reference": 0.2}, "reference=0.2"),
+        ({"origin": "paper", "reason": "r", "margin": 0.1, "reference": 0.1}, "reference=0.1"),
         ({"kind": "value", "baseline": None, "tunes": ("lr",)}, "there is no baseline"),
     ],
 )
@@ -37,3 +40,14 @@ def test_a_margin_says_where_it_comes_from(changes: dict[str, Any], words: str) 
     with pytest.raises(ValueError, match="claim c: ") as error:
         Claim(**GIVEN | changes)
     assert words in str(error.value)
+
+
+def test_a_tie_is_judged_on_its_margin_alone() -> None:
+    """Of arms that are equal nothing says that one is better, and that is not what such a claim says."""
+    tie = {"kind": "ratio", "direction": "at_most", "origin": "indifference", "margin": 1.03, "reason": "r"}
+    values = [0.30, 0.31, 0.29, 0.32, 0.30, 0.28]
+    others = [0.301, 0.308, 0.291, 0.319, 0.302, 0.2795]
+    for more, verdict in (({}, "inconclusive"), ({"reference": 1.03}, "holds")):
+        claim = Claim(**GIVEN | tie | more)
+        found = judge(values, others, claim.kind, claim.direction, claim.margin, claim.null)
+        assert (found.direction.verdict, found.size.verdict) == (verdict, "holds")

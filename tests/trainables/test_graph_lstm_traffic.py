@@ -299,6 +299,17 @@ def test_stream_2_is_selected_by_its_own_loss() -> None:
     assert all(torch.equal(v, kept[k]) for k, v in net.second.state_dict().items())  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", ["positions", "degree"])
+def test_a_class_head_is_selected_by_the_cross_entropy(kind: str) -> None:
+    made = start(steps=2, stream2_input=kind, reading="head")
+    made.step()
+    rows = made.data.parts["validation"]
+    with torch.no_grad():
+        logits = made.foresee(made.net.eval(), rows)[1]
+    true = task.classes(made.data.rates(rows), made.cuts)
+    assert made.kept.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, true).item(), rel=1e-5)
+
+
 # ---- behaviour ----
 
 
@@ -357,6 +368,40 @@ def test_scenes_have_whoever_is_there_throughout() -> None:
     assert few.shape[2] == 2 and np.isfinite(few).all()
     with pytest.raises(DataError, match=r"data=t: no 50 frames \(observed=20, predicted=30\)"):
         task.scenes(data, 20, 30, 1, 32)
+
+
+def test_years_in_which_nobody_is_there_cost_nothing() -> None:
+    line, late = np.stack([np.arange(12.0), np.zeros(12)], 1), 10**13
+    first = np.array([0, 3, late, late + 2])
+    data = tracks.Tracks("t", (line,) * 4, first, np.zeros(4, int), 1.0)
+    found, _, first = task.scenes(data, 2, 3, 3, 32)
+    assert first.tolist() == [3, 6, late + 2, late + 5] and len(found) == 4
+
+
+def test_dynamic_graphs_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, seen = start(stream2_input="eigenvectors"), []
+
+    def adjacency(places: Tensor, *rest: Any) -> Tensor:
+        made = dgg.adjacency(places, *rest)
+        seen.append(made.numel())
+        return made
+
+    monkeypatch.setattr(task, "WEIGHTS", 7 * 25 * 8**2)
+    monkeypatch.setattr(task, "adjacency", adjacency)
+    made = start(stream2_input="eigenvectors")
+    assert max(seen) <= task.WEIGHTS < sum(seen) / 2
+    torch.testing.assert_close(made.data.degree, whole.data.degree)
+    torch.testing.assert_close(made.sequences, whole.sequences)
+    seen.clear()
+    one, rows = start(model="one_stream"), made.data.parts["test"]
+    found = one.behaviour(one.net, rows)
+    monkeypatch.undo()
+    assert max(seen) <= 7 * 25 * 8**2 and torch.equal(found, one.behaviour(one.net, rows))
+
+
+def test_constant_velocity_has_nothing_to_tune() -> None:
+    own = paper_config("graph_lstm_traffic", "synthetic_platoons", model="constant_velocity")
+    assert not {"lr", "batch_size", "optimiser", "hidden"} & set(own)
 
 
 def test_parts_in_order_of_time_share_no_frame() -> None:
@@ -420,6 +465,10 @@ def test_parts_as_given(tmp_path: Path) -> None:
             "line 3: agent 'a' at the time of tracks.csv, line 2 again",
         ),
         ("agent,frame,x,y\na,0,0,0\nb,0,1,0\n", "no agent has two rows"),
+        (
+            "agent,frame,x,y\na,0,0,0\na,1,1,0\na,1.5,1,0\n",
+            "line 4: column 'frame' has '1.5', must be a whole number",
+        ),
         (
             "agent,time,x,y\na,2024-01-01 00:00,0,0\na,later,1,0\n",
             "line 3: column 'time' has 'later', must be a time",

@@ -422,6 +422,23 @@ def test_every_model_trains(model: str) -> None:
     assert all(0 <= v <= 1 for name, v in made.test().items())
 
 
+def test_the_arms_of_a_claim_train_alike() -> None:
+    for claim in sheaf_rec.Sheaf4Rec.claims:
+        assert claim.steps == 400 and {"lr", "reg", "batch_size"} <= set(claim.tunes), claim.name
+    tie = next(claim for claim in sheaf_rec.Sheaf4Rec.claims if claim.name == "one_layer_is_a_tie")
+    assert tie.null == tie.margin, "that the sheaf is no better is not claimed"
+
+
+def test_popularity_has_nothing_to_tune() -> None:
+    assert set(paper_config("sheaf_rec", "digits_ink", model="popularity")) == {"model"}
+    found = []
+    for steps in (1, 3):
+        made = paper(model="popularity", steps=steps)
+        rows = [made.step() for _ in range(steps)]
+        found.append(rows[-1]["val_f1_10"])
+    assert found[0] == found[1] > 0, "training changes no ranking"
+
+
 def test_the_papers_own_settings() -> None:
     space = sheaf_rec.Sheaf4Rec.space()
     own = space.paper_config("movielens_100k")

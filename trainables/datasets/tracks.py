@@ -177,6 +177,12 @@ def own(data_dir: Path | None = None) -> Tracks:
     texts = tables.words(table, clock)
     if clock == "frame" or 2 * sum(map(delimited.is_number, texts)) > len(texts):
         when = table.numbers(clock)
+        if clock == "frame":
+            broken = np.zeros(len(texts), bool)
+            broken[table.columns[clock].codes[when != np.rint(when)]] = True
+            tables.refuse(
+                table, clock, broken, "must be a whole number; times of any kind go into a column 'time'"
+            )
     else:
         when = times.read(table, clock).astype(np.int64).astype(np.float64)
     n = len(when)

@@ -230,9 +230,12 @@ def build(config: Mapping[str, Any], nodes: int) -> nn.Module:
 
 # ---- training ----
 
-_claim = partial(Claim, metric="test_f1_10", data="digits_ink", seeds=10, steps=200, tunes=("lr", "reg"))
-# The settings that He et al. 2020 (LightGCN) publish, for matrix factorisation, too.
+# The settings that He et al. 2020 (LightGCN) publish, for matrix factorisation, too, but for the length of training: up
+# to 1000 epochs there. All arms have 400, as many as four minutes on two cores allow for all claims; the epoch that is
+# tested is the best one on validation data.
 _LIGHT = {"embedding": 64, "lr": 1e-3, "reg": 1e-4, "batch_size": 2048}
+_claim = partial(Claim, metric="test_f1_10", data="digits_ink", seeds=10, steps=400)
+_claim = partial(_claim, tunes=("lr", "reg", "batch_size"))
 
 
 @register
@@ -251,7 +254,8 @@ class Sheaf4Rec(NetworkPaper):
     claims = (
         _claim(
             "sheaf_beats_lightgcn",
-            "With three layers the sheaf has a higher test F1@10 than LightGCN",
+            "With three layers the sheaf has a higher test F1@10 than LightGCN, of 400 epochs each (LightGCN's paper:"
+            " up to 1000)",
             {"model": "sheaf_scalar", "layers": 3},
             {"model": "lightgcn", "layers": 3, **_LIGHT},
             margin=0.0,
@@ -259,7 +263,7 @@ class Sheaf4Rec(NetworkPaper):
         ),
         _claim(
             "sheaf_beats_mf",
-            "With three layers the sheaf has a higher test F1@10 than matrix factorisation",
+            "With three layers the sheaf has a higher test F1@10 than matrix factorisation, of 400 epochs each",
             {"model": "sheaf_scalar", "layers": 3},
             {"model": "mf", **_LIGHT},
             margin=0.0,
@@ -267,7 +271,7 @@ class Sheaf4Rec(NetworkPaper):
         ),
         _claim(
             "learned_maps_help",
-            "With three layers, learned maps have a higher test F1@10 than maps of 1",
+            "With three layers, learned maps have a higher test F1@10 than maps of 1, all else shared",
             {"model": "sheaf_scalar", "layers": 3},
             {"model": "sheaf_const", "layers": 3},
             margin=0.0,
@@ -275,12 +279,14 @@ class Sheaf4Rec(NetworkPaper):
         ),
         _claim(
             "one_layer_is_a_tie",
-            "With one layer the sheaf's test F1@10 is above LightGCN's by less than the paper's smallest gain",
+            "With one layer the sheaf's test F1@10 is above LightGCN's, of 400 epochs each, by less than the paper's"
+            " smallest gain",
             {"model": "sheaf_scalar", "layers": 1},
             {"model": "lightgcn", "layers": 1, **_LIGHT},
             kind="ratio",
             direction="at_most",
             margin=1.028,
+            reference=1.028,
             origin="indifference",
             reason="Book-Crossing, +2.8 % over the best baseline, is the smallest gain that the abstract reports",
         ),
@@ -297,11 +303,12 @@ class Sheaf4Rec(NetworkPaper):
         config = self.config
         self.data = RecommendationTask(self.data_name, self.setting.data_dir, self.device, self.split_rng)
         self.net = build(config, self.data.graph.nodes).to(self.device)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config["lr"], fused=True)
+        # Of popularity alone the scale is trained, which changes no ranking.
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=config.get("lr", 5e-3), fused=True)
 
     def epoch(self) -> dict[str, float]:
         train_loss, graph = Mean(), self.data.graph
-        for users, positive, negative in self.data.batches(self.config["batch_size"]):
+        for users, positive, negative in self.data.batches(self.config.get("batch_size", 1024)):
             chosen = torch.stack([users, positive + graph.users, negative + graph.users])
             first, out = self.net(graph)
             user, liked, other = out[chosen]

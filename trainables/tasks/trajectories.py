@@ -19,7 +19,7 @@ from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import tracks
 from fairsweep.trainables.datasets.tracks import Tracks
 from fairsweep.trainables.parts import Members, identity
-from fairsweep.trainables.tasks.dynamic_graphs import adjacency, rate
+from fairsweep.trainables.tasks.dynamic_graphs import adjacency, laplacian, rate, spectrum
 
 METRICS = (
     Metric("val_ade", "min", "validation", "m"),
@@ -33,6 +33,7 @@ METRICS = (
     Metric("test_behaviour_gain", "max", "test"),
 )
 CLASSES = 3  # of behaviour: under-speeding, neutral, over-speeding
+WEIGHTS = 2**21  # entries of dynamic graphs held at once, scenes times frames times agents squared
 
 
 def scenes(
@@ -45,10 +46,12 @@ def scenes(
     last = data.last
     for recording in range(data.recordings):
         here = np.flatnonzero(data.recording == recording)
-        for begin in range(0, int(last[here].max(initial=0)) - length + 1, stride):
+        # Only what tracks cover is gone through: between them there may be years.
+        spans = zip(-(-data.first[here] // stride), (last[here] - length) // stride + 1, strict=True)
+        covered = [np.arange(low, high) for low, high in spans]
+        begins, count = np.unique(np.concatenate(covered or [here]), return_counts=True)
+        for begin in stride * begins[count >= 2]:
             there = here[(data.first[here] <= begin) & (last[here] >= begin + length)]
-            if len(there) < 2:
-                continue
             places = np.stack([data.points[i][begin - data.first[i] :][:length] for i in there], 1)
             if len(there) > most:
                 now = places[observed - 1]
@@ -104,9 +107,8 @@ class TrajectoryTask:
     """Scenes on a device, split as given or drawn by `rng`; of one recording or few, in order of time.
 
     places: (S, frames, N, 2), metres from the middle of a scene's agents at the last observed frame, 0 where there is
-    no such agent; present: (S, N). weights: (S, frames, N, N) of the dynamic graph; degree: (S, frames, N). spread:
-    metres, the root of the mean square of the training agents' observed places, from their last ones. parts: numbers
-    of scenes.
+    no such agent; present: (S, N). degree: (S, frames, N) in the dynamic graph. spread: metres, the root of the mean
+    square of the training agents' observed places, from their last ones. parts: numbers of scenes; every: all of them.
     """
 
     def __init__(
@@ -139,8 +141,8 @@ class TrajectoryTask:
         count = self.present.sum(1)[:, None, None]
         middle = last.sum(1, keepdim=True) / count  # absent agents are zeros
         self.places = torch.where(self.present[:, None, :, None], places - middle[:, None], 0.0)
-        self.weights = self.graph(self.places, slice(None))
-        self.degree = self.weights.sum(-1)
+        self.every = torch.arange(len(self.places), device=device)
+        self.degree = self.degrees(self.places, self.every)
         train = self.parts["train"]
         moved = self.places[train, :observed] - self.places[train, observed - 1, None]
         self.spread = float(moved.square().sum() / (2 * observed * self.present[train].sum())) ** 0.5 or 1.0
@@ -149,9 +151,31 @@ class TrajectoryTask:
         """Scenes of each part."""
         return Members(self._known_by, {part: rows.cpu().numpy() for part, rows in self.parts.items()})
 
-    def graph(self, places: Tensor, rows: Tensor | slice) -> Tensor:
+    def graph(self, places: Tensor, rows: Tensor) -> Tensor:
         """The dynamic graph (s, t, N, N) of the scenes `rows` with their agents at `places` (s, t, N, 2), metres."""
         return adjacency(places, self.present[rows][:, None], self.radius, self.scale)
+
+    def blocks(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Scenes in blocks whose dynamic graphs are not too many to be held at once."""
+        each = (self.observed + self.predicted) * self.present.shape[1] ** 2
+        return rows.split(max(1, WEIGHTS // each))
+
+    def degrees(self, places: Tensor, rows: Tensor) -> Tensor:
+        """Degrees (s, t, N) in that graph; its weights are not kept."""
+        blocks = self.blocks(rows)
+        parts = places.split(len(blocks[0]))
+        return torch.cat([self.graph(x, block).sum(-1) for x, block in zip(parts, blocks, strict=True)])
+
+    def spectra(self, k: int) -> Tensor:
+        """Of each agent in each frame its entries of the k first eigenvectors, and the eigenvalues: (S, frames, N,
+        2 k), single precision."""
+        found = []
+        for rows in self.blocks(self.every):
+            weights = self.graph(self.places[rows], rows)
+            present = self.present[rows, None].expand(weights.shape[:-1])
+            values, vectors = spectrum(laplacian(weights), present, k)
+            found.append(torch.cat([vectors, values.unsqueeze(-2).expand_as(vectors)], -1).float())
+        return torch.cat(found)
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[Tensor]:
         """One epoch of shuffled training scenes."""
