@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairsweep.trainables.base import Setting
+from fairsweep.trainables.base import DataError, Setting
 from fairsweep.trainables.datasets import counted_graphs, graph_sets
 from fairsweep.trainables.datasets.own import templates
-from fairsweep.trainables.datasets.packed_graphs import GraphSet
+from fairsweep.trainables.datasets.packed_graphs import GraphSet, degree_features
+from fairsweep.trainables.graphs import graph_level_eval
 from fairsweep.trainables.graphs.graph_level_eval import (
     ENCODERS,
     ROOTED,
@@ -25,7 +27,7 @@ from fairsweep.trainables.graphs.graph_level_eval import (
     nt_xent,
     view,
 )
-from fairsweep.trainables.tasks import graph_levels, rooted_subgraphs
+from fairsweep.trainables.tasks import graph_classification, graph_levels, rooted_subgraphs
 from fairsweep.trainables.tasks.batch_structure import BatchStructure
 from fairsweep.trainables.tasks.graph_levels import LevelBatch
 from fairsweep.trainables.tasks.message_passing import LAYERS, GINLayer, Structure
@@ -195,6 +197,42 @@ def test_a_root_keeps_at_most_so_many_paths_of_a_length(monkeypatch: pytest.Monk
     assert (found.length[steps] == 2).all() and (found.root[steps] == found.root[found.length == 3]).all()
     everything = rooted_subgraphs.simple_paths(ends, graph, 3, 10**6)
     assert len(everything.root) == 9 * (8 + 8 * 7 + 8 * 7 * 6)
+
+
+@pytest.mark.parametrize("kind, k, most", [("kpath", 2, 64), ("kpath", 3, 256), ("ego_subgraph", 2, 0)])
+def test_what_subgraphs_take_is_known_before(kind: Any, k: int, most: int) -> None:
+    for graph in (nx.random_regular_graph(5, 60, seed=0), nx.gnp_random_graph(60, 0.5, seed=0)):
+        data = packed(*[graph] * 4)
+        tracemalloc.start()
+        find(data, kind, k, most)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert 0.5 * peak < rooted_subgraphs.expected_bytes(data, kind, k, most) < 2 * peak
+
+
+def test_dense_sets_are_refused_for_subgraphs_and_not_for_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As COLLAB: 5000 graphs of 75 nodes, 66 links at each; a sparse set beside it.
+    ends = np.array(list(nx.circulant_graph(75, range(1, 34)).edges)).T
+    of = {"dense": (np.tile(ends, 1000), 75, 5000), "sparse": (np.tile(np.array([[0], [1]]), 100), 2, 100)}
+    size = ends.shape[1]
+    sets = {
+        "dense": GraphSet(
+            *("dense", np.full(1000, 75), np.full(1000, size), np.ones((75_000, 1)), of["dense"][0]),
+            *(np.ones((1, 1)), np.zeros(1000, np.int64), 2, (0, 0)),
+        ),
+        "sparse": packed(*random_graphs()),
+    }
+    monkeypatch.setattr(graph_sets, "load", lambda name, folder=None: sets[name])
+    monkeypatch.setattr(graph_level_eval, "MOST_BYTES", 16e9 / 5)  # of a fifth of its graphs
+
+    def said(data: str, **over: Any) -> str | None:
+        return GraphLevelEval.unsuited({**CONFIG, **over}, data, None)
+
+    for over in ({"encoder": "kpath", "k": 3, "max_paths": 256}, {"encoder": "ego_subgraph", "k": 2}):
+        why = said("dense", **over)
+        assert why is not None and f"subgraphs of encoder={over['encoder']}" in why and "smaller" in why
+        assert said("sparse", **over) is None
+    assert said("dense", encoder="gin") is None and said("dense", k=3, max_paths=16) is None
 
 
 # ---- what is told apart ----
@@ -427,6 +465,25 @@ def test_noise_changes_a_share_of_the_edges_of_the_chosen_graphs(kind: str) -> N
         assert (after <= before if kind == "remove" else before <= after) and (before == after) == (g % 3 > 0)
 
 
+@pytest.mark.parametrize("kind", ["remove", "add"])
+def test_degrees_as_features_are_those_of_the_noisy_graph(kind: str) -> None:
+    for graph, known in ((nx.gnp_random_graph(12, 0.4, seed=1), "one-hot"), (nx.star_graph(1000), "scaled")):
+        plain = packed(graph, nx.path_graph(6))
+        data = replace(plain, x=degree_features(plain.degree()), degrees=True)
+        made = graph_levels.noisy(data, np.array([0]), 0.3, kind, np.random.default_rng(0))
+        first = len(graph)
+        assert (made.x[:first] != data.x[:first]).any() and (made.x[first:] == data.x[first:]).all()
+        assert made.x.shape == data.x.shape
+        if known == "one-hot":
+            clipped = np.minimum(made.degree(), data.x.shape[1] - 1)
+            assert made.x.argmax(1).tolist() == clipped.tolist()
+        else:
+            was, now = data.degree(), made.degree()
+            assert made.x[:, 0] == pytest.approx((now - was.mean()) / was.std(), abs=1e-4)
+        kept = graph_levels.noisy(plain, np.array([0]), 0.3, kind, np.random.default_rng(0))
+        assert kept.x is plain.x, "features of the nodes' own stay"
+
+
 def test_scenarios_touch_training_graphs_only() -> None:
     clean = trial(encoder="gin")
     for scenario in ("noise", "imbalance", "fewshot"):
@@ -479,6 +536,27 @@ def test_it_trains_on_a_folder_of_ones_own(tmp_path: Any) -> None:
     templates.write("graph classification", tmp_path)
     made = trial("own", data_dir=tmp_path, k=2, hidden=16)
     assert made.data.classes == 2 and made.step()["train_loss"] > 0 and 0 <= made.test()["test_macro_f1"] <= 1
+
+
+def test_a_last_batch_of_one_node_joins_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    lone = packed(*[nx.empty_graph(1), nx.path_graph(3), nx.cycle_graph(4)] * 12)
+    test, validation = np.array([1, 2]), np.array([4, 5])
+    lone = replace(lone, test=test, validation=validation)
+    monkeypatch.setattr(graph_sets, "load", lambda name, folder=None: lone)
+    graph_classification._tensors.cache_clear()
+    graph_levels._subgraphs.cache_clear()
+    made = trial("synthetic_regular_graphs", encoder="gin", contrastive="none", batch_size=31)
+    for _ in range(6):
+        found = list(made.data.batches(31))
+        assert sorted(torch.cat(found).tolist()) == made.data.parts["train"].tolist()
+        assert all(int(made.data.tensors["nodes"][graphs].sum()) > 1 for graphs in found)
+        assert made.step()["train_loss"] > 0
+    single = replace(lone, test=np.arange(1, 20), validation=np.arange(20, 36))
+    monkeypatch.setattr(graph_sets, "load", lambda name, folder=None: single)
+    graph_classification._tensors.cache_clear()
+    with pytest.raises(DataError, match="the training graphs have one node in all; needs two at least"):
+        trial("synthetic_regular_graphs", encoder="gin")
+    graph_classification._tensors.cache_clear()
 
 
 def test_what_nobody_knows_is_refused() -> None:

@@ -19,20 +19,20 @@ from fairsweep.trainables.base import DataError, Setting
 from fairsweep.trainables.datasets import graph_domains
 from fairsweep.trainables.datasets.own import domains as own_domains
 from fairsweep.trainables.datasets.own import templates
-from fairsweep.trainables.datasets.packed_graphs import Domain
+from fairsweep.trainables.datasets.packed_graphs import Domain, Domains
 from fairsweep.trainables.graphs.w2pgnn import (
     STATISTICS,
     W2PGNN,
     Measure,
     Space,
-    against,
-    by_summary,
     clusters,
     groups,
     stacked,
 )
 from fairsweep.trainables.tasks import graphons, pretraining
-from fairsweep.trainables.tasks.graph_pretraining import PretrainingTask
+from fairsweep.trainables.tasks.graph_pretraining import PretrainingTask, against
+from fairsweep.trainables.tasks.graphons import by_summary
+from fairsweep.trainables.tasks.keeping import KeptRows
 from tests.trainables.configurations import paper_config
 
 torch.set_num_threads(1)
@@ -328,6 +328,63 @@ def test_sets_within_the_space_are_closer_than_others() -> None:
     assert found["test_separation"] > 0 and found["test_alpha_error"] < 0.2
 
 
+def test_rows_are_kept_each_at_its_own_least_loss() -> None:
+    kept, rows = KeptRows(), torch.zeros(2, 3)
+    for number, losses in enumerate(([2.0, 1.0], [1.0, 3.0], [4.0, 0.5])):
+        rows.fill_(number)  # in place, as an optimiser does
+        kept.offer(torch.tensor(losses), rows)
+    assert kept.rows is not None and kept.rows.tolist() == [[1.0] * 3, [2.0] * 3]
+    again = KeptRows()
+    again.load_state_dict(kept.state_dict())
+    again.offer(torch.tensor([0.1, 0.6]), torch.full((2, 3), 9.0))
+    assert again.rows is not None and again.rows.tolist() == [[9.0] * 3, [2.0] * 3]
+
+
+def test_each_candidate_and_set_is_judged_at_its_own_best_weights() -> None:
+    made = trial(steps=4, lr_alpha=3.0, basis="domain", combine=2)
+    pairs = [c for c, chosen in enumerate(made.data.candidates) if len(chosen) > 1]
+    assert list(made.kept) == [f"{c}_domain" for c in pairs]
+    best = np.full((len(made.data.candidates), len(made.data.sets)), np.inf)
+    while not made.finished:
+        made.step()
+        now = [made.distances(made.net, "validation", c) for c in range(len(best))]
+        best = np.minimum(best, now)
+    told = [made.distances(made.trained(), "validation", c) for c in range(len(best))]
+    assert np.array(told) == pytest.approx(best)
+    assert (np.array(told) < np.array(now) - 1e-9).any(), "steps this wide overshoot"
+
+
+def test_seeds_of_any_size_group_graphs() -> None:
+    stars = domain(*(nx.star_graph(n) for n in range(3, 7)))
+    assert [len(g) for g in clusters(stars, 2, 2**32 + 1)] == [len(g) for g in clusters(stars, 2, 1)]
+
+
+def test_large_graphs_that_are_not_cut_are_refused(
+    monkeypatch: pytest.MonkeyPatch, few_domains: Path
+) -> None:
+    link = np.array([[0], [1]])
+    several = Domain("wide", np.array([50_000, 2]), np.array([1, 1]), np.concatenate([link, link], 1))
+    alone = Domain("alone", np.array([50_000]), np.array([1]), link)
+    for found, refused in ((several, True), (alone, False)):
+        loaded = Domains("own", (found,), (domain(nx.path_graph(3)),))
+        monkeypatch.setattr(graph_domains, "_load", lambda *_, loaded=loaded: loaded)
+        for over in ({"statistic": "entrywise"}, {"statistic": "density"}, {"statistic": "random"}):
+            said = W2PGNN.unsuited(paper_config("w2pgnn", "own", **over), "own", few_domains)
+            assert (said is not None) == (refused and over["statistic"] != "random")
+            assert said is None or (
+                "graphs wide" in said and "50,000 nodes" in said and "file of its own" in said
+            )
+
+
+def test_what_a_statistic_has_no_use_for_is_not_there() -> None:
+    graphon = {"estimator", "resolution", "basis", "lr_alpha"}
+    assert graphon <= set(paper_config("w2pgnn", "own", statistic="gw", estimator="pool"))
+    for over in ({"statistic": "density"}, {"statistic": "random"}):
+        assert not graphon & set(paper_config("w2pgnn", "own", **over))
+    uniform = paper_config("w2pgnn", "own", statistic="gw", alpha="uniform")
+    assert "lr_alpha" not in uniform and "estimator" in uniform
+
+
 # ---- measured gains ----
 
 
@@ -345,6 +402,21 @@ def test_gains_are_of_the_same_start_and_nothing_without_pre_training(
     monkeypatch.setattr(pretraining, "PRETRAIN", 3)
     first = measured()
     assert first.shape == (2, 1) and (first != 0).all() and measured().tolist() == first.tolist()
+
+
+def test_r2_is_of_what_was_known_before_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, dense = domain(nx.gnp_random_graph(14, 0.3, seed=1)), domain(nx.complete_graph(14))
+    own = pretraining.Graphs(few, "cpu")
+    held = pretraining.Graphs(dense, "cpu", own.scale)
+    mean, deviation = own.scale
+    assert held.target.tolist() == pytest.approx([(np.log1p(78) - mean) / deviation] * 14)
+    seen = []
+    monkeypatch.setattr(pretraining, "PRETRAIN", 0)
+    monkeypatch.setattr(
+        pretraining, "tuned", lambda net, head, tuned, held: seen.append((tuned, held)) or 0.0
+    )
+    pretraining.gains([few], [few], [dense])
+    assert all(held.scale == tuned.scale and held.target.min() > 1 for tuned, held in seen)
 
 
 def test_links_are_learned_to_be_told_from_pairs() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import scipy.sparse as sp
 
+MOST_DEGREES = 1000  # beyond which degrees are not one-hot
+
 
 @dataclass(frozen=True, eq=False)
 class GraphSet:
@@ -25,7 +27,8 @@ class GraphSet:
     counts. validation: the indices of the validation part, where that is given too; graphs in neither then train.
     shares: in place of `held_out`, the shares of each class that are drawn to validate and to test. names: of the
     classes, if they have any. passes: how often an epoch goes over the training graphs. dropped: what the files hold
-    and the graphs do not, such as self loops, and how often.
+    and the graphs do not, such as self loops, and how often. degrees: whether x is `degree_features`, for want of
+    features of the nodes' own.
     """
 
     name: str
@@ -48,14 +51,30 @@ class GraphSet:
     shares: tuple[float, float] | None = None
     values: np.ndarray | None = None
     cuts: tuple[float, ...] = ()
+    degrees: bool = False
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+    def degree(self) -> np.ndarray:
+        """(N,): how many edges each node has."""
+        first = np.repeat(np.cumsum(self.nodes) - self.nodes, self.edges)
+        return np.bincount((self.ends + first).ravel(), minlength=int(self.nodes.sum()))
 
 
 def one_hot(values: np.ndarray, count: int) -> np.ndarray:
     """(n, count) float32 with a one in column `values`."""
     return np.eye(count, dtype=np.float32)[values]
+
+
+def degree_features(degree: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
+    """(n, p) float32: degrees one-hot or, where one is `MOST_DEGREES` or more, standardised. known: those of the set
+    that give width, mean and deviation in place of their own; higher degrees then count as the highest of these."""
+    known = degree if known is None else known
+    most = int(known.max(initial=0))
+    if most >= MOST_DEGREES:
+        return ((degree - known.mean()) / (known.std() or 1.0))[:, None].astype(np.float32)
+    return one_hot(np.minimum(degree, most), most + 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fairsweep.trainables.base import DataError, DataNotFound
 from fairsweep.trainables.datasets.graphs import surplus
-from fairsweep.trainables.datasets.packed_graphs import GraphSet, one_hot
+from fairsweep.trainables.datasets.packed_graphs import GraphSet, degree_features, one_hot
 
 # name -> (folder and prefix of the files, graphs, classes)
 TU = {
@@ -105,11 +105,9 @@ def read_tu(name: str, folder: Path, prefix: str) -> GraphSet:
     _, first = np.unique(low[listed] * total + high[listed], return_index=True)
     once = listed[first]
     ends = np.stack([low[once], high[once]])
+    degrees = x is None
     if x is None:
-        degree = np.bincount(ends.ravel(), minlength=total)
-        wide = degree.max() >= 1000
-        scaled = ((degree - degree.mean()) / degree.std())[:, None].astype(np.float32)
-        x = scaled if wide else one_hot(degree, int(degree.max()) + 1)
+        x = degree_features(np.bincount(ends.ravel(), minlength=total))
     typed = (folder / f"{prefix}_edge_labels.txt").is_file()
     types = None
     if e is not None and typed:
@@ -133,6 +131,7 @@ def read_tu(name: str, folder: Path, prefix: str) -> GraphSet:
         edge_classes=0 if types is None else int(types.max(initial=-1)) + 1,
         dropped=dropped,
         names=tuple(map(str, values)),
+        degrees=degrees,
     )
 
 

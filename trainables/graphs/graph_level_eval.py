@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from fairsweep.trainables.base import OWN, Claim, Tiny
 from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets import graph_sets
 from fairsweep.trainables.datasets.tudataset import TU
 from fairsweep.trainables.tasks import graph_layers
 from fairsweep.trainables.tasks.batch_structure import BatchStructure
@@ -28,11 +31,13 @@ from fairsweep.trainables.tasks.graph_classification import Output
 from fairsweep.trainables.tasks.graph_layers import TopKPool, convolutions, propagate, scatter, top
 from fairsweep.trainables.tasks.graph_levels import METRICS, GraphLevelTask, LevelBatch
 from fairsweep.trainables.tasks.message_passing import LAYERS, Layers
+from fairsweep.trainables.tasks.rooted_subgraphs import Kind, expected_bytes
 from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 ROOTED = ("kpath", "ego_subgraph")
 ENCODERS = (*ROOTED, "gin", "gcn", "sage", "gat", "topk_pool")
 CONTRASTS = ("adaptive", "random_drop", "none")
+MOST_BYTES = 16e9  # of rooted subgraphs
 
 # ---- encoders: states of the nodes (n, hidden), and a vector of each graph ----
 
@@ -215,6 +220,12 @@ class GraphNet(nn.Module):
 
 # ---- training ----
 
+
+@lru_cache(maxsize=64)
+def _rooted_bytes(name: str, folder: Path | None, kind: Kind, k: int, most: int) -> float:
+    return expected_bytes(graph_sets.load(name, folder), kind, k, most)
+
+
 _COUNT: dict[str, Any] = {
     "contrastive": "none",
     "node_label": "root_mark",
@@ -293,6 +304,22 @@ class GraphLevelEval(NetworkPaper):
 
     default_steps = 25  # the paper's own number of epochs could not be checked
     selection = "val_loss"
+
+    @classmethod
+    def unsuited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None) -> str | None:
+        """The subgraphs around every node of dense or of large graphs do not fit."""
+        kind = config["encoder"]
+        if kind not in ROOTED:
+            return None
+        folder = None if data_dir is None else Path(data_dir)
+        size = _rooted_bytes(data, folder, kind, config["k"], config.get("max_paths", 0))
+        if size <= MOST_BYTES:
+            return None
+        lower = "a smaller max_paths or k" if kind == "kpath" else "a smaller k, or encoder=kpath"
+        return (
+            f"subgraphs of encoder={kind} with k={config['k']} around every node take {size / 1e9:.0f} GB; must be at"
+            f" most {MOST_BYTES / 1e9:.0f} GB: {lower}"
+        )
 
     def prepare(self) -> None:
         where = (self.setting.data_dir, self.device, self.split_rng)

@@ -19,19 +19,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from fairsweep.trainables.base import OWN, Claim, Tiny
 from fairsweep.trainables.catalog import register
+from fairsweep.trainables.datasets.graph_domains import load
 from fairsweep.trainables.datasets.packed_graphs import Domain
 from fairsweep.trainables.tasks import graphons
-from fairsweep.trainables.tasks.graph_pretraining import METRICS, PARTS, PretrainingTask
+from fairsweep.trainables.tasks.graph_pretraining import METRICS, PARTS, PretrainingTask, against
+from fairsweep.trainables.tasks.graphons import SUMMARIES, by_summary
+from fairsweep.trainables.tasks.keeping import KeptRows
 from fairsweep.trainables.tasks.training import NetworkPaper
 
-SUMMARIES = ("density", "clustering", "topology")  # statistics of graphs that are compared by themselves
 STATISTICS = ("gw", "entrywise", *SUMMARIES, "random")
 WAYS = ("integr", "domain", "topo")  # to build a basis
+MOST = 16  # GB of dense matrices of one graph
 
 # ---- the basis of a generator space ----
 
@@ -45,7 +47,8 @@ def clusters(domain: Domain, count: int, seed: int) -> list[Domain]:
     spread = features.std(0)
     scaled = (features - features.mean(0)) / np.where(spread > 0, spread, 1)
     count = min(count, len(np.unique(scaled.round(9), axis=0)))
-    found = KMeans(count, n_init=4, random_state=seed).fit_predict(scaled)
+    # scikit-learn takes 32 bits of a seed.
+    found = KMeans(count, n_init=4, random_state=seed % 2**32).fit_predict(scaled)
     return [graphons.chosen_of(linked, np.flatnonzero(found == k)) for k in np.unique(found)]
 
 
@@ -74,6 +77,11 @@ class Space(nn.Module):
         self.logits = nn.Parameter(torch.ones(sets, len(basis), dtype=torch.float64), requires_grad=learned)
 
     @property
+    def learns(self) -> bool:
+        """Whether there is a choice, and it is not made already."""
+        return self.logits.requires_grad and len(self.basis) > 1
+
+    @property
     def alpha(self) -> Tensor:
         """(sets, b), each row on the simplex."""
         return torch.softmax(self.logits, 1)
@@ -100,31 +108,6 @@ class Measure:
         return (graphons.resized(a, size) - graphons.resized(b, size)).square().mean()
 
 
-def summary(domain: Domain, statistic: str) -> np.ndarray:
-    """(f,): what graphs of a domain are on average, by one of `SUMMARIES`."""
-    mean = graphons.topology(domain).mean(0)
-    return mean[{"density": [2], "clustering": [7], "topology": list(range(graphons.FEATURES))}[statistic]]
-
-
-def by_summary(sources: list[Domain], sets: list[Domain], statistic: str) -> np.ndarray:
-    """(sources, sets): distances of the averages, each feature scaled by its deviation over all collections."""
-    found = np.array([summary(domain, statistic) for domain in (*sources, *sets)])
-    spread = found.std(0)
-    found = found / np.where(spread > 0, spread, 1)
-    return np.linalg.norm(found[: len(sources), None] - found[None, len(sources) :], axis=2)
-
-
-def against(distance: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
-    """Of feasibility, the negative `distance` (candidates, sets), with measured gains: Pearson's correlation over all
-    pairs, and the mean over the sets of Spearman's, how alike both rank the candidates; 0 where one is constant."""
-    flat = distance.std() == 0 or gain.std() == 0
-    pearson = 0.0 if flat else float(np.corrcoef(-distance.ravel(), gain.ravel())[0, 1])
-    ranks = []
-    for d, g in zip(distance.T, gain.T, strict=True):
-        ranks.append(0.0 if d.std() == 0 or g.std() == 0 else float(spearmanr(-d, g).statistic))
-    return pearson, float(np.mean(ranks))
-
-
 # ---- the paper ----
 
 _GRAPHONS: dict[str, Any] = {"estimator": "pool", "basis": "domain"}
@@ -134,8 +117,9 @@ _GRAPHONS: dict[str, Any] = {"estimator": "pool", "basis": "domain"}
 class W2PGNN(NetworkPaper):
     """Adam on the weights of the combinations of every candidate (a source, several, or all) for every downstream set.
 
-    The graphs of a downstream set are cut in three: weights are fitted to the graphon of one part, chosen by that of
-    another and judged by that of the third. `attrs` ranks the candidates for each set. `test_inside_distance` and
+    The graphs of a downstream set are cut in three: weights are fitted to the graphon of one part; of each candidate
+    and set those of the step that comes closest to another are kept, and judged by the third. `val_distance` is that of
+    the candidate of all sources at a step. `attrs` ranks the candidates for each set. `test_inside_distance` and
     `test_separation` (least distance of the sets of another kind minus the largest of those within the space) and the
     error of alpha are of sets whose mixture is known, and 0 where none is. Gains are measured by `tasks.pretraining`;
     `test_gain_correlation` is Pearson's with feasibility over all pairs, `test_rank_agreement` Spearman's for each set.
@@ -205,9 +189,23 @@ class W2PGNN(NetworkPaper):
 
     @classmethod
     def unsuited(cls, config: Mapping[str, Any], data: str, data_dir: Path | None = None) -> str | None:
-        """POT is missing where the distance is its."""
-        missing = config.get("statistic") == "gw" and importlib.util.find_spec("ot") is None
-        return "statistic=gw needs POT; pip install 'fairsweep[transport]'" if missing else None
+        """POT is missing where the distance is its; or a large graph is not cut, for want of a file of its own."""
+        statistic = config["statistic"]
+        if statistic == "gw" and importlib.util.find_spec("ot") is None:
+            return "statistic=gw needs POT; pip install 'fairsweep[transport]'"
+        matrices = graphons.MATRICES.get(config.get("estimator", ""), 0)
+        if statistic in SUMMARIES or config.get("basis") in ("topo", "max"):
+            matrices = max(matrices, graphons.TOPOLOGY_MATRICES)
+        domains = load(data, data_dir)
+        found = ((int(d.nodes.max()), d.name) for d in (*domains.sources, *domains.downstream) if len(d) > 1)
+        nodes, name = max(found, default=(0, ""))
+        size = matrices * 8e-9 * nodes**2
+        if size <= MOST:
+            return None
+        return (
+            f"graphs {name}: {matrices} dense matrices of the {nodes:,} nodes of one of several graphs take"
+            f" {size:.0f} GB, at most {MOST}; give that graph a file of its own: it is then cut into neighbourhoods"
+        )
 
     def prepare(self) -> None:
         config = self.config
@@ -227,9 +225,21 @@ class W2PGNN(NetworkPaper):
             self._fix(config["statistic"])
             self.net["none"] = Space(torch.zeros(1, 1, 1, dtype=torch.float64), len(self.data.sets), False)
         self.net.to(self.device)
+        self.kept = {key: KeptRows() for key, space in self.net.items() if space.learns}
         self.optimiser = torch.optim.Adam(
-            self.net.parameters(), lr=config["lr_alpha"], betas=(0.9, 0.99), weight_decay=1e-5
+            self.net.parameters(), lr=config.get("lr_alpha", 0.0), betas=(0.9, 0.99), weight_decay=1e-5
         )
+
+    def stateful(self) -> dict[str, Any]:
+        return {**super().stateful(), **{f"kept_{key}": kept for key, kept in self.kept.items()}}
+
+    def trained(self) -> nn.Module:
+        net = super().trained()
+        assert isinstance(net, nn.ModuleDict)
+        for key, kept in self.kept.items():
+            if kept.rows is not None:
+                net[key].logits.data.copy_(kept.rows)
+        return net
 
     def _make_spaces(self) -> None:
         config, data = self.config, self.data
@@ -253,17 +263,24 @@ class W2PGNN(NetworkPaper):
         """Those of a candidate by how their basis was built."""
         return {key.split("_")[1]: space for key, space in net.items() if key.startswith(f"{c}_")}
 
+    @torch.no_grad()
     def distances(self, net: nn.ModuleDict, part: str, c: int) -> np.ndarray:
         """(sets,) of a candidate: the least over the ways to build a basis."""
         if self.fixed:
             return self.fixed[part][c]
-        found, sets = self.spaces(net, c).values(), self.held[part]
-        with torch.no_grad():
-            return np.array([min(float(self.measure(s(j), b)) for s in found) for j, b in enumerate(sets)])
+        return np.min([self.away(space, part).numpy() for space in self.spaces(net, c).values()], axis=0)
+
+    @torch.no_grad()
+    def away(self, space: Space, part: str) -> Tensor:
+        """(sets,): how far the combination for each set is from its graphs of `part`."""
+        found = [float(self.measure(space(j), b)) for j, b in enumerate(self.held[part])]
+        return torch.tensor(found, dtype=torch.float64)
 
     def epoch(self) -> dict[str, float]:
+        everything = len(self.data.candidates) - 1
         if self.fixed:
             train = float(self.fixed["train"].mean())
+            distance = self.distances(self.net, "validation", everything)
         else:
             targets = self.held["train"]
             losses = [self.measure(s(j), b) for s in self.net.values() for j, b in enumerate(targets)]
@@ -271,8 +288,15 @@ class W2PGNN(NetworkPaper):
             train = float(loss.detach()) / len(losses)
             if loss.requires_grad:
                 self.descend(loss)
-        everything = len(self.data.candidates) - 1
-        distance = self.distances(self.net, "validation", everything)
+            mine = f"{everything}_"
+            away = {
+                key: self.away(space, "validation")
+                for key, space in self.net.items()
+                if key in self.kept or key.startswith(mine)
+            }
+            for key, kept in self.kept.items():
+                kept.offer(away[key], self.net[key].logits)
+            distance = np.min([found.numpy() for key, found in away.items() if key.startswith(mine)], axis=0)
         return {"val_distance": float(distance.mean()), "train_loss": train}
 
     def measure_test(self, net: nn.Module) -> dict[str, float]:

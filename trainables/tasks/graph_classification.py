@@ -232,13 +232,27 @@ class GraphTask:
         )
 
     def batches(self, size: int) -> Iterator[Tensor]:
-        """Indices of the training graphs in random order, `size` at a time, as often as an epoch goes over them."""
+        """Indices of the training graphs in random order, `size` at a time, as often as an epoch goes over them.
+
+        A graph of one node that would be a batch by itself, which nothing normalises, joins the batch beside it."""
         for _ in range(self.data.passes):
             graphs = self.parts["train"] if self.level != "node" else torch.zeros(1, dtype=torch.int64)
             order = torch.randperm(len(graphs)).to(self.tensors["nodes"].device)
-            for chosen in graphs.to(order.device)[order].split(size):
+            chunks = list(graphs.to(order.device)[order].split(size))
+            for chosen in self._none_lone(chunks) if self.level == "graph" else chunks:
                 if self.targets(chosen):
                     yield chosen
+
+    def _none_lone(self, chunks: list[Tensor]) -> list[Tensor]:
+        found: list[Tensor] = []
+        lone = False
+        for chunk in chunks:
+            before, lone = lone, len(chunk) == 1 and int(self.tensors["nodes"][chunk]) == 1
+            if found and (before or lone):
+                found[-1], lone = torch.cat([found[-1], chunk]), False
+            else:
+                found.append(chunk)
+        return found
 
     def targets(self, graphs: Tensor) -> int:
         """How many targets the training graphs of the given indices have."""

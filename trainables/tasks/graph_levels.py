@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fairsweep.trainables.base import Metric
+from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import graph_sets
-from fairsweep.trainables.datasets.packed_graphs import GraphSet
+from fairsweep.trainables.datasets.packed_graphs import GraphSet, degree_features
 from fairsweep.trainables.tasks.graph_classification import GraphBatch, GraphTask, tensors
 from fairsweep.trainables.tasks.rooted_subgraphs import Batches, Kind, Rooted, Subgraphs, find
 
@@ -63,7 +63,8 @@ def _some(
 
 def noisy(data: GraphSet, graphs: np.ndarray, share: float, kind: str, rng: np.random.Generator) -> GraphSet:
     """`data` with round(share * m) of the m edges of each of `graphs` taken away (`kind` "remove"), or with as many new
-    ones between its nodes ("add"; fewer where a graph is nearly complete), their features those of edges it has."""
+    ones between its nodes ("add"; fewer where a graph is nearly complete), their features those of edges it has. Where
+    the features of nodes are their degrees, these are counted anew."""
     owner = np.repeat(np.arange(len(data)), data.edges)
     change = np.zeros(len(data), np.int64)
     change[graphs] = np.round(share * data.edges[graphs])
@@ -89,9 +90,11 @@ def _with_edges(data: GraphSet, rows: np.ndarray, ends: np.ndarray, owner: np.nd
         return None if column is None else column[rows]
 
     edges = np.bincount(owner, minlength=len(data))
-    return replace(
+    made = replace(
         data, edges=edges, ends=ends, e=data.e[rows], types=taken(data.types), marked=taken(data.marked)
     )
+    # Else the truth would stand beside the noise.
+    return replace(made, x=degree_features(made.degree(), data.degree())) if data.degrees else made
 
 
 def _new_pairs(data: GraphSet, wanted: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -173,6 +176,11 @@ class GraphLevelTask(GraphTask):
         self.parts["train"] = torch.tensor(train, device=device)
         self.regression = self.data.values is not None
         self.outputs = 1 if self.regression else self.classes
+        if self.data.nodes[train].sum() < 2:
+            raise DataError(
+                f"data={name}: the training graphs have one node in all; needs two at least, to normalise over:"
+                " more graphs to train on, or larger ones"
+            )
         values = np.zeros(len(self.data)) if self.data.values is None else self.data.values
         self.mean, self.deviation = float(values[train].mean()), float(values[train].std()) or 1.0
         self.rooted: Batches | None = None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from fairsweep.trainables.base import DataError, Metric
@@ -27,6 +28,17 @@ METRICS = (
     Metric("test_rank_agreement", "max", "test"),
 )
 PARTS = ("train", "validation", "test")
+
+
+def against(distance: np.ndarray, gain: np.ndarray) -> tuple[float, float]:
+    """Of feasibility, the negative `distance` (candidates, sets), with measured gains: Pearson's correlation over all
+    pairs, and the mean over the sets of Spearman's, how alike both rank the candidates; 0 where one is constant."""
+    flat = distance.std() == 0 or gain.std() == 0
+    pearson = 0.0 if flat else float(np.corrcoef(-distance.ravel(), gain.ravel())[0, 1])
+    ranks = []
+    for d, g in zip(distance.T, gain.T, strict=True):
+        ranks.append(0.0 if d.std() == 0 or g.std() == 0 else float(spearmanr(-d, g).statistic))
+    return pearson, float(np.mean(ranks))
 
 
 class PretrainingTask:

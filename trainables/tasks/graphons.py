@@ -21,7 +21,10 @@ from fairsweep.trainables.datasets.packed_graphs import Domain
 
 ESTIMATORS = ("sas", "pool", "lg", "usvt")
 SOLVERS = ("entropic", "exact")
+SUMMARIES = ("density", "clustering", "topology")  # statistics of graphs that are compared by themselves
 FEATURES = 8  # of `topology`
+# About how many dense n x n matrices of doubles there are at a time: in an estimate, and in `topology`.
+MATRICES, TOPOLOGY_MATRICES = {"sas": 2, "pool": 3, "lg": 5, "usvt": 7}, 3
 
 # ---- collections ----
 
@@ -96,6 +99,20 @@ def topology(domain: Domain) -> np.ndarray:
             ]
         )
     return np.array(rows)
+
+
+def summary(domain: Domain, statistic: str) -> np.ndarray:
+    """(f,): what graphs of a domain are on average, by one of `SUMMARIES`."""
+    mean = topology(domain).mean(0)
+    return mean[{"density": [2], "clustering": [7], "topology": list(range(FEATURES))}[statistic]]
+
+
+def by_summary(sources: list[Domain], sets: list[Domain], statistic: str) -> np.ndarray:
+    """(sources, sets): distances of the averages, each feature scaled by its deviation over all collections."""
+    found = np.array([summary(domain, statistic) for domain in (*sources, *sets)])
+    spread = found.std(0)
+    found = found / np.where(spread > 0, spread, 1)
+    return np.linalg.norm(found[: len(sources), None] - found[None, len(sources) :], axis=2)
 
 
 # ---- estimates ----

@@ -18,6 +18,8 @@ from fairsweep.trainables.datasets.packed_graphs import GraphSet
 
 Kind = Literal["kpath", "ego_subgraph"]
 BLOCK = 2048  # nodes whose paths are extended at a time
+# At the peak of `find`, measured: of a path kept, of one tried, and of a copy or link of a neighbourhood.
+PATH_BYTES, EXTENDED_BYTES, COPY_BYTES = 200, 50, 70
 
 
 def segments(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -111,6 +113,34 @@ def balls(
     links.sort_indices()
     inside = links.tocoo()
     return copies.row, copies.col, copies.data - 1, inside.row, inside.col
+
+
+def expected_bytes(data: GraphSet, kind: Kind, k: int, most: int) -> float:
+    """About what `find` takes at its peak, counted in time linear in k and the edges: of kpath as if every walk that
+    never turns back were a path; of neighbourhoods as if each grew by the mean degree of its graph."""
+    if kind == "kpath":
+        first = np.repeat(np.cumsum(data.nodes) - data.nodes, data.edges)
+        u, v = data.ends + first
+        n = int(data.nodes.sum())
+
+        def along(count: np.ndarray) -> np.ndarray:
+            return np.bincount(u, count[v], n) + np.bincount(v, count[u], n)
+
+        before, walks = np.ones(n), along(np.ones(n))
+        degree, paths, most_at_once = walks, 0.0, 0.0
+        for length in range(1, k + 1):
+            paths += float(np.minimum(walks, most).sum())
+            grown = np.minimum(walks, most).sum() / n * min(n, BLOCK) * degree.mean()
+            most_at_once = max(most_at_once, float(grown) if length < k else 0.0)
+            back = degree if length == 1 else degree - 1
+            before, walks = walks, np.maximum(along(walks) - back * before, 0)
+        return PATH_BYTES * paths + EXTENDED_BYTES * most_at_once
+    degrees = 2 * data.edges / data.nodes
+    onward = np.maximum(degrees - 1, 0)
+    reach = np.minimum(data.nodes, 1 + degrees * sum(onward**length for length in range(k)))
+    # A link to every node that was reached, or the share of all that random nodes would have among them.
+    links = np.maximum(reach, data.edges * (reach / data.nodes) ** 2)
+    return COPY_BYTES * float((data.nodes * (reach + links)).sum())
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from fairsweep.trainables.datasets.delimited import Delimited
 from fairsweep.trainables.datasets.own import splits, tables
 from fairsweep.trainables.datasets.own.nodes import EDGES, standardised
 from fairsweep.trainables.datasets.own.tables import NAME
-from fairsweep.trainables.datasets.packed_graphs import GraphSet, one_hot
+from fairsweep.trainables.datasets.packed_graphs import GraphSet, degree_features, one_hot
 from fairsweep.trainables.datasets.tudataset import read_tu
 
 SHARES = (0.1, 0.1)  # of the graphs, to validate and to test
@@ -22,7 +22,6 @@ LAYOUT = (
     "graphs.csv, nodes.csv and edges.csv (or .parquet), one graphs.parquet with the list columns edge_index and"
     " node_feat, or TUDataset's PREFIX_A.txt, PREFIX_graph_indicator.txt and PREFIX_graph_labels.txt"
 )
-MOST_DEGREES = 1000  # beyond which degrees are not one-hot, as in `tudataset`
 LISTS = ("edge_index", "node_feat", "edge_attr", "num_nodes", "y")  # of the layout with a graph a row
 
 
@@ -82,10 +81,9 @@ def _packed(
         "repeated entries": len(directed) - len(np.unique(directed)),
     }
     kept = np.stack([low[once], high[once]])
+    degrees = x is None
     if x is None:
-        degree = np.bincount((start[owner[once]] + kept).ravel(), minlength=total)
-        wide = degree.max(initial=0) >= MOST_DEGREES
-        x = standardised(degree[:, None].astype(float)) if wide else one_hot(degree, int(degree.max()) + 1)
+        x = degree_features(np.bincount((start[owner[once]] + kept).ravel(), minlength=total))
     parts = split or {}
     test, validation = parts.get("test"), parts.get("validation")
     return GraphSet(
@@ -105,6 +103,7 @@ def _packed(
         dropped=dropped,
         names=names,
         shares=SHARES,
+        degrees=degrees,
     )
 
 
