@@ -19,6 +19,7 @@ from fairsweep.cluster.jobs.comparing.display import ComparisonDisplay
 from fairsweep.cluster.jobs.comparing.field import LeftOut
 from fairsweep.cluster.jobs.comparing.sets import most_shared
 from fairsweep.trainables import catalog, index
+from fairsweep.trainables.base import Metric
 from tests.cluster import field_papers
 from tests.cluster.test_compare import compared, rows
 
@@ -92,6 +93,59 @@ def test_baselines_are_methods_of_their_own() -> None:
     )  # of six methods
 
 
+def test_a_method_that_is_named_twice_is_one_and_two_have_two_labels() -> None:
+    own = "test_field_two:model=test_field_two"
+    assert who(asked(own)) == ["test_field_one", "test_field_two", "test_field_two:test_field_two"]
+    assert len(asked(own).entrants) == 3
+    for words in (
+        ["test_field_one", "test_field_one:model=plain"],
+        ["test_field_one:model=plain", "test_field_one"],
+    ):
+        found = plan.asked([*words, "baselines=true", *FEW], "c", "store")
+        assert sorted(who(found)) == ["flat", "plain", "test_field_one"]
+
+
+def test_a_paper_has_one_vote_on_the_metric_with_any_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field_papers.Extra, "setup", field_papers.One.setup)
+    monkeypatch.setattr(field_papers.Extra, "contenders", {"model": ("plain",)})
+    monkeypatch.setattr(field_papers.One, "metrics", field_papers.Otherwise.metrics)
+    found = asked("baselines=true")  # five methods of three papers have test_loss, six of two have test_fame
+    assert found.spec.on == "test_loss"
+    assert {m.trainable.removeprefix("test_field_") for m in found.spec.methods} == {"dense", "extra", "two"}
+
+
+def test_what_is_better_the_other_way_round_is_left_out_also_of_a_metric_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(field_papers.Extra, "setup", field_papers.One.setup)
+    other = (*field_papers.One.metrics[:2], Metric("test_loss", "max", "test"))
+    monkeypatch.setattr(field_papers.One, "metrics", other)
+    for found in (asked(), asked("on=test_loss")):
+        assert who(found) == ["test_field_extra", "test_field_two"] and found.spec.mode == "min"
+        left = {x.method: x.why for x in found.spec.left_out}
+        assert left["test_field_one"] == "on=test_loss: has a test_loss that is better the other way round"
+    with pytest.raises(
+        UserError, match="on=test_loss: is to be large for test_field_one and small for test_"
+    ):
+        asked("test_field_one", "on=test_loss")
+
+
+def test_the_same_words_in_another_folder_are_another_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words in (["data=own", "data_dir=there"], ["data=own@there"]):
+        specs = []
+        for name in ("a", "b"):
+            (tmp_path / name / "there").mkdir(parents=True, exist_ok=True)
+            monkeypatch.chdir(tmp_path / name)
+            specs.append(asked(*words))
+        with pytest.raises(UserError, match="has a comparison of this name with other data"):
+            plan.check_same(plan.as_begun(specs[1], specs[0].spec).spec, specs[0].spec)
+        monkeypatch.chdir(tmp_path)
+        again = asked(*(word.replace("there", f"{tmp_path}/a/there") for word in words))
+        assert again.spec.asked == specs[0].spec.asked
+
+
 def test_a_task_of_one_paper_has_its_baselines() -> None:
     with pytest.raises(
         UserError, match="test_field_alone is the only method that can take data=bowl; baselines=true"
@@ -133,6 +187,7 @@ def test_methods_of_ones_own_take_part_beside_them(tmp_path: Path) -> None:
         ([TASK, "space.width=3"], "space.width=3: no method has this parameter"),
         ([TASK, "data=moon"], "test_field_elsewhere is the only method that can take data=moon; test_field_dense: has"),
         ([TASK, "data_dir=there"], "data is missing: data_dir=there says where"),
+        ([TASK, "data=own", "data_dir=a", "data_dir=b"], "data_dir=b: data_dir is given twice"),
         ([TASK, "baselines=maybe"], "baselines=maybe: must be true or false"),
         ([TASK, "on=fame"], "on=fame: has no such metric"),
     ],

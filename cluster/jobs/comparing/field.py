@@ -15,7 +15,7 @@ from fairsweep.cluster.errors import MissingData, UserError
 from fairsweep.cluster.jobs import sweep
 from fairsweep.cluster.jobs.comparing import sets, tested
 from fairsweep.cluster.jobs.comparing.entrants import Entrant
-from fairsweep.cluster.jobs.comparing.methods import Method, named
+from fairsweep.cluster.jobs.comparing.methods import Method, bare, named
 from fairsweep.cluster.jobs.comparing.sets import Data
 from fairsweep.search_spaces._parameter import hydra_word
 from fairsweep.trainables import catalog, index
@@ -74,8 +74,8 @@ def of_task(
     of_papers, asked = [Method("", slug) for slug in papers], list(asked)
     if baselines:
         of_papers, asked = with_baselines(of_papers), with_baselines(asked)
-    known = [(method.trainable, method.fixed) for method in asked]
-    of_papers = [method for method in of_papers if (method.trainable, method.fixed) not in known]
+    known = {_same(method) for method in asked}
+    of_papers = [method for method in of_papers if _same(method) not in known]
     methods = labelled([*of_papers, *asked])
     by_name = methods[len(of_papers) :]
     entrants, left_out, metric = weeded(methods, by_name, found, make, on)
@@ -126,7 +126,7 @@ def contenders(paper: type[Paper]) -> tuple[str, list[Any]] | None:
 
 
 def with_baselines(methods: Sequence[Method]) -> list[Method]:
-    """The methods, and in place of each paper that is named as it is, it and each of its baselines."""
+    """The methods, and in place of each paper that is named as it is, it and each of its baselines; each once."""
     found = []
     for method in methods:
         try:
@@ -138,15 +138,25 @@ def with_baselines(methods: Sequence[Method]) -> list[Method]:
             continue
         name, values = chosen
         found += [Method("", method.trainable, {**method.fixed, name: hydra_word(value)}) for value in values]
-    return found
+    once: dict[Any, Method] = {}
+    for method in found:
+        once.setdefault(_same(method), method)
+    return list(once.values())
+
+
+def _same(method: Method) -> tuple[str, frozenset[tuple[str, str]]]:
+    """Equal for methods that are the same, by whatever label."""
+    return method.trainable, frozenset((name, bare(value)) for name, value in method.fixed.items())
 
 
 def labelled(methods: Sequence[Method]) -> list[Method]:
-    """The methods with labels; `dagnn:dagnn`, the method of the paper that is called after it, is `dagnn`."""
-    found = []
-    for method in named(methods):
+    """The methods with labels; `dagnn:dagnn`, the method of the paper that is called after it, is `dagnn`, if none is
+    called so yet."""
+    labels = named(methods)
+    found, taken = [], {method.label for method in labels}
+    for method in labels:
         head, _, value = method.label.partition(":")
-        found.append(replace(method, label=head) if value == head else method)
+        found.append(replace(method, label=head) if value == head and head not in taken else method)
     return found
 
 
@@ -163,7 +173,7 @@ def weeded(
     """The entrants of those that can take all of the data, the others with their reasons, and the metric.
 
     by_name: those of the methods that were asked for so: what is wrong with one of them is an error. on: the metric
-    that is asked for; None: the one that most papers have.
+    that is asked for; None: the one that most papers have. Those for which the other way is better are left out.
     """
     able: dict[str, list[Entrant]] = {}
     why: dict[str, str] = {}
@@ -176,8 +186,8 @@ def weeded(
                 raise
             missing = missing or isinstance(error, MissingData)
             why[method.label] = reason(error).removeprefix(f"{method.label}: ")
-    most = tested.most_have([each[0].paper for each in able.values()], [each.name for each in data])
-    wanted, mode = (on, None) if on is not None else most or (None, None)
+    papers = list(dict.fromkeys(each[0].paper for each in able.values()))  # one vote each, with any baselines
+    wanted, mode = tested.most_have(papers, [each.name for each in data], on) or (on, None)
     for method in methods:
         if wanted is None or method in by_name or method.label not in able:
             continue

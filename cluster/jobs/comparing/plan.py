@@ -150,8 +150,7 @@ def asked(words: Sequence[str], run: str, storage: str) -> Plan:
     """The comparison that `words` ask for: methods, and settings as key=value. UserError, UnknownPaper, SpaceError."""
     check_name(run)
     names, given, shared = _sorted(words)
-    folder = next((w.partition("=")[2] for w in shared if w.startswith("data_dir=")), None)
-    shared = [w for w in shared if not w.startswith("data_dir=")]
+    folder = given.pop("data_dir", None)
     numbers: dict[str, Any] = {key: _number(given, key, *ends) for key, ends in NUMBERS.items()}
     seeds = numbers.pop("seeds")
     names += several(given["trainables"]) if "trainables" in given else []
@@ -160,16 +159,18 @@ def asked(words: Sequence[str], run: str, storage: str) -> Plan:
         run, (), (), "", "", **{k: v for k, v in numbers.items() if v is not None}, words=tuple(shared)
     )  # fmt: skip
     if "task" in given:
+        by_name = read(names, said) if names else []
         found = field.of_task(
-            given["task"], read(names, said) if names else [], _is_true(given, "baselines"),
+            given["task"], by_name, _is_true(given, "baselines"),
             given.get("data"), folder, given.get("on"),
             lambda method, data: entrant(method, data, spec.words, spec.tuning_seeds, storage),
         )  # fmt: skip
         check_used(found.methods, spec.words)
+        # Files and folders from the root: the same words mean others in another folder.
         asked_for = [
-            *names,
-            *(f"{key}={value}" for key, value in given.items() if key != "seeds"),
-            str(folder),
+            *(word for method in by_name for word in method.words),
+            *(f"{key}={given[key]}" for key in ("task", "baselines", "on") if key in given),
+            *(word for each in found.data if "data" in given for word in each.words),
         ]
         spec = replace(
             spec, methods=found.methods, data=found.data, task=found.task, left_out=found.left_out,
@@ -229,7 +230,7 @@ def _sorted(words: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]
             names.append(word)
         elif (key in REFUSED and value != "null") or (key == "search" and value == "listed"):
             raise UserError(f"{word}: {REFUSED.get(key, REFUSED['search.configs'])}")
-        elif key in SETTINGS:
+        elif key in (*SETTINGS, "data_dir"):
             if key in given:
                 raise UserError(f"{word}: {key} is given twice")
             given[key] = bare(value)

@@ -46,12 +46,19 @@ def lacking(paper: type[Paper], wanted: str) -> str:
     return ""
 
 
-def most_have(papers: Sequence[type[Paper]], data: Sequence[str]) -> tuple[str, str] | None:
-    """The test metric, and its mode, that goes with what most papers are tuned on; None if no paper has one."""
+def most_have(
+    papers: Sequence[type[Paper]], data: Sequence[str], wanted: str | None = None
+) -> tuple[str, str] | None:
+    """The test metric, and its mode, that goes with what most papers are tuned on; None if no paper has one.
+
+    wanted: the metric that is asked for; its mode is then that of most papers.
+    """
     found = []
     for paper in papers:
+        if wanted is not None and lacking(paper, wanted):
+            continue
         try:
-            name = counterpart(paper, data)
+            name = wanted or counterpart(paper, data)
         except UserError:
             continue
         found.append((name, paper.metric(name).mode))
