@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import networkx as nx
@@ -16,6 +17,7 @@ from fairsweep.trainables.base import DataError, Setting
 from fairsweep.trainables.datasets import counted_graphs, graph_sets
 from fairsweep.trainables.datasets.own import templates
 from fairsweep.trainables.datasets.packed_graphs import GraphSet, degree_features
+from fairsweep.trainables.datasets.tudataset import read_tu
 from fairsweep.trainables.graphs import graph_level_eval
 from fairsweep.trainables.graphs.graph_level_eval import (
     ENCODERS,
@@ -482,6 +484,16 @@ def test_degrees_as_features_are_those_of_the_noisy_graph(kind: str) -> None:
             assert made.x[:, 0] == pytest.approx((now - was.mean()) / was.std(), abs=1e-4)
         kept = graph_levels.noisy(plain, np.array([0]), 0.3, kind, np.random.default_rng(0))
         assert kept.x is plain.x, "features of the nodes' own stay"
+
+
+def test_sets_without_features_of_nodes_say_that_theirs_are_degrees(tmp_path: Path) -> None:
+    files = {"A": "1,2\n2,3\n4,5", "graph_indicator": "1\n1\n1\n2\n2", "graph_labels": "0\n1"}
+    for stem, text in files.items():
+        (tmp_path / f"G_{stem}.txt").write_text(text + "\n")
+    found = read_tu("g", tmp_path, "G")
+    assert found.degrees and found.x.argmax(1).tolist() == found.degree().tolist() == [1, 2, 1, 1, 1]
+    (tmp_path / "G_node_labels.txt").write_text("0\n1\n0\n1\n0\n")
+    assert not read_tu("g", tmp_path, "G").degrees
 
 
 def test_scenarios_touch_training_graphs_only() -> None:
