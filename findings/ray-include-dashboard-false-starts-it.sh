@@ -5,7 +5,7 @@ set -euo pipefail
 folder="$(mktemp -d)"
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install -q --disable-pip-version-check 'ray[default]==2.60.0' psutil
+"$folder/venv/bin/pip" install -q --disable-pip-version-check 'ray[default]==2.60.0' psutil==7.2.2
 cd "$folder"
 cat >look.py <<'PYTHON'
 import time
