@@ -353,6 +353,14 @@ def test_weights_of_edges_count_and_have_gradients(kind: str) -> None:
     assert weight.grad is not None and (weight.grad != 0).all()
 
 
+def test_attention_goes_without_weights_of_edges() -> None:
+    ends, x = torch.tensor([[0, 1], [1, 2]]), torch.randn(4, 3)
+    layer = LAYERS["gat"](3, 4)
+    torch.testing.assert_close(
+        layer(x, BatchStructure(ends, 4, torch.rand(2))), layer(x, BatchStructure(ends, 4))
+    )
+
+
 # ---- the contrast ----
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from fairsweep.trainables.tasks.graph_layers import scatter
 from fairsweep.trainables.tasks.message_passing import Structure
-from fairsweep.trainables.tasks.sparse import SparseMatrix, product
+from fairsweep.trainables.tasks.sparse import SparseMatrix, csr, product
 
 
 class _Total:
@@ -25,14 +24,9 @@ class _Total:
         row, column = torch.cat([u, v]), torch.cat([v, u])
         order = torch.argsort(row, stable=True)
         starts = torch.bincount(row, minlength=self.nodes).cumsum(0)
-        pointer = torch.cat([starts.new_zeros(1), starts]).int()  # 32 bits are what the libraries take
+        pointer = torch.cat([starts.new_zeros(1), starts]).int()
         ones = torch.ones(len(row), device=row.device)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
-            size = (self.nodes, self.nodes)
-            return torch.sparse_csr_tensor(
-                pointer, column[order].int(), ones, size=size, check_invariants=False
-            )
+        return csr((pointer, column[order].int()), ones, (self.nodes, self.nodes))
 
     def matmul(self, h: Tensor) -> Tensor:
         """(n, c): the sums of the states h (n, c) of each node's neighbours."""
@@ -93,12 +87,12 @@ class BatchStructure(Structure):
         return _Total(self.ends, self._nodes, self.weight)
 
     @cached_property
-    def propagation(self) -> SparseMatrix | _Propagation:  # type: ignore[override]
-        if self.weight is not None:
-            return _Propagation(self.total)
-        return Structure.of_edges(
-            self.ends.cpu().numpy(), self._nodes, self.device
-        ).propagation  # for attention, too
+    def propagation(self) -> _Propagation:  # type: ignore[override]
+        return _Propagation(self.total)
+
+    @cached_property
+    def looped(self) -> SparseMatrix:  # type: ignore[override]
+        return Structure.of_edges(self.ends.cpu().numpy(), self._nodes, self.device).propagation
 
     @cached_property
     def mean(self) -> _Mean:  # type: ignore[override]

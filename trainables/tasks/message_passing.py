@@ -49,6 +49,11 @@ class Structure:
         """D^-1/2 (A + I) D^-1/2, D the degrees of A + I."""
         return SparseMatrix(normalised_adjacency(self.adjacency), self.device)
 
+    @property
+    def looped(self) -> SparseMatrix:
+        """A matrix that has an entry where A + I has one, for what goes along the arcs whatever their entries are."""
+        return self.propagation
+
     @cached_property
     def total(self) -> SparseMatrix:
         """A."""
@@ -159,8 +164,7 @@ class GATLayer(nn.Module):
 def attend(receiver: Tensor, sender: Tensor, values: Tensor, graph: Structure, drop: float = 0.0) -> Tensor:
     """(n, h, c): the mean of `values` (n, h, c) over the neighbours and itself, weighted for each of h heads by the
     softmax of LeakyReLU(receiver_i + sender_j), slope 0.2; both (n, h)."""
-    # What is propagated along is A + I, whatever its entries.
-    return edge_attention(receiver, sender, values, graph.propagation, drop, SLOPE)
+    return edge_attention(receiver, sender, values, graph.looped, drop, SLOPE)
 
 
 LAYERS: dict[str, Callable[..., nn.Module]] = {

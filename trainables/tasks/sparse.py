@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 
-def _csr(rows: tuple[Tensor, Tensor], values: Tensor, size: tuple[int, int]) -> Tensor:
+def csr(rows: tuple[Tensor, Tensor], values: Tensor, size: tuple[int, int]) -> Tensor:
+    """The sparse tensor of `rows` (their starts, and the columns), int32 as the libraries take them, and `values`."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
         return torch.sparse_csr_tensor(*rows, values, size=size, check_invariants=False)
@@ -56,8 +57,8 @@ class SparseMatrix:
     @cached_property
     def rows(self) -> Tensor:
         """The row of each entry, ascending, int64."""
-        starts = self._rows[0].long()
-        return torch.repeat_interleave(torch.arange(self.shape[0], device=starts.device), starts.diff())
+        numbers = torch.arange(self.shape[0], device=self._starts.device)
+        return torch.repeat_interleave(numbers, self._starts.diff())
 
     @cached_property
     def columns(self) -> Tensor:
@@ -78,11 +79,11 @@ class SparseMatrix:
 
     def with_values(self, values: Tensor) -> Tensor:
         """The sparse tensor with the entries `values` (nnz,) in the places of this one's."""
-        return _csr(self._rows, values, (self.shape[0], self.shape[1]))
+        return csr(self._rows, values, (self.shape[0], self.shape[1]))
 
     def turned(self, values: Tensor) -> Tensor:
         """The transpose of `with_values`."""
-        return _csr(self._turned_rows, values.index_select(0, self._order), (self.shape[1], self.shape[0]))
+        return csr(self._turned_rows, values.index_select(0, self._order), (self.shape[1], self.shape[0]))
 
     def sampled(self, left: Tensor, right: Tensor) -> Tensor:
         """(nnz,): left_i . right_j at the place (i, j) of each entry; left (n, c), right (m, c)."""
@@ -99,6 +100,13 @@ class SparseMatrix:
         if drop > 0:
             pair = self._pair(dropout(self.values, drop))
         return _Product.apply(dense, *pair)
+
+
+def on_device(matrix: np.ndarray | sp.spmatrix, device: str | torch.device) -> Tensor | SparseMatrix:
+    """`matrix` (n, m) where it is computed with, in single precision, dense or sparse as it is."""
+    if sp.issparse(matrix):
+        return SparseMatrix(matrix, device)
+    return torch.tensor(np.asarray(matrix, np.float32), device=device)
 
 
 class _Product(torch.autograd.Function):
@@ -147,10 +155,11 @@ def dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
     return x * (torch.rand_like(x) >= p) / (1 - p)
 
 
-def normalised_adjacency(adjacency: sp.csr_matrix) -> sp.csr_matrix:
-    """D^-1/2 (A + I) D^-1/2 with D the degrees of A + I."""
-    looped = adjacency + sp.identity(adjacency.shape[0], dtype=np.float64, format="csr")
-    scale = sp.diags(1 / np.sqrt(np.asarray(looped.sum(1)).ravel()))
+def normalised_adjacency(adjacency: sp.csr_matrix, loops: float = 1.0) -> sp.csr_matrix:
+    """D^-1/2 (A + `loops` I) D^-1/2 with D the degrees of A + `loops` I; rows of nodes of degree 0 are empty."""
+    looped = adjacency + loops * sp.identity(adjacency.shape[0], dtype=np.float64, format="csr")
+    degree = np.asarray(looped.sum(1)).ravel()
+    scale = sp.diags(np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0))
     return sp.csr_matrix(scale @ looped @ scale)
 
 
