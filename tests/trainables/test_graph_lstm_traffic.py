@@ -17,7 +17,7 @@ from fairsweep.trainables.sequences import graph_lstm_traffic as paper_module
 from fairsweep.trainables.sequences.graph_lstm_traffic import GraphLSTM
 from fairsweep.trainables.tasks import dynamic_graphs as dgg
 from fairsweep.trainables.tasks import trajectories as task
-from fairsweep.trainables.tasks.clusters import cluster_means, kmeans
+from fairsweep.trainables.tasks.clustering import cluster_means, kmeans_of_each
 from tests.trainables.configurations import paper_config
 
 torch.set_num_threads(1)
@@ -155,7 +155,7 @@ def test_clusters_of_many_sets_at_once() -> None:
     points[:, 8] = 1000.0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        cluster = kmeans(points, present, 3)
+        cluster = kmeans_of_each(points, present, 3)
     for row in cluster:
         assert len({(int(g), int(c)) for g, c in zip(group[:8], row[:8], strict=True)}) == 3
     means = cluster_means(points, cluster, present, 3)
@@ -167,14 +167,14 @@ def test_clusters_of_many_sets_at_once() -> None:
     points = torch.randn(20, 9, 1, generator=rng)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        cluster = kmeans(points, present, 3, rounds=50)
+        cluster = kmeans_of_each(points, present, 3, rounds=50)
     member = torch.nn.functional.one_hot(cluster, 3) * present.unsqueeze(-1)
     centres = (member.mT.float() @ points).squeeze(-1) / member.sum(1)  # nan where a cluster is empty
     far = (points - centres[:, None]).abs().nan_to_num(torch.inf)
     assert torch.equal(far.argmin(-1)[present], cluster[present]), (
         "nobody is nearer to another cluster's mean"
     )
-    same = kmeans(torch.zeros(2, 4, 1), torch.ones(2, 4, dtype=torch.bool), 3)
+    same = kmeans_of_each(torch.zeros(2, 4, 1), torch.ones(2, 4, dtype=torch.bool), 3)
     assert (same == same[:, :1]).all(), "equal points are one cluster"
 
 
@@ -220,7 +220,7 @@ def test_the_regulariser_is_the_distance_to_the_centre_with_a_plus(monkeypatch: 
     made = start(b1=0.25)
     rows = made.data.parts["train"][:5]
     cluster = (torch.arange(8) // 4).expand(5 * 15, 8)
-    monkeypatch.setattr(paper_module, "kmeans", lambda points, present, k: cluster)
+    monkeypatch.setattr(paper_module, "kmeans_of_each", lambda points, present, k: cluster)
     foreseen = made.loss2(made.net, rows)[1].detach()
     nll, drawn = made.loss1(rows, foreseen)
     mean = made.data.absolute(rows, made.forecast(made.net, rows)[0])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fairsweep.trainables.tasks.message_passing import LAYERS, Features, GATLayer, Structure
-from fairsweep.trainables.tasks.sparse import SparseMatrix
+from fairsweep.trainables.tasks.sparse import on_device
 
 HEADS = 4  # of GAT
 
@@ -51,10 +51,7 @@ def features_of(
     lengths = np.asarray(x.multiply(x).sum(1)).ravel() if sp.issparse(x) else (x * x).sum(1)
     squares = lengths + ((shown[0] ** 2).sum(1) if shown else 0)
     scale = (1 / (np.sqrt(squares) + 1e-8) if unit else np.ones(len(squares))).astype(np.float32)
-    if sp.issparse(x):
-        alone: Tensor | SparseMatrix = SparseMatrix(sp.csr_matrix(sp.diags(scale) @ x), device)
-    else:
-        alone = torch.tensor(x * scale[:, None], device=device)
+    alone = on_device(sp.diags(scale) @ x if sp.issparse(x) else x * scale[:, None], device)
     if not shown:
         return [alone]
     return [(alone, torch.tensor(labels * scale[:, None], device=device)) for labels in shown]

@@ -32,7 +32,7 @@ from fairsweep.trainables.tasks.directed_patterns import CHOSEN, amud, factors, 
 from fairsweep.trainables.tasks.dirgnn import DirGNN, uniform
 from fairsweep.trainables.tasks.message_passing import Layers, Structure
 from fairsweep.trainables.tasks.node_classification import LOADERS, METRICS, NodeTask, load
-from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout
+from fairsweep.trainables.tasks.sparse import dropout, on_device
 from fairsweep.trainables.tasks.training import NetworkPaper
 
 ADVICE = {True: "keep the directions", False: "drop the directions"}
@@ -290,7 +290,7 @@ class ADPAPaper(NetworkPaper):
             self.rows = dict(zip(nodes, parts, strict=True))
             self.net = ADPA(tuple(stack.shape), classes, config)
         else:
-            self.x = SparseMatrix(x, self.device) if sp.issparse(x) else torch.tensor(x, device=self.device)
+            self.x = on_device(x, self.device)
         if model == "dirgnn":
             self.net, self.way = DirGNN(inputs, classes, config), DirGNN.ways(arcs, self.device)
         elif model == "sgc":

@@ -33,14 +33,13 @@ from fairsweep.trainables.tasks.heterogeneous import (
     load,
     masked,
     masked_features,
-    on_device,
     paths_need,
     plain_need,
     pruned,
     symmetric_scaled,
 )
 from fairsweep.trainables.tasks.negatives import hard_weights, prototypes, soft_contrast, weighted_contrast
-from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, linear
+from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, linear, on_device
 from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 
 MODELS = ("meow", "adameow", "hard", "infonce", "dgi", "raw", "raw_context")

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fairsweep.trainables.base import Claim, Metric, Tiny
 from fairsweep.trainables.catalog import register
 from fairsweep.trainables.datasets import graphs
+from fairsweep.trainables.tasks.graph_layers import Convolution
 from fairsweep.trainables.tasks.graph_views import mask_columns
 from fairsweep.trainables.tasks.link_prediction import sample_negatives
 from fairsweep.trainables.tasks.min_norm import task_weights
@@ -72,18 +73,6 @@ def two_layers(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(xavier(nn.Linear(inputs, hidden)), nn.ReLU(), xavier(nn.Linear(hidden, outputs)))
 
 
-class Convolution(nn.Module):
-    """A x W + b. Unlike `GCNLayer` it is given the matrix A, another one for each view."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(inputs, outputs)))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor, graph: Multiplies) -> Tensor:
-        return graph.matmul(x @ self.weight) + self.bias
-
-
 class Encoder(nn.Module):
     """Convolution, batch normalisation, PReLU, for each of `widths`; dropout between layers."""
 
@@ -97,7 +86,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, graph: Multiplies) -> Tensor:
         for number, layer in enumerate(self.layers):
             x = dropout(x, self.drop if number else 0.0, self.training)
-            x = self.activations[number](self.norms[number](layer(x, graph)))
+            x = self.activations[number](self.norms[number](layer(x, graph.matmul)))
         return x
 
 
@@ -176,7 +165,7 @@ class ParetoGNN(nn.Module):
         masked = torch.randperm(data.nodes, device=data.x.device)[:count]
         kept = data.x.new_ones(data.nodes, 1).index_fill(0, masked, 0.0)
         h = head.between(self.encoder(data.x * kept + (1 - kept) * head.token, graph)) * kept
-        return cosine_error(head.decoder(h, graph)[masked], data.x[masked])
+        return cosine_error(head.decoder(h, graph.matmul)[masked], data.x[masked])
 
     def link(self, data: RepresentationTask) -> Tensor:
         """Training links against pairs without one; the links stay in the graph, as in the authors' code."""

@@ -38,7 +38,7 @@ from fairsweep.trainables.tasks.refinement import (
     weighted,
     words_of,
 )
-from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout
+from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, on_device
 from fairsweep.trainables.tasks.training import NetworkPaper
 
 MOST_PAIRED, MOST_ATTACKED = 20_000, 2_000  # nodes whose pairs are compared; that `mettack` holds dense
@@ -205,11 +205,7 @@ class StablePaper(NetworkPaper):
         self.data = data = NodeTask(self.data_name, self.setting.data_dir, self.device, rng)
         graph = load(self.data_name, self.setting.data_dir)
         features, words = words_of(graph.features)
-        self.x: Features = (
-            SparseMatrix(features, self.device)
-            if sp.issparse(features)
-            else torch.tensor(features, device=self.device)
-        )
+        self.x: Features = on_device(features, self.device)
         # Drawn as the parts are: with a split_seed all trials have the same poison.
         self.clean, attack = graph.adjacency, config["attack"]
         train, count = data.parts["train"].cpu().numpy(), int(config.get("rate", 0) * graph.edges)

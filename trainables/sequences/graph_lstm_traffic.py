@@ -23,7 +23,7 @@ from fairsweep.trainables.base import Claim, Tiny
 from fairsweep.trainables.catalog import register
 from fairsweep.trainables.datasets import tracks
 from fairsweep.trainables.tasks import dynamic_graphs as dgg
-from fairsweep.trainables.tasks.clusters import cluster_means, kmeans
+from fairsweep.trainables.tasks.clustering import cluster_means, kmeans_of_each
 from fairsweep.trainables.tasks.keeping import Kept
 from fairsweep.trainables.tasks.training import Mean, NetworkPaper
 from fairsweep.trainables.tasks.trajectories import (
@@ -264,7 +264,7 @@ class GraphLSTM(NetworkPaper):
         else:  # of eigenvectors the second one, beside the constant; of the other inputs all
             points = foreseen[..., 1:2] if config["stream2_input"] == "eigenvectors" else foreseen
         k = config["clusters"]
-        cluster = kmeans(points.flatten(0, 1), flat, k)
+        cluster = kmeans_of_each(points.flatten(0, 1), flat, k)
         # In metres: centres are of places, not of ways from each agent's own last place.
         truth = self.data.places[rows, self.data.observed :].flatten(0, 1)
         centre = cluster_means(truth, cluster, flat, k).view_as(future)

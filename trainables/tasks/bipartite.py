@@ -5,7 +5,6 @@ A pair is one interaction of a user with an item. Nodes are numbered users first
 
 from __future__ import annotations
 
-import warnings
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from fairsweep.trainables.tasks.sparse import SparseMatrix
+from fairsweep.trainables.tasks.sparse import SparseMatrix, csr
 
 
 class Bipartite:
@@ -80,22 +79,17 @@ class Pattern:
         )
         return (ends, columns), torch.tensor(numbers.data, dtype=torch.int64, device=device)
 
-    def _sparse(self, ends: tuple[Tensor, Tensor], values: Tensor, shape: tuple[int, int]) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
-            return torch.sparse_csr_tensor(*ends, values, size=shape, check_invariants=False)
-
     def matrices(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The matrix with `values` (m s s,) or (m s,), block by block, and its transpose."""
         n, m = self.shape
         return (
-            self._sparse(self._rows, values[self._order], (n, m)),
-            self._sparse(self._turned_rows, values[self._turned_order], (m, n)),
+            csr(self._rows, values[self._order], (n, m)),
+            csr(self._turned_rows, values[self._turned_order], (m, n)),
         )
 
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
         """The products left right^T of rows (users s, c) and (items s, c) at the entries, as `matrices` takes them."""
-        empty = self._sparse(self._rows, left.new_zeros(len(self._order)), self.shape)
+        empty = csr(self._rows, left.new_zeros(len(self._order)), self.shape)
         return torch.sparse.sampled_addmm(empty, left, right.T, beta=0.0).values()[self._back]
 
     def exchange(self, values: Tensor, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:

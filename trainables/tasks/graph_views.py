@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
-from fairsweep.trainables.tasks.sparse import product
+from fairsweep.trainables.tasks.sparse import csr, product
 
 
 class Propagation:
@@ -59,11 +57,7 @@ class Arcs:
 
     def _csr(self, counts: Tensor, columns: Tensor, values: Tensor) -> Tensor:
         start = torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
-            return torch.sparse_csr_tensor(
-                start, columns.int(), values, size=(self.nodes, self.nodes), check_invariants=False
-            )
+        return csr((start, columns.int()), values, (self.nodes, self.nodes))
 
 
 def mask_columns(x: Tensor, share: float) -> Tensor:

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
-from torch import Tensor
 
 from fairsweep.trainables.base import DataError, Metric
 from fairsweep.trainables.datasets import films, heterogeneous
@@ -19,7 +17,7 @@ from fairsweep.trainables.datasets.own import splits, typed
 from fairsweep.trainables.parts import Members, identity
 from fairsweep.trainables.tasks import probes
 from fairsweep.trainables.tasks.node_classification import random_split
-from fairsweep.trainables.tasks.sparse import SparseMatrix
+from fairsweep.trainables.tasks.sparse import SparseMatrix, on_device
 
 METRICS = (
     Metric("val_accuracy", "max", "validation", "fraction"),
@@ -115,13 +113,6 @@ def averaged(counts: sp.csr_matrix) -> sp.csr_matrix:
     """Rows of sum 1; empty ones stay."""
     sums = np.asarray(counts.sum(1), np.float64).ravel()
     return sp.csr_matrix(sp.diags(np.divide(1.0, sums, out=np.zeros_like(sums), where=sums > 0)) @ counts)
-
-
-def on_device(x: Matrix, device: str) -> Tensor | SparseMatrix:
-    """A matrix where it is computed with, dense or sparse as it is."""
-    return (
-        SparseMatrix(x, device) if sp.issparse(x) else torch.tensor(np.asarray(x, np.float32), device=device)
-    )
 
 
 # ---- data ----

@@ -20,7 +20,7 @@ from torch import Tensor
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.tasks.message_passing import Features, Structure
 from fairsweep.trainables.tasks.node_classification import load
-from fairsweep.trainables.tasks.sparse import SparseMatrix
+from fairsweep.trainables.tasks.sparse import on_device
 
 BLOCK = 256  # columns that are propagated at a time, so that no hop is ever held whole
 KEPT = 2  # averages that a graph keeps for the next trials, (n, p) each
@@ -70,12 +70,7 @@ class Smoothing:
     @cached_property
     def features(self) -> Features:
         """X on the device, for networks that propagate by themselves."""
-        sparse = sp.issparse(self.matrix)
-        return (
-            SparseMatrix(self.matrix, self.device)
-            if sparse
-            else torch.tensor(self.matrix, device=self.device)
-        )
+        return on_device(self.matrix, self.device)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
         """The columns of X, dense, BLOCK of them at a time."""

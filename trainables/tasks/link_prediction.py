@@ -6,7 +6,6 @@ A training step is one epoch over the training links, each with one random pair 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -24,7 +23,7 @@ from fairsweep.trainables.datasets import graphs, planetoid
 from fairsweep.trainables.datasets.graphs import Graph
 from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.parts import Members, identity
-from fairsweep.trainables.tasks.sparse import SparseMatrix, product
+from fairsweep.trainables.tasks.sparse import SparseMatrix, csr, on_device, product
 
 METRICS = (
     Metric("val_hits", "max", "validation", "fraction"),
@@ -156,16 +155,8 @@ class Adjacency:
 
     @cached_property
     def _csr(self) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse .* tensor support is in beta")
-            values = torch.full((len(self.keys),), self.weight, device=self.keys.device)
-            return torch.sparse_csr_tensor(
-                self.start.int(),
-                self.columns.int(),
-                values,
-                size=(self.nodes, self.nodes),
-                check_invariants=False,
-            )
+        values = torch.full((len(self.keys),), self.weight, device=self.keys.device)
+        return csr((self.start.int(), self.columns.int()), values, (self.nodes, self.nodes))
 
     def propagate(self, x: Tensor) -> Tensor:
         """D^-1/2 (A + I) D^-1/2 x of x (n, d) with D the degrees of A + I; A must be symmetric."""
@@ -290,9 +281,7 @@ def mean_one(features: sp.csr_matrix) -> sp.csr_matrix:
 @lru_cache(maxsize=2)
 def _features(name: str, data_dir: Path | None, device: str) -> Tensor | SparseMatrix:
     features = load(name, data_dir).features
-    if sp.issparse(features):
-        return SparseMatrix(mean_one(features), device)
-    return torch.tensor(features, device=device)
+    return on_device(mean_one(features) if sp.issparse(features) else features, device)
 
 
 class LinkTask:

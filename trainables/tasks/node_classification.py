@@ -10,7 +10,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,7 +27,7 @@ from fairsweep.trainables.datasets.own import nodes as own_nodes
 from fairsweep.trainables.datasets.own import splits
 from fairsweep.trainables.parts import Members, identity
 from fairsweep.trainables.tasks.message_passing import Structure
-from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, hops, normalised_adjacency
+from fairsweep.trainables.tasks.sparse import SparseMatrix, dropout, hops, normalised_adjacency, on_device
 
 __all__ = [
     "LOADERS",
@@ -120,12 +119,7 @@ def known_by(name: str, data_dir: Path | None) -> str:
 @lru_cache(maxsize=2)
 def _on_device(name: str, data_dir: Path | None, device: str) -> tuple[Tensor | SparseMatrix, Tensor]:
     graph = load(name, data_dir)
-    features: Tensor | SparseMatrix
-    if sp.issparse(graph.features):
-        features = SparseMatrix(graph.features, device)
-    else:
-        features = torch.tensor(graph.features, device=device)
-    return features, torch.tensor(graph.labels, device=device)
+    return on_device(graph.features, device), torch.tensor(graph.labels, device=device)
 
 
 @lru_cache(maxsize=2)

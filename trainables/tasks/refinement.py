@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairsweep.trainables.datasets.graphs import directed, undirected
 from fairsweep.trainables.tasks.poisoning import links_of
-from fairsweep.trainables.tasks.sparse import SparseMatrix
+from fairsweep.trainables.tasks.sparse import SparseMatrix, normalised_adjacency
 
 
 def words_of(features: np.ndarray | sp.csr_matrix) -> tuple[np.ndarray | sp.csr_matrix, sp.csr_matrix | None]:
@@ -41,10 +41,7 @@ def jaccard(x: sp.csr_matrix, links: np.ndarray) -> np.ndarray:
 
 def symmetric(adjacency: sp.csr_matrix, loops: float, device: str) -> SparseMatrix:
     """D^-1/2 (A + `loops` I) D^-1/2."""
-    looped = adjacency + loops * sp.identity(adjacency.shape[0], format="csr")
-    degree = np.asarray(looped.sum(1)).ravel()
-    scale = sp.diags(np.divide(1, np.sqrt(degree), out=np.zeros_like(degree), where=degree > 0))
-    return SparseMatrix(sp.csr_matrix(scale @ looped @ scale), device)
+    return SparseMatrix(normalised_adjacency(adjacency, loops), device)
 
 
 def weighted(adjacency: sp.csr_matrix, alpha: float) -> sp.csr_matrix:
